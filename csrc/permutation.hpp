@@ -1,0 +1,18 @@
+// Computed permutations: the order of an epoch without storing it.
+#pragma once
+
+#include <cstdint>
+
+namespace packing {
+
+// Returns the image of `index` under a permutation of [0, size) chosen by `key`.
+//
+// index: in [0, size); size: at least 1. A bijection for each (size, key); expected cost is a few
+// dozen multiplications and no memory.
+// Throws std::out_of_range where index is outside [0, size).
+std::int64_t permute(std::int64_t index, std::int64_t size, std::uint64_t key);
+
+// The key of one epoch's permutation.
+std::uint64_t epoch_key(std::uint64_t seed, std::int64_t epoch);
+
+}  // namespace packing

@@ -1,0 +1,28 @@
+"""Builds the native core. Metadata and settings are in pyproject.toml.
+
+MEGATRON_PACKING_WERROR=1 turns compiler warnings into errors, as CI does.
+"""
+
+import os
+from pathlib import Path
+
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
+from setuptools import setup
+
+WARNINGS = ["-Wall", "-Wextra"]
+if os.environ.get("MEGATRON_PACKING_WERROR") == "1":
+    WARNINGS.append("-Werror")
+
+ParallelCompile("MEGATRON_PACKING_BUILD_JOBS", default=0).install()
+
+setup(
+    ext_modules=[
+        Pybind11Extension(
+            "megatron_packing._core",
+            sorted(str(path) for path in Path("csrc").glob("*.cpp")),
+            depends=sorted(str(path) for path in Path("csrc").glob("*.hpp")),
+            cxx_std=17,
+            extra_compile_args=["-O3", *WARNINGS],
+        )
+    ]
+)
