@@ -1,0 +1,1 @@
+"""From lengths to packs, and the packs on disk."""

@@ -1,0 +1,100 @@
+"""Makes the pack index of a corpus, or of a range of its documents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from megatron_packing.corpus.corpus import Corpus
+from megatron_packing.errors import InputError
+from megatron_packing.index.pack_index import (
+    CorpusReference,
+    Figures,
+    PackIndex,
+    PlanSettings,
+    refuse_existing,
+    write_pack_index,
+)
+from megatron_packing.index.plan import plan_packs
+
+
+def build_pack_index(
+    corpus: Corpus, settings: PlanSettings, path: Path, *, documents: range | None = None
+) -> PackIndex:
+    """Plan packs for a corpus and write them to the folder ``path``.
+
+    Args:
+        corpus: Where the lengths come from; its tokens are read only for the fingerprint.
+        settings: The plan.
+        path: A folder that does not exist.
+        documents: The documents to pack; None packs all.
+
+    Raises:
+        InputError: A document is too long for the plan, there is nothing to pack, or ``path``
+            exists. Nothing is left behind.
+    """
+    refuse_existing(path)
+    documents = range(len(corpus)) if documents is None else documents
+    lengths = np.asarray(corpus.num_tokens[documents.start : documents.stop]) - 1
+    kept = np.flatnonzero(lengths > 0)
+    if len(kept) == 0:
+        raise InputError(
+            f"{corpus.prefix} has no document of two or more tokens among {len(documents)}; "
+            f"there is nothing to pack"
+        )
+    _check_overlong(corpus, settings, lengths, documents)
+    plan = plan_packs(
+        lengths[kept],
+        settings.sequence_length,
+        strategy=settings.strategy,  # type: ignore[arg-type]  # the core checks the names
+        overlong=settings.overlong,  # type: ignore[arg-type]
+        packs_multiple_of=settings.packs_multiple_of,
+        seed=settings.seed,
+    )
+    arrays = {
+        "pack_offsets": plan.pack_offsets,
+        "document_ids": kept[plan.document_ids] + documents.start,
+    }
+    if plan.segment_starts is not None and plan.segment_lengths is not None:
+        arrays |= {"segment_starts": plan.segment_starts, "segment_lengths": plan.segment_lengths}
+    write_pack_index(
+        path,
+        plan=settings,
+        corpus=CorpusReference(
+            prefix=str(corpus.prefix),
+            fingerprint=corpus.fingerprint,
+            first_document=documents.start,
+            num_documents=len(documents),
+        ),
+        figures=Figures(
+            num_packs=plan.num_packs,
+            num_positions=plan.num_positions,
+            utilisation=plan.utilisation,
+            max_documents_per_pack=int(np.diff(plan.pack_offsets).max()),
+            num_documents_split=plan.num_documents_split,
+            num_documents_dropped=plan.num_documents_dropped,
+            num_documents_truncated=plan.num_documents_truncated,
+            num_documents_empty=len(documents) - len(kept),
+            num_positions_lost=plan.num_positions_lost,
+        ),
+        arrays=arrays,
+    )
+    return PackIndex.open(path)
+
+
+def _check_overlong(
+    corpus: Corpus, settings: PlanSettings, lengths: np.ndarray, documents: range
+) -> None:
+    """Say more than the core can: which corpus, how many documents, and what would do."""
+    over = np.flatnonzero(lengths > settings.sequence_length)
+    if len(over) == 0 or settings.overlong != "error" or settings.strategy == "random":
+        return
+    first = int(over[0])
+    count = "1 document" if len(over) == 1 else f"{len(over):,} documents"
+    raise InputError(
+        f"{corpus.prefix} has {count} longer than the sequence length {settings.sequence_length} "
+        f"(document {documents.start + first} has {int(lengths[first]):,} positions, the longest "
+        f"{int(lengths.max()):,}); choose a longer --sequence-length, or say with --overlong "
+        f"drop, truncate or split what is to be done with them"
+    )

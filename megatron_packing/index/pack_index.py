@@ -1,0 +1,274 @@
+"""The packs of one corpus on disk.
+
+A pack index is a folder:
+
+    manifest.json         format version, plan, corpus, figures; dtype, shape and hash of each array
+    pack_offsets.npy      int64, (num_packs + 1,)
+    document_ids.npy      int64, (num_segments,)
+    segment_starts.npy    int64, (num_segments,)   only if some segment is not a whole document
+    segment_lengths.npy   int64, (num_segments,)   likewise
+
+Positions, not tokens: a document of n tokens has n - 1 positions, position i having token i as its
+input and token i + 1 as its label. The folder is written beside its place and renamed, so it exists
+whole or not at all. Its bytes depend on the plan and the corpus alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_packing.errors import InputError
+from megatron_packing.files import sync, temporary_sibling
+
+FORMAT = "megatron-packing pack index"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+REQUIRED_ARRAYS = ("pack_offsets", "document_ids")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanSettings:
+    """What decides a plan, beside the corpus."""
+
+    strategy: str
+    sequence_length: int
+    overlong: str
+    packs_multiple_of: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusReference:
+    """The corpus that an index was made from."""
+
+    prefix: str
+    """Where it was; a copy elsewhere serves as well."""
+    fingerprint: str
+    first_document: int
+    """The index holds the documents from this one on."""
+    num_documents: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figures:
+    """Counts of an index. Nothing is left out of it without being counted here."""
+
+    num_packs: int
+    num_positions: int
+    """Positions in the packs, without padding."""
+    utilisation: float
+    max_documents_per_pack: int
+    num_documents_split: int
+    num_documents_dropped: int
+    num_documents_truncated: int
+    num_documents_empty: int
+    """Documents of fewer than two tokens: they have no position to train."""
+    num_positions_lost: int
+    """Positions of dropped documents and cut-off ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """The segments of one pack, in the order of the row; arrays of shape ``(num_segments,)``."""
+
+    document_ids: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class PackIndex:
+    """A pack index, memory-mapped."""
+
+    path: Path
+    plan: PlanSettings
+    corpus: CorpusReference
+    figures: Figures
+    pack_offsets: NDArray[np.int64]
+    document_ids: NDArray[np.int64]
+    segment_starts: NDArray[np.int64] | None
+    segment_lengths: NDArray[np.int64] | None
+
+    @classmethod
+    def open(cls, path: str | Path) -> PackIndex:
+        """Open the folder ``path``.
+
+        Raises:
+            InputError: It is not a pack index, was written by another version, or lacks an array
+                or a part of one.
+        """
+        path = Path(path)
+        manifest = _read_manifest(path)
+        arrays = {
+            name: _open_array(path, name, about) for name, about in manifest["arrays"].items()
+        }
+        try:
+            return cls(
+                path=path,
+                plan=PlanSettings(**manifest["plan"]),
+                corpus=CorpusReference(**manifest["corpus"]),
+                figures=Figures(**manifest["figures"]),
+                pack_offsets=arrays["pack_offsets"],
+                document_ids=arrays["document_ids"],
+                segment_starts=arrays.get("segment_starts"),
+                segment_lengths=arrays.get("segment_lengths"),
+            )
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"{path / MANIFEST} lacks a field or has a strange one ({error}); "
+                f"make the pack index again"
+            ) from error
+
+    def __len__(self) -> int:
+        """Packs."""
+        return len(self.pack_offsets) - 1
+
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return PackIndex.open, (self.path,)
+
+    def segments(self, pack: int, num_tokens: NDArray[Any]) -> Segments:
+        """The segments of one pack.
+
+        Args:
+            pack: From 0 to ``len(self) - 1``.
+            num_tokens: Tokens of each document of the corpus.
+        """
+        if not 0 <= pack < len(self):
+            raise IndexError(f"{self.path} has packs 0 to {len(self) - 1}, not {pack}")
+        chosen = slice(int(self.pack_offsets[pack]), int(self.pack_offsets[pack + 1]))
+        documents = np.asarray(self.document_ids[chosen])
+        if self.segment_starts is None or self.segment_lengths is None:
+            lengths = num_tokens[documents].astype(np.int64) - 1
+            return Segments(documents, np.zeros_like(documents), lengths)
+        starts, lengths = self.segment_starts[chosen], self.segment_lengths[chosen]
+        return Segments(documents, np.asarray(starts), np.asarray(lengths))
+
+    def check_corpus(self, prefix: Path, fingerprint: str) -> None:
+        """Refuse a corpus that the index was not made from.
+
+        Raises:
+            InputError: The fingerprints differ.
+        """
+        if fingerprint != self.corpus.fingerprint:
+            raise InputError(
+                f"the pack index {self.path} was made from another corpus than {prefix} "
+                f"(it was {self.corpus.prefix}); make one with: megatron-packing pack {prefix} "
+                f"--sequence-length {self.plan.sequence_length} --strategy {self.plan.strategy} "
+                f"--output DIR"
+            )
+
+    def check_arrays(self) -> None:
+        """Compare every array with the hash in the manifest.
+
+        Raises:
+            InputError: An array was changed after it was written.
+        """
+        for name, about in _read_manifest(self.path)["arrays"].items():
+            array = getattr(self, name)
+            if _hash(array) != about["sha256"]:
+                raise InputError(
+                    f"{_array_path(self.path, name)} is not what was written (its hash differs); "
+                    f"make the pack index again"
+                )
+
+
+def write_pack_index(
+    path: Path,
+    *,
+    plan: PlanSettings,
+    corpus: CorpusReference,
+    figures: Figures,
+    arrays: dict[str, NDArray[np.int64]],
+) -> None:
+    """Write a pack index, whole or not at all.
+
+    Raises:
+        InputError: There is something at ``path`` already.
+    """
+    refuse_existing(path)
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "plan": asdict(plan),
+        "corpus": asdict(corpus),
+        "figures": asdict(figures),
+        "arrays": {
+            name: {"dtype": array.dtype.str, "shape": list(array.shape), "sha256": _hash(array)}
+            for name, array in arrays.items()
+        },
+    }
+    with temporary_sibling(path) as folder:
+        unfinished = folder / path.name
+        unfinished.mkdir()
+        for name, array in arrays.items():
+            np.save(_array_path(unfinished, name), array, allow_pickle=False)
+            sync(_array_path(unfinished, name))
+        text = json.dumps(manifest, indent=2) + "\n"
+        (unfinished / MANIFEST).write_text(text, encoding="utf-8")
+        sync(unfinished / MANIFEST)
+        sync(unfinished)
+        try:
+            unfinished.rename(path)
+        except OSError:
+            refuse_existing(path)
+            raise
+    sync(path.parent)
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise InputError where there is something at ``path``."""
+    if path.exists():
+        raise InputError(f"{path} exists already; remove it or choose another --output")
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path} is not a pack index: there is no {file}; make one with megatron-packing pack"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}); make the pack index again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise InputError(f"{file} is not the manifest of a pack index")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {manifest.get('format_version')}; this release reads "
+            f"version {FORMAT_VERSION}: make the pack index again"
+        )
+    if not set(REQUIRED_ARRAYS) <= set(manifest.get("arrays", ())):
+        raise InputError(f"{file} does not list the arrays {', '.join(REQUIRED_ARRAYS)}")
+    return manifest
+
+
+def _array_path(path: Path, name: str) -> Path:
+    return path / f"{name}.npy"
+
+
+def _open_array(path: Path, name: str, about: dict[str, Any]) -> NDArray[np.int64]:
+    file = _array_path(path, name)
+    try:
+        array: NDArray[np.int64] = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{file} cannot be opened ({error}); copy or make the pack index again"
+        ) from error
+    if array.dtype.str != about["dtype"] or list(array.shape) != about["shape"]:
+        raise InputError(
+            f"{file} holds {array.dtype.str} {list(array.shape)} where the manifest says "
+            f"{about['dtype']} {about['shape']}; copy or make the pack index again"
+        )
+    return array
+
+
+def _hash(array: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
