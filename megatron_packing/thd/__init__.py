@@ -1,0 +1,1 @@
+"""Packs as rows of tokens (THD), and attention over them."""
