@@ -1,0 +1,1 @@
+"""Datasets, flags, batches, loss and layer spec for Megatron; imports megatron-core."""
