@@ -1,0 +1,72 @@
+"""``megatron-packing pack``."""
+
+from __future__ import annotations
+
+import time
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from megatron_packing.corpus.corpus import Corpus
+from megatron_packing.errors import InputError
+from megatron_packing.index.build import build_pack_index
+from megatron_packing.index.pack_index import PlanSettings
+from megatron_packing.index.plan import OVERLONG, STRATEGIES
+from megatron_packing.report.console import console
+from megatron_packing.report.figures import describe_index
+
+HELP = "plan the packs of a corpus and write a pack index"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("prefix", type=Path, metavar="PREFIX", help="of PREFIX.bin and PREFIX.idx")
+    parser.add_argument(
+        "--sequence-length", type=int, required=True, metavar="L", help="positions in a row"
+    )
+    parser.add_argument("--strategy", choices=STRATEGIES, default="first_fit_decreasing")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--overlong",
+        choices=OVERLONG,
+        default="error",
+        help="what happens to documents longer than a row (default: error)",
+    )
+    parser.add_argument(
+        "--packs-multiple-of",
+        type=int,
+        default=1,
+        metavar="N",
+        help="add empty packs up to a multiple of N, such as the global batch size",
+    )
+    parser.add_argument(
+        "--documents", metavar="FIRST:STOP", help="pack only this range, as Megatron's --split does"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+
+
+def run(args: Namespace) -> None:
+    """Pack."""
+    corpus = Corpus(args.prefix)
+    settings = PlanSettings(
+        strategy=args.strategy,
+        sequence_length=args.sequence_length,
+        overlong=args.overlong,
+        packs_multiple_of=args.packs_multiple_of,
+        seed=args.seed,
+    )
+    documents = _parse_range(args.documents, len(corpus)) if args.documents else None
+    started = time.perf_counter()
+    index = build_pack_index(corpus, settings, args.output, documents=documents)
+    console.print(describe_index(index))
+    console.print(f"wrote {args.output} in {time.perf_counter() - started:.2f} s")
+
+
+def _parse_range(text: str, num_documents: int) -> range:
+    first, colon, stop = text.partition(":")
+    if colon and first.isdecimal() and stop.isdecimal():
+        documents = range(int(first), int(stop))
+        if documents and documents.stop <= num_documents:
+            return documents
+    raise InputError(
+        f"--documents is {text!r}; give FIRST:STOP with 0 <= FIRST < STOP <= {num_documents}"
+    )

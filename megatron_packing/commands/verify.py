@@ -1,0 +1,42 @@
+"""``megatron-packing verify``."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from megatron_packing.corpus.corpus import Corpus
+from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.index.verify import verify_pack_index
+from megatron_packing.report.console import console
+
+HELP = "prove that an index holds every document exactly once and no pack is overfull"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("index", type=Path, metavar="DIR", help="a pack index")
+    parser.add_argument(
+        "--corpus", type=Path, metavar="PREFIX", help="default: where the index was made from"
+    )
+
+
+def run(args: Namespace) -> None:
+    """Verify."""
+    index = PackIndex.open(args.index)
+    corpus = Corpus(args.corpus or index.corpus.prefix)
+    index.check_corpus(corpus.prefix, corpus.fingerprint)
+    verify_pack_index(index, corpus.num_tokens)
+    figures = index.figures
+    missing = figures.num_documents_dropped + figures.num_documents_empty
+    left_out = {
+        "dropped": figures.num_documents_dropped,
+        "truncated": figures.num_documents_truncated,
+        "of fewer than two tokens": figures.num_documents_empty,
+    }
+    counts = ", ".join(f"{count:,} {what}" for what, count in left_out.items() if count)
+    console.print(
+        f"{args.index} is right: {index.corpus.num_documents - missing:,} documents exactly once "
+        f"in {len(index):,} packs, none over {index.plan.sequence_length:,} positions"
+        + (f"; left out as planned: {counts}" if counts else "")
+    )

@@ -1,0 +1,38 @@
+"""The figures of a pack index as a table."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from megatron_packing.index.pack_index import PackIndex
+
+
+def describe_index(index: PackIndex) -> Table:
+    """Plan and figures, a line each; counts of what was left out only where there is something."""
+    figures, plan = index.figures, index.plan
+    num_packed = (
+        index.corpus.num_documents - figures.num_documents_dropped - figures.num_documents_empty
+    )
+    lines = [
+        ("strategy", plan.strategy),
+        ("packs", f"{figures.num_packs:,} rows of {plan.sequence_length:,} positions"),
+        ("documents", f"{num_packed:,}"),
+        ("documents per pack", f"{num_packed / figures.num_packs:.2f}"),
+        ("most in one pack", f"{figures.max_documents_per_pack:,}"),
+        ("positions", f"{figures.num_positions:,}"),
+        ("utilisation", f"{figures.utilisation:.2%}"),
+    ]
+    left_out = [
+        ("documents split", figures.num_documents_split),
+        ("documents dropped", figures.num_documents_dropped),
+        ("documents truncated", figures.num_documents_truncated),
+        ("documents of under 2 tokens", figures.num_documents_empty),
+        ("positions left out", figures.num_positions_lost),
+    ]
+    lines += [(name, f"{count:,}") for name, count in left_out if count]
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for line in lines:
+        table.add_row(*line)
+    return table
