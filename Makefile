@@ -1,0 +1,29 @@
+# Two lanes: Python 3.12 with the newest megatron-core, whose trainer the demo and the tests run, and
+# Python 3.11 with megatron-core 0.16.1, which has none.
+
+export MEGATRON_PACKING_WERROR ?= 1
+PYTEST = -m pytest
+
+.PHONY: demo test test-3.11 lint environment-3.12 environment-3.11 clean
+
+demo: environment-3.12 ## Train on real conversations, padded and packed, and compare
+	.venv-3.12/bin/python examples/demo.py .demo
+
+test: environment-3.12 ## Run the whole test suite
+	.venv-3.12/bin/python $(PYTEST)
+
+test-3.11: environment-3.11 ## Run it with Python 3.11 and megatron-core 0.16.1
+	.venv-3.11/bin/python $(PYTEST)
+
+lint: environment-3.12 ## Check style and types
+	.venv-3.12/bin/python -m ruff check .
+	.venv-3.12/bin/python -m ruff format --check .
+	.venv-3.12/bin/python -m mypy
+	.venv-3.12/bin/python -c "import sys, clang_format as c; sys.exit(c.clang_format())" \
+	  --dry-run -Werror csrc/*.cpp csrc/*.hpp
+
+environment-3.12 environment-3.11: environment-%:
+	@tools/make_environment.sh $*
+
+clean:
+	rm -rf .venv-3.12 .venv-3.11 .demo build *.egg-info megatron_packing/*.so

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Writes requirements/pythonVERSION.txt: the versions that a fresh install of the extra "dev" gets.
+#
+#     tools/lock_requirements.sh PYTHON [PACKAGE==VERSION ...]
+#
+# for instance  tools/lock_requirements.sh python3.11 megatron-core==0.16.1 torch==2.13.0
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python=$1
+shift
+version=$("$python" -c "import sys; print('%d.%d' % sys.version_info[:2])")
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+"$python" -m venv "$folder"
+"$folder/bin/python" -m pip install --quiet --upgrade pip setuptools
+"$folder/bin/python" -m pip install --quiet ".[dev]" "$@"
+"$folder/bin/python" -m pip freeze --all --exclude megatron-packing \
+  | sed 's/ @ .*//; s/+cpu$//' > "requirements/python$version.txt"
