@@ -32,12 +32,13 @@ Geometry greedy(LengthHistogram histogram) {
     if (count == 0) continue;
     geometry.close_pattern(1);  // the open row does not take the next one
     const std::int64_t per_row = capacity / length;
-    if (count >= per_row) {
+    const std::int64_t closed_rows = (count - 1) / per_row;  // the last one stays open
+    if (closed_rows > 0) {
       geometry.runs.push_back({length, per_row});
-      geometry.close_pattern(count / per_row);
-      count %= per_row;
+      geometry.close_pattern(closed_rows);
+      count -= closed_rows * per_row;
     }
-    if (count > 0) geometry.runs.push_back({length, count});
+    geometry.runs.push_back({length, count});
     room = capacity - count * length;
   }
   const bool row_is_open =

@@ -13,7 +13,7 @@ version=$("$python" -c "import sys; print('%d.%d' % sys.version_info[:2])")
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 "$python" -m venv "$folder"
-"$folder/bin/python" -m pip install --quiet --upgrade pip setuptools
-"$folder/bin/python" -m pip install --quiet ".[dev]" "$@"
+"$folder/bin/python" -m pip install --quiet --quiet --upgrade pip setuptools
+"$folder/bin/python" -m pip install --quiet --quiet ".[dev]" "$@"
 "$folder/bin/python" -m pip freeze --all --exclude megatron-packing \
   | sed 's/ @ .*//; s/+cpu$//' > "requirements/python$version.txt"

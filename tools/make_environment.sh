@@ -39,7 +39,7 @@ if [ ! -e "$packages/complete" ]; then
   mkdir -p "$cache"
   rm -rf "$packages"
   "$python" -m venv "$packages"
-  "$packages/bin/python" -m pip install --quiet --disable-pip-version-check \
+  "$packages/bin/python" -m pip install --quiet --quiet --disable-pip-version-check \
     --no-deps --requirement "$lock"
   touch "$packages/complete"
 fi
@@ -52,7 +52,7 @@ if [ "$(cat "$venv/state" 2> /dev/null)" != "$state" ]; then
   site=$("$venv/bin/python" -c "import sysconfig; print(sysconfig.get_path('purelib'))")
   "$packages/bin/python" -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
     > "$site/packages.pth"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
+  "$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --no-deps \
     --no-build-isolation --editable .
   echo "$state" > "$venv/state"
   echo "using $("$venv/bin/python" -c "import sys; print('Python', sys.version.split()[0])") in $venv"

@@ -1,0 +1,83 @@
+"""What several rooms' tests start from: small corpora, a real tokenizer, the example scripts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from megatron_packing import Corpus
+from megatron_packing.corpus.corpus import loss_mask_prefix
+from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
+
+settings.register_profile("no deadline", deadline=None)  # machines pause; the suite has a limit
+settings.load_profile("no deadline")
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+
+
+def write_corpus(
+    prefix: Path,
+    num_tokens: Sequence[int],
+    *,
+    seed: int = 0,
+    vocabulary: int = 256,
+    with_loss_mask: bool = True,
+) -> Corpus:
+    """Write random documents, about half of their tokens trained, and open them."""
+    random = np.random.default_rng(seed)
+    lengths = np.asarray(num_tokens, np.int64)
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    with IndexedDatasetWriter(prefix, np.dtype(np.int32)) as tokens:
+        tokens.add(random.integers(0, vocabulary, lengths.sum()), lengths)
+    if with_loss_mask:
+        with IndexedDatasetWriter(loss_mask_prefix(prefix), np.dtype(np.uint8)) as masks:
+            masks.add(random.integers(0, 2, lengths.sum()), lengths)
+    return Corpus(prefix)
+
+
+def chat_like_lengths(count: int, *, longest: int, seed: int = 0) -> np.ndarray:
+    """Token counts with a heavy tail, from 2 to ``longest``."""
+    sampled = np.random.default_rng(seed).lognormal(np.log(longest / 8), 1.0, count)
+    return np.clip(sampled.astype(np.int64), 2, longest)
+
+
+@pytest.fixture(scope="session")
+def chitchat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with conversations.jsonl (real, 4,008 of them) and tokenizer/ (real)."""
+    folder = tmp_path_factory.mktemp("chitchat")
+    script = EXAMPLES / "chitchat.py"
+    subprocess.run([sys.executable, script, folder], check=True, timeout=120)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def few_conversations(chitchat: Path) -> Path:
+    """The first 200 of the real conversations."""
+    path = chitchat / "few.jsonl"
+    lines = (chitchat / "conversations.jsonl").read_text(encoding="utf-8").splitlines()[:200]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def write_jsonl(tmp_path: Path) -> Callable[..., Path]:
+    """Write records as JSON Lines; texts go in as they are."""
+
+    def write(*records: object, name: str = "input.jsonl") -> Path:
+        path = tmp_path / name
+        lines = [
+            record if isinstance(record, str) else json.dumps(record, ensure_ascii=False)
+            for record in records
+        ]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return path
+
+    return write

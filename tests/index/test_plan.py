@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megatron_packing import STRATEGIES, plan_packs
+from tests.index.reference import (
+    as_multiset,
+    first_fit_decreasing,
+    next_fit_decreasing,
+    segments_of,
+)
+
+ROW = 32
+WHOLE_DOCUMENTS = [strategy for strategy in STRATEGIES if strategy != "random"]
+lengths_in_a_row = st.lists(st.integers(1, ROW), min_size=1, max_size=60)
+any_lengths = st.lists(st.integers(1, 4 * ROW), min_size=1, max_size=60)
+seeds = st.integers(0, 2**64 - 1)
+
+
+def lengths_of_packs(plan, lengths):
+    return [[length for _, _, length in pack] for pack in segments_of(plan, lengths)]
+
+
+@pytest.mark.parametrize("strategy", WHOLE_DOCUMENTS)
+@given(lengths=lengths_in_a_row, seed=seeds)
+def test_each_document_is_in_one_pack_and_no_pack_is_overfull(strategy, lengths, seed):
+    plan = plan_packs(np.array(lengths), ROW, strategy=strategy, seed=seed)
+    assert sorted(plan.document_ids.tolist()) == list(range(len(lengths)))
+    assert max(map(sum, lengths_of_packs(plan, lengths))) <= ROW
+    assert plan.num_positions == sum(lengths)
+    assert plan.utilisation == sum(lengths) / (plan.num_packs * ROW)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@given(lengths=any_lengths, seed=seeds)
+def test_each_position_is_in_one_pack_when_documents_are_split(strategy, lengths, seed):
+    plan = plan_packs(np.array(lengths), ROW, strategy=strategy, overlong="split", seed=seed)
+    packs = segments_of(plan, lengths)
+    assert max(sum(length for _, _, length in pack) for pack in packs) <= ROW
+    covered = [
+        (document, position)
+        for pack in packs
+        for document, start, length in pack
+        for position in range(start, start + length)
+    ]
+    everything = [(d, p) for d, length in enumerate(lengths) for p in range(length)]
+    assert sorted(covered) == everything
+    pieces = np.bincount(plan.document_ids)
+    assert plan.num_documents_split == np.count_nonzero(pieces > 1)
+
+
+@given(lengths=any_lengths, seed=seeds)
+def test_a_split_document_fills_whole_rows_and_its_rest_is_packed(lengths, seed):
+    plan = plan_packs(np.array(lengths), ROW, overlong="split", seed=seed)
+    for pack in segments_of(plan, lengths):
+        for document, start, length in pack:
+            if length == ROW:
+                assert len(pack) == 1
+            else:
+                assert start == lengths[document] // ROW * ROW
+                assert length == lengths[document] % ROW
+
+
+@given(lengths=any_lengths, seed=seeds)
+def test_dropped_and_truncated_documents_are_counted(lengths, seed):
+    over = [length for length in lengths if length > ROW]
+    dropped = plan_packs(np.array(lengths), ROW, overlong="drop", seed=seed)
+    assert sorted(dropped.document_ids) == [i for i, n in enumerate(lengths) if n <= ROW]
+    assert dropped.num_documents_dropped == len(over)
+    assert dropped.num_positions_lost == sum(over)
+
+    truncated = plan_packs(np.array(lengths), ROW, overlong="truncate", seed=seed)
+    kept = {d: (s, n) for pack in segments_of(truncated, lengths) for d, s, n in pack}
+    assert kept == {d: (0, min(n, ROW)) for d, n in enumerate(lengths)}
+    assert truncated.num_documents_truncated == len(over)
+    assert truncated.num_positions_lost == sum(over) - ROW * len(over)
+
+
+@given(lengths=lengths_in_a_row, seed=seeds)
+def test_greedy_packs_are_those_of_next_fit_decreasing(lengths, seed):
+    plan = plan_packs(np.array(lengths), ROW, strategy="greedy", seed=seed)
+    assert as_multiset(lengths_of_packs(plan, lengths)) == as_multiset(
+        next_fit_decreasing(lengths, ROW)
+    )
+
+
+@given(lengths=st.lists(st.integers(1, 200), min_size=1, max_size=200), row=st.integers(200, 5000))
+def test_first_fit_decreasing_packs_are_those_of_the_textbook(lengths, row):
+    plan = plan_packs(np.array(lengths), row, strategy="first_fit_decreasing")
+    assert as_multiset(lengths_of_packs(plan, lengths)) == as_multiset(
+        first_fit_decreasing(lengths, row)
+    )
+
+
+@given(lengths=lengths_in_a_row)
+def test_padding_puts_one_document_in_a_row(lengths):
+    plan = plan_packs(np.array(lengths), ROW, strategy="padding")
+    assert np.diff(plan.pack_offsets).tolist() == [1] * len(lengths)
+
+
+@given(lengths=any_lengths, seed=seeds)
+def test_random_packs_are_all_full_but_the_last(lengths, seed):
+    plan = plan_packs(np.array(lengths), ROW, strategy="random", seed=seed)
+    filled = [sum(pack) for pack in lengths_of_packs(plan, lengths)]
+    assert filled[:-1] == [ROW] * (len(filled) - 1)
+    assert plan.num_packs == -(-sum(lengths) // ROW)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@given(lengths=any_lengths, multiple=st.integers(1, 9))
+def test_packs_are_filled_up_to_a_multiple_with_empty_ones(strategy, lengths, multiple):
+    plain = plan_packs(np.array(lengths), ROW, strategy=strategy, overlong="split")
+    filled = plan_packs(
+        np.array(lengths), ROW, strategy=strategy, overlong="split", packs_multiple_of=multiple
+    )
+    assert filled.num_packs % multiple == 0
+    assert filled.num_packs - plain.num_packs < multiple
+    num_empty = np.count_nonzero(np.diff(filled.pack_offsets) == 0)
+    assert num_empty == filled.num_packs - plain.num_packs
+    assert len(filled.document_ids) == len(plain.document_ids)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_seed_decides_membership_and_nothing_else(strategy):
+    lengths = np.random.default_rng(0).integers(1, ROW + 1, 500)
+    first, again, other = (
+        plan_packs(lengths, ROW, strategy=strategy, seed=seed) for seed in (1, 1, 2)
+    )
+    for name in ("pack_offsets", "document_ids", "segment_starts", "segment_lengths"):
+        assert np.array_equal(getattr(first, name), getattr(again, name))
+    assert not np.array_equal(first.document_ids, other.document_ids)
+    if strategy != "random":
+        assert as_multiset(lengths_of_packs(first, lengths)) == as_multiset(
+            lengths_of_packs(other, lengths)
+        )
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "first_fit_decreasing"])
+def test_neighbours_do_not_depend_on_the_order_of_the_input(strategy):
+    """Of 2,000 equal documents, two a row, partners are as far apart as chance has it."""
+    plan = plan_packs(np.full(2000, ROW // 2), ROW, strategy=strategy, seed=3)
+    pairs = plan.document_ids.reshape(-1, 2)
+    distance = np.abs(pairs[:, 0] - pairs[:, 1]).mean()
+    assert distance == pytest.approx(2000 / 3, rel=0.05)  # 0.05 is over 4 standard errors
+    order = np.corrcoef(np.arange(2000), plan.document_ids)[0, 1]
+    assert abs(order) < 4 / np.sqrt(2000)
+
+
+@pytest.mark.parametrize(
+    "dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i4", ">u2", ">i8"]
+)
+def test_any_integer_dtype_gives_the_same_plan(dtype):
+    lengths = np.random.default_rng(0).integers(1, ROW + 1, 100)
+    plan = plan_packs(lengths.astype(dtype), ROW)
+    assert np.array_equal(plan.document_ids, plan_packs(lengths, ROW).document_ids)
+
+
+def test_arrays_with_gaps_and_lists_are_read_right():
+    lengths = np.arange(1, 31)
+    spread = np.full(60, 99)
+    spread[::2] = lengths
+    expected = plan_packs(lengths, ROW).document_ids
+    assert np.array_equal(plan_packs(spread[::2], ROW).document_ids, expected)
+    assert np.array_equal(plan_packs(lengths.tolist(), ROW).document_ids, expected)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "error", "message"),
+    [
+        ([], TypeError, "integers"),
+        (np.array([], np.int64), ValueError, "empty"),
+        ([[1, 2]], ValueError, "one dimension"),
+        ([1.0, 2.0], TypeError, "float64"),
+        ([float("nan")], TypeError, "float64"),
+        ([True], TypeError, "bool"),
+        ([3, 0, 4], ValueError, "document 1 has length 0"),
+        ([3, 4, -7], ValueError, "document 2 has length -7"),
+        ([3, ROW + 1], ValueError, f"document 1 has {ROW + 1} positions"),
+        (np.array([2**63], np.uint64), OverflowError, "9223372036854775808"),
+        ([2**62, 2**62], OverflowError, "documents 0 to 1 add up"),
+    ],
+)
+def test_bad_lengths_are_named(lengths, error, message):
+    with pytest.raises(error, match=message):
+        plan_packs(lengths, ROW)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": "best"}, "strategy is 'best'"),
+        ({"overlong": "cut"}, "overlong is 'cut'"),
+        ({"packs_multiple_of": 0}, "packs_multiple_of is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"strategy": "random", "overlong": "drop"}, "cuts documents"),
+        ({"sequence_length": 0}, "sequence_length is 0"),
+        ({"sequence_length": 1 << 40}, "sequence_length is 1099511627776"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        plan_packs([1, 2], **{"sequence_length": ROW, **options})
+
+
+def test_rows_of_a_million_positions_are_planned():
+    lengths = np.random.default_rng(0).integers(1, 1 << 20, 300)
+    plan = plan_packs(lengths, 1 << 20)
+    assert as_multiset(lengths_of_packs(plan, lengths)) == as_multiset(
+        first_fit_decreasing(lengths.tolist(), 1 << 20)
+    )
