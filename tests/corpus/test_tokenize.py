@@ -65,7 +65,6 @@ def test_a_chat_template_of_ones_own_is_used(run, write_jsonl, tmp_path):
     assert [token for token in tokens if token < 5] == [3, 2, 3, 2]  # no <s>, no [/INST]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
     ("line", "reason"),
     [

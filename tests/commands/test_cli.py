@@ -1,0 +1,197 @@
+"""The command line as its users type it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from megatron_packing import Corpus, PackIndex
+from megatron_packing.cli import main
+from tests.conftest import chat_like_lengths, write_corpus
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return write_corpus(tmp_path / "corpus", chat_like_lengths(100, longest=129))
+
+
+@pytest.fixture
+def index(corpus, tmp_path, capsys):
+    path = tmp_path / "index"
+    status = main(["pack", str(corpus.prefix), "--sequence-length", "128", "--output", str(path)])
+    assert status == 0
+    capsys.readouterr()
+    return path
+
+
+def fails(capsys, *arguments) -> str:
+    """Run a command that must fail, and give its one line."""
+    assert main([str(argument) for argument in arguments]) == 1
+    output = capsys.readouterr()
+    (line,) = output.err.splitlines()
+    assert line.startswith("megatron-packing: error: ")
+    return line
+
+
+def test_pack_prints_its_figures(corpus, tmp_path, capsys):
+    arguments = [
+        "--sequence-length",
+        "128",
+        "--strategy",
+        "greedy",
+        "--output",
+        str(tmp_path / "d"),
+    ]
+    assert main(["pack", str(corpus.prefix), *arguments]) == 0
+    output = capsys.readouterr().out
+    index = PackIndex.open(tmp_path / "d")
+    assert f"{len(index):,} rows of 128 positions" in output
+    assert f"{index.figures.utilisation:.2%}" in output
+
+
+def test_verify_says_that_an_index_is_right(index, capsys):
+    assert main(["verify", str(index)]) == 0
+    assert "100 documents exactly once" in capsys.readouterr().out
+
+
+def test_verify_names_what_is_wrong(index, capsys):
+    path = index / "document_ids.npy"
+    documents = np.load(path)
+    documents[0] = documents[1]
+    np.save(path, documents)
+    assert "document_ids.npy is not what was written" in fails(capsys, "verify", index)
+
+
+def test_show_prints_figures_or_one_pack(index, corpus, capsys):
+    assert main(["show", str(index)]) == 0
+    assert "first_fit_decreasing" in capsys.readouterr().out
+    assert main(["show", str(index), "--pack", "0"]) == 0
+    output = capsys.readouterr().out
+    segments = PackIndex.open(index).segments(0, corpus.num_tokens)
+    for document in segments.document_ids:
+        assert f"document {document:,}, " in output
+    first = corpus.tokens(int(segments.document_ids[0]))[:3]
+    assert " ".join(map(str, first)) in " ".join(output.split())
+
+
+def test_show_decodes_with_the_tokenizer_of_the_corpus(
+    few_conversations, chitchat, tmp_path, capsys
+):
+    pytest.importorskip("transformers")
+    prefix, path = tmp_path / "chat", tmp_path / "index"
+    tokenizer = ["--tokenizer", str(chitchat / "tokenizer"), "--workers", "1"]
+    assert (
+        main(["tokenize", str(few_conversations), "--output-prefix", str(prefix), *tokenizer]) == 0
+    )
+    assert "200 documents" in capsys.readouterr().out
+    plan = ["--sequence-length", "1024", "--overlong", "drop", "--output", str(path)]
+    assert main(["pack", str(prefix), *plan]) == 0
+    capsys.readouterr()
+    assert main(["show", str(path), "--pack", "0", "--max-tokens", "100000"]) == 0
+    shown = capsys.readouterr().out
+    records = few_conversations.read_text(encoding="utf-8").splitlines()
+    segments = PackIndex.open(path).segments(0, Corpus(prefix).num_tokens)
+    for document in segments.document_ids.tolist():
+        messages = json.loads(records[document])["messages"]
+        assert f"<s>[INST] {messages[0]['content'].splitlines()[0]}" in shown
+        assert messages[1]["content"].splitlines()[0] in shown
+
+
+def test_bad_command_lines_are_refused_by_name(corpus, index, tmp_path, capsys):
+    pack = ["pack", corpus.prefix, "--output", tmp_path / "new", "--sequence-length"]
+    assert "longer than the sequence length 64 (document" in fails(capsys, *pack, 64)
+    assert "sequence_length is -5" in fails(capsys, *pack, -5, "--overlong", "split")
+    assert "--documents is '50'" in fails(capsys, *pack, 128, "--documents", "50")
+    assert "--documents is '0:101'" in fails(capsys, *pack, 128, "--documents", "0:101")
+    assert "packs_multiple_of is 0" in fails(capsys, *pack, 128, "--packs-multiple-of", 0)
+    assert "cuts documents" in fails(
+        capsys, *pack, 128, "--strategy", "random", "--overlong", "drop"
+    )
+    assert not (tmp_path / "new").exists()
+    assert "index exists already" in fails(
+        capsys, "pack", corpus.prefix, "--sequence-length", 128, "--output", index
+    )
+    assert "has packs 0 to" in fails(capsys, "show", index, "--pack", 10**6)
+    assert "is not a pack index" in fails(capsys, "verify", tmp_path)
+    missing = tmp_path / "missing"
+    assert "missing.idx does not exist" in fails(
+        capsys, "pack", missing, "--sequence-length", 128, "--output", tmp_path / "new"
+    )
+
+
+def test_an_index_of_another_corpus_is_refused(corpus, index, tmp_path, capsys):
+    other = write_corpus(tmp_path / "other", corpus.num_tokens, seed=9)
+    message = fails(capsys, "verify", index, "--corpus", other.prefix)
+    assert "was made from another corpus than" in message
+    assert "megatron-packing pack" in message
+
+
+def test_a_truncated_corpus_is_refused(corpus, index, tmp_path, capsys):
+    data = tmp_path / "corpus.bin"
+    data.write_bytes(data.read_bytes()[:-100])
+    assert "corpus.bin has" in fails(capsys, "verify", index)
+    new = tmp_path / "new"
+    pack = ["pack", corpus.prefix, "--sequence-length", 128, "--output", new]
+    assert "truncated" in fails(capsys, *pack)
+    assert not new.exists()
+
+
+def test_a_moved_corpus_is_named_and_found_with_a_flag(index, tmp_path, capsys):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for path in tmp_path.glob("corpus*"):
+        shutil.move(path, elsewhere)
+    assert "corpus.idx does not exist" in fails(capsys, "verify", index)
+    assert main(["verify", str(index), "--corpus", str(elsewhere / "corpus")]) == 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["pack"], ["fly"], ["pack", "x", "--strategy", "best"]])
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: megatron-packing" in capsys.readouterr().err
+
+
+def test_planning_needs_neither_torch_nor_megatron_nor_transformers(corpus, tmp_path):
+    """As on a login node: the modules are not there."""
+    program = (
+        "import sys\n"
+        "for name in ('torch', 'megatron', 'transformers'): sys.modules[name] = None\n"
+        "from megatron_packing.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-c", program, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    index = tmp_path / "index"
+    assert run("pack", corpus.prefix, "--sequence-length", 128, "--output", index).returncode == 0
+    assert run("verify", index).returncode == 0
+    assert run("show", index, "--pack", 0).returncode == 0
+    refused = run("tokenize", __file__, "--output-prefix", tmp_path / "x", "--tokenizer", "y")
+    assert refused.returncode == 1
+    assert "pip install 'megatron-packing[tokenize]'" in refused.stderr
+
+
+def test_ctrl_c_leaves_nothing(corpus, tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "save", interrupted)
+    output = tmp_path / "output"
+    pack = ["pack", str(corpus.prefix), "--sequence-length", "128", "--output", str(output)]
+    assert main(pack) == 130
+    assert capsys.readouterr().err == "megatron-packing: error: interrupted; nothing was written\n"
+    assert not [path for path in tmp_path.iterdir() if "output" in path.name]

@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+pytest.importorskip("megatron.core")
+
+import megatron.core
+import torch
+from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+from megatron.core.datasets.utils import Split
+from megatron.core.tokenizers import MegatronTokenizer
+
+from megatron_packing import PackIndex
+from megatron_packing.errors import InputError
+from megatron_packing.index.build import build_pack_index
+from megatron_packing.index.pack_index import PlanSettings
+from megatron_packing.megatron.dataset import PackedDataset, PackedDatasetConfig
+from tests.conftest import chat_like_lengths, write_corpus
+
+ROW = 64
+
+
+def null_tokenizer():
+    """Megatron's tokenizer of numbers, which changed its name."""
+    library = "null" if megatron.core.__version__ < "0.17" else "null-text"
+    return MegatronTokenizer.from_pretrained(metadata_path={"library": library}, vocab_size=256)
+
+
+def build(prefixes, tmp_path, sizes=(None, None, None), **changes):
+    settings = {
+        "random_seed": 7,
+        "sequence_length": ROW,
+        "split": "100,0,0",
+        "blend": ([str(prefix) for prefix in prefixes], None),
+        "path_to_cache": str(tmp_path / "cache"),
+        "tokenizer": null_tokenizer(),
+        "reset_position_ids": False,
+        "reset_attention_mask": False,
+        "eod_mask_loss": False,
+        "create_attention_mask": False,
+        **changes,
+    }
+    config = PackedDatasetConfig(**settings)
+    return BlendedMegatronDatasetBuilder(PackedDataset, list(sizes), lambda: True, config).build()
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return write_corpus(tmp_path / "corpus", chat_like_lengths(200, longest=ROW))
+
+
+def segments_in(sample) -> list[tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]]:
+    """Tokens, labels and loss mask of each segment of a sample, the tail left out."""
+    cu_seqlens = sample["cu_seqlens"].unique_consecutive().tolist()
+    parts = [sample[name].tolist() for name in ("tokens", "labels", "loss_mask")]
+    return [
+        tuple(tuple(part[a:b]) for part in parts)
+        for a, b in pairwise(cu_seqlens)
+        if any(parts[1][a:b])
+    ]
+
+
+def documents_of(corpus, indices):
+    """What segments_in must give for these documents."""
+    return [
+        (
+            tuple(corpus.tokens(i)[:-1].tolist()),
+            tuple(corpus.tokens(i)[1:].tolist()),
+            tuple(corpus.loss_mask(i)[1:].astype(float).tolist()),
+        )
+        for i in indices
+        if corpus.tokens(i)[1:].any()
+    ]
+
+
+def test_an_epoch_holds_each_document_of_its_split_once(corpus, tmp_path):
+    train, valid, test = build([corpus.prefix], tmp_path, split="80,20,0")
+    assert test is None
+    for dataset, indices in ((train, range(160)), (valid, range(160, 200))):
+        found = [segment for i in range(len(dataset)) for segment in segments_in(dataset[i])]
+        assert sorted(found) == sorted(documents_of(corpus, indices))
+
+
+def test_samples_are_what_a_dataloader_collates(corpus, tmp_path):
+    (train, _, _) = build([corpus.prefix], tmp_path)
+    loader = torch.utils.data.DataLoader(train, batch_size=1, num_workers=2)
+    for i, batch in enumerate(loader):
+        sample = train[i]
+        assert sample.keys() == batch.keys()
+        for name, value in sample.items():
+            assert torch.equal(batch[name][0], value)
+    widths = {train[i]["cu_seqlens"].shape for i in range(len(train))}
+    assert len(widths) == 1
+    assert batch["tokens"].shape == (1, ROW)
+
+
+def test_more_samples_than_packs_are_further_epochs_in_another_order(corpus, tmp_path):
+    (one, _, _) = build([corpus.prefix], tmp_path)
+    (three, _, _) = build([corpus.prefix], tmp_path, sizes=(3 * len(one), None, None))
+    assert len(three) == 3 * len(one)
+    epochs = [
+        [tuple(three[e * len(one) + i]["tokens"].tolist()) for i in range(len(one))]
+        for e in range(3)
+    ]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(epochs[2])
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert epochs[0] == [tuple(one[i]["tokens"].tolist()) for i in range(len(one))]
+
+
+def test_blends_draw_each_sample_from_one_corpus(tmp_path):
+    low = write_corpus(tmp_path / "low", chat_like_lengths(100, longest=ROW), vocabulary=100)
+    high = write_corpus(tmp_path / "high", chat_like_lengths(300, longest=ROW, seed=1))
+    (blend, _, _) = build(
+        [],
+        tmp_path,
+        sizes=(40, 0, 0),
+        blend=([str(low.prefix), str(high.prefix)], [0.25, 0.75]),
+    )
+    sources = [int(blend[i]["dataset_id"]) for i in range(40)]
+    assert sources.count(0) == 10
+    for i, source in enumerate(sources):
+        if source == 0:
+            assert blend[i]["tokens"].max() < 100
+
+
+def test_the_index_is_made_once_and_found_again(corpus, tmp_path):
+    build([corpus.prefix], tmp_path)
+    (made,) = (tmp_path / "cache" / "pack_indexes").iterdir()
+    before = (made / "manifest.json").stat().st_mtime_ns
+    build([corpus.prefix], tmp_path)
+    (found,) = (tmp_path / "cache" / "pack_indexes").iterdir()
+    assert (found / "manifest.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sequence_length": 128},
+        {"random_seed": 8},
+        {"packing_strategy": "greedy"},
+        {"packing_overlong": "split"},
+        {"packing_packs_multiple_of": 8},
+        {"split": "90,10,0"},
+    ],
+)
+def test_another_plan_gets_an_index_of_its_own(corpus, tmp_path, change):
+    build([corpus.prefix], tmp_path)
+    build([corpus.prefix], tmp_path, **change)
+    assert len(list((tmp_path / "cache" / "pack_indexes").iterdir())) > 1
+
+
+def test_a_changed_corpus_gets_an_index_of_its_own(corpus, tmp_path):
+    build([corpus.prefix], tmp_path)
+    write_corpus(corpus.prefix, corpus.num_tokens, seed=5)
+    (train, _, _) = build([corpus.prefix], tmp_path)
+    assert len(list((tmp_path / "cache" / "pack_indexes").iterdir())) == 2
+    train.index.check_corpus(corpus.prefix, train.corpus.fingerprint)
+
+
+def offline_index(corpus, path, **changes) -> PackIndex:
+    documents = changes.pop("documents", None)
+    plan = {
+        "strategy": "greedy",
+        "sequence_length": ROW,
+        "overlong": "error",
+        "packs_multiple_of": 1,
+        "seed": 0,
+        **changes,
+    }
+    return build_pack_index(corpus, PlanSettings(**plan), path, documents=documents)
+
+
+def test_an_index_made_beforehand_is_used(corpus, tmp_path):
+    train_index = offline_index(corpus, tmp_path / "train", documents=range(160))
+    valid_index = offline_index(corpus, tmp_path / "valid", documents=range(160, 200))
+    train, valid, _ = build(
+        [corpus.prefix],
+        tmp_path,
+        split="80,20,0",
+        packing_indexes=(str(valid_index.path), str(train_index.path)),
+    )
+    assert train.index.path == train_index.path
+    assert valid.index.path == valid_index.path
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda corpus, path: offline_index(corpus, path), "none of the pack indexes"),
+        (
+            lambda corpus, path: offline_index(
+                write_corpus(path.parent / "other", corpus.num_tokens, seed=3), path
+            ),
+            "none of the pack indexes",
+        ),
+        (
+            lambda corpus, path: offline_index(
+                corpus, path, sequence_length=128, documents=range(100)
+            ),
+            "has rows of 128 positions, but --seq-length is 64",
+        ),
+    ],
+    ids=["documents of two splits", "another corpus", "another sequence length"],
+)
+def test_an_index_that_does_not_fit_is_refused(corpus, tmp_path, make, message):
+    index = make(corpus, tmp_path / "offline")
+    with pytest.raises(InputError, match=message):
+        build([corpus.prefix], tmp_path, split="50,50,0", packing_indexes=(str(index.path),))
+
+
+def test_an_overlong_document_stops_the_build(corpus, tmp_path):
+    with pytest.raises(InputError, match="longer than the sequence length 16"):
+        build([corpus.prefix], tmp_path, sequence_length=16)
+
+
+def test_a_split_without_documents_is_named(corpus, tmp_path):
+    with pytest.raises(InputError, match=r"the valid split of .* holds no documents"):
+        build([corpus.prefix], tmp_path, split="999,1,0")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"create_attention_mask": True}, "create_attention_mask"),
+        ({"packing_strategy": "best"}, "packing_strategy is 'best'"),
+    ],
+)
+def test_a_wrong_setting_is_named(corpus, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        build([corpus.prefix], tmp_path, **change)
+
+
+def test_documents_are_given_by_megatron_as_int32(corpus, tmp_path):
+    (train, _, _) = build([corpus.prefix], tmp_path)
+    assert train.indices.dtype == np.int32
+    assert train.index_split is Split.train
