@@ -77,11 +77,15 @@ def test_a_chat_template_of_ones_own_is_used(run, write_jsonl, tmp_path):
         ),
     ],
 )
-def test_a_bad_line_is_named_and_nothing_is_left(run, write_jsonl, tmp_path, line, reason, workers):
-    if workers == 2 and line != "{":
-        pytest.skip("one bad line through worker processes is enough")
+def test_a_bad_line_is_named_and_nothing_is_left(run, write_jsonl, tmp_path, line, reason):
     with pytest.raises(InputError, match=rf"input.jsonl, {reason}"):
-        run(write_jsonl(GOOD, line, GOOD), workers=workers)
+        run(write_jsonl(GOOD, line, GOOD))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_bad_line_is_named_from_a_worker_process_too(run, write_jsonl, tmp_path):
+    with pytest.raises(InputError, match=r"input.jsonl, line 2 cannot be used: it is not JSON"):
+        run(write_jsonl(GOOD, "{", GOOD), workers=2)
     assert list((tmp_path / "out").iterdir()) == []
 
 

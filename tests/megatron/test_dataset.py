@@ -117,6 +117,7 @@ def test_blends_draw_each_sample_from_one_corpus(tmp_path):
         [],
         tmp_path,
         sizes=(40, 0, 0),
+        path_to_cache=None,  # 0.16.1 asks for a process group where it writes a blend's cache
         blend=([str(low.prefix), str(high.prefix)], [0.25, 0.75]),
     )
     sources = [int(blend[i]["dataset_id"]) for i in range(40)]
