@@ -6,8 +6,10 @@ PYTEST = -m pytest
 
 .PHONY: demo test test-3.11 lint environment-3.12 environment-3.11 clean
 
+DEMO ?= .demo
+
 demo: environment-3.12 ## Train on real conversations, padded and packed, and compare
-	.venv-3.12/bin/python examples/demo.py .demo
+	.venv-3.12/bin/python examples/demo.py $(DEMO)
 
 test: environment-3.12 ## Run the whole test suite
 	.venv-3.12/bin/python $(PYTEST)

@@ -27,9 +27,9 @@ from rich.table import Table
 from megatron_packing import Corpus, PackIndex, plan_packs
 
 EXAMPLES = Path(__file__).resolve().parent
-SEQUENCE_LENGTH = 1024
-STEPS = 30
-PACKED_ROWS_PER_STEP = 3
+SEQUENCE_LENGTH = 2048
+STEPS = range(24, 31)  # as whole global batches allow
+PACKED_ROWS_PER_STEP = 2
 ITERATION = re.compile(
     r" iteration +(\d+)/.*elapsed time per iteration \(ms\): ([\d.]+).*lm loss: ([\d.E+-]+)"
 )
@@ -59,25 +59,26 @@ class Run:
     seconds: float
 
 
-def choose_documents(corpus: Corpus) -> int:
-    """Find how many documents, from the first on, make whole global batches in both runs.
+def choose_documents(corpus: Corpus) -> tuple[int, int]:
+    """Find how many documents, and steps, make whole global batches in both runs.
 
-    The padded rows must be a multiple of the steps; the packed ones are filled up to one with empty
-    rows, of which the fewest are best.
+    The padded rows must be a multiple of the steps. The packed ones are filled up to one with empty
+    rows; the choice with the fewest of them is taken.
     """
     positions = np.asarray(corpus.num_tokens) - 1
-    wanted = STEPS * PACKED_ROWS_PER_STEP
-    best, best_rows = 0, 0
-    for count in range(1, len(positions)):
-        first = positions[:count]
-        if np.count_nonzero(first <= SEQUENCE_LENGTH) % STEPS or first[-1] > SEQUENCE_LENGTH:
+    fits = positions <= SEQUENCE_LENGTH
+    best = (0.0, 0, 0)
+    for count in np.flatnonzero(fits)[: 15 * max(STEPS)].tolist():
+        padded_rows = int(np.count_nonzero(fits[:count]))
+        steps = [number for number in STEPS if padded_rows and padded_rows % number == 0]
+        if not steps:
             continue
-        rows = plan_packs(first, SEQUENCE_LENGTH, overlong="drop").num_packs
-        if rows > wanted:
-            break
-        if rows > best_rows:
-            best, best_rows = count, rows
-    return best
+        packed_rows = plan_packs(positions[:count], SEQUENCE_LENGTH, overlong="drop").num_packs
+        for number in steps:
+            filled = packed_rows / (number * PACKED_ROWS_PER_STEP)
+            if filled <= 1:
+                best = max(best, (filled, count, number))
+    return best[1:]
 
 
 def command_line(*arguments: object) -> None:
@@ -87,12 +88,12 @@ def command_line(*arguments: object) -> None:
     subprocess.run([sys.executable, "-m", "megatron_packing.cli", *words[1:]], check=True)
 
 
-def train(name: str, folder: Path, index: PackIndex) -> Run:
-    """Train one epoch of an index in STEPS steps, with a progress bar."""
+def train(name: str, folder: Path, index: PackIndex, steps: int) -> Run:
+    """Train one epoch of an index in so many steps, with a progress bar."""
     log_path = folder / f"{name}.log"
     data = f"""
         --seq-length {SEQUENCE_LENGTH} --max-position-embeddings {SEQUENCE_LENGTH}
-        --train-iters {STEPS} --global-batch-size {len(index) // STEPS}
+        --train-iters {steps} --global-batch-size {len(index) // steps}
         --data-path {folder / "chitchat"} --packing-indexes {index.path}
         --tokenizer-type HuggingFaceTokenizer --tokenizer-model {folder / "tokenizer"}
     """
@@ -121,12 +122,12 @@ def train(name: str, folder: Path, index: PackIndex) -> Run:
             stderr=subprocess.STDOUT,
         ) as process,
     ):
-        task = progress.add_task("starting Megatron", total=STEPS)
+        task = progress.add_task("starting Megatron", total=steps)
         for milliseconds, loss in _iterations(process, log):
             run.seconds += milliseconds / 1e3
             run.losses.append(loss)
             progress.update(task, advance=1, description=f"loss {loss:.3f}")
-    if process.returncode != 0 or len(run.losses) != STEPS:
+    if process.returncode != 0 or len(run.losses) != steps:
         sys.exit(f"error: the {name} run failed; its output is in {log_path}")
     return run
 
@@ -158,7 +159,7 @@ def show_results(indexes: dict[str, PackIndex], runs: dict[str, Run]) -> None:
         "seconds": [f"{run.seconds:.1f}" for run in runs.values()],
         "real tokens/s": [f"{real_tokens / run.seconds:,.0f}" for run in runs.values()],
         "first loss": [f"{run.losses[0]:.3f}" for run in runs.values()],
-        "final loss": [f"{run.losses[-1]:.3f}" for run in runs.values()],
+        "final loss (mean of 10)": [f"{np.mean(run.losses[-10:]):.3f}" for run in runs.values()],
         "speed-up": [f"{seconds['padded'] / run.seconds:.2f}" for run in runs.values()],
     }.items():
         table.add_row(label, *cells)
@@ -185,18 +186,18 @@ def main() -> None:
     prefix = folder / "chitchat"
     command_line("tokenize", conversations, "--output-prefix", prefix, "--tokenizer", tokenizer)
 
-    num_documents = choose_documents(Corpus(prefix))
+    num_documents, steps = choose_documents(Corpus(prefix))
     indexes = {}
     for name, strategy in {"padded": "padding", "packed": "first_fit_decreasing"}.items():
         command_line(
             *("pack", prefix, "--sequence-length", SEQUENCE_LENGTH, "--strategy", strategy),
             *("--documents", f"0:{num_documents}", "--overlong", "drop"),
-            *("--packs-multiple-of", STEPS, "--output", folder / name),
+            *("--packs-multiple-of", steps, "--output", folder / name),
         )
         indexes[name] = PackIndex.open(folder / name)
     command_line("verify", folder / "packed")
     console.print("\nTraining the same documents twice with Megatron's pretrain():")
-    runs = {name: train(name, folder, index) for name, index in indexes.items()}
+    runs = {name: train(name, folder, index, steps) for name, index in indexes.items()}
     show_results(indexes, runs)
 
 

@@ -1,0 +1,116 @@
+"""The README says nothing that was not run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, chat_like_lengths, write_corpus
+from tests.trainer import LOSS, needs_trainer, pretrain
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def without_seconds(text: str) -> list[str]:
+    """Lines without what changes from run to run: times, and spaces at the end."""
+    return [re.sub(r" in \d+\.\d\d s$", "", line.rstrip()) for line in text.splitlines()]
+
+
+def test_every_block_is_known():
+    """A block of another kind would be run by no test."""
+    languages = re.findall(r"^```(\w*)$", README, re.MULTILINE)[::2]
+    assert languages == ["", "", "", "", "console", "sh", "python"]
+
+
+def test_the_offline_commands_print_what_the_readme_shows(tmp_path):
+    pytest.importorskip("transformers")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    folder = Path(sys.executable).parent
+    environment = dict(os.environ, PATH=f"{folder}{os.pathsep}{os.environ['PATH']}")
+    (session,) = blocks("console")
+    steps = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", session, re.MULTILINE)
+    assert len(steps) == 5
+    for command, expected in steps:
+        process = subprocess.run(
+            shlex.split(command),
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert process.returncode == 0, process.stderr
+        assert without_seconds(process.stdout) == without_seconds(expected)
+
+
+def test_the_python_example_runs():
+    (program,) = blocks("python")
+    process = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    num_packs, utilisation, *_ = process.stdout.split()
+    assert (int(num_packs), float(utilisation)) == (3, 2300 / 3072)
+
+
+@needs_trainer
+def test_the_flags_train(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", chat_like_lengths(200, longest=300))
+    (flags,) = blocks("sh")
+    flags = flags.replace("data/chat", str(corpus.prefix))
+    status, output = pretrain(f"{flags} --train-iters 2 --eval-iters 1")
+    assert status == 0, output[-5000:]
+    assert len(LOSS.findall(output)) == 2
+    assert "validation loss at iteration 2" in output
+
+
+def test_the_make_commands_are_the_makefiles():
+    commands = [block.strip() for block in blocks("")]
+    assert commands[0] == "make demo"
+    assert commands[2] == "make test"
+    named = [*(command for command in commands if command.startswith("make ")), "make test-3.11"]
+    for command in [*named, "make lint"]:
+        subprocess.run(
+            [*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, timeout=60, check=True
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@needs_trainer
+def test_make_demo_prints_the_table_of_the_readme(tmp_path):
+    """Seconds differ; rows, tokens and steps do not, losses fall, and packing pays."""
+    process = subprocess.run(
+        ["make", "demo", f"DEMO={tmp_path / 'demo'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=840,
+        check=False,
+    )
+    assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
+
+    def table(text: str) -> dict[str, tuple[str, str]]:
+        rows = re.findall(r"│ (.*?) +│ +([\d.,%]+) │ +([\d.,%]+) │", text)
+        return {name: (padded, packed) for name, padded, packed in rows}
+
+    printed, shown = table(process.stdout), table(README)
+    assert printed.keys() == shown.keys()
+    for name in ("rows", "utilisation", "real tokens", "steps"):
+        assert printed[name] == shown[name]
+    for first, last in zip(printed["first loss"], printed["final loss (mean of 10)"], strict=True):
+        assert float(last) < float(first) - 2
+    share = re.search(r"faster: (\d+)% of the ratio of rows", process.stdout)
+    assert share
+    assert int(share[1]) >= 80
