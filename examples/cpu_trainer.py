@@ -103,6 +103,7 @@ def run_cuda_code_on_cpu() -> None:
     """Put the stand-ins in place, for the rest of this process; do nothing where CUDA works."""
     if torch.cuda.is_available():
         return
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # it does not trace what is put in place
     generator = torch.Generator()  # apart from the CPU's, or initialisation would be disturbed
 
     stand_ins: dict[str, Any] = {
@@ -154,7 +155,6 @@ def main() -> None:
     """Run the script named first, with the rest of the command line as its own."""
     if len(sys.argv) < 2:
         sys.exit("usage: cpu_trainer.py SCRIPT.py [ARGUMENTS...]")
-    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     run_cuda_code_on_cpu()
     sys.argv = sys.argv[1:]
     sys.path[0] = str(Path(sys.argv[0]).resolve().parent)

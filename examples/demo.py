@@ -42,7 +42,7 @@ TRAINING = """
     --calculate-per-token-loss --no-create-attention-mask-in-dataloader --split 100,0,0
     --eval-iters 0 --eval-interval 1000 --log-interval 1 --num-workers 0
 """
-# A machine without CUDA has gloo, and none of the fused kernels.
+# The demo runs on the CPU, which has gloo, and none of the fused kernels.
 WITHOUT_CUDA = """
     --distributed-backend gloo --transformer-impl local --use-cpu-initialization --no-rope-fusion
     --no-gradient-accumulation-fusion --no-masked-softmax-fusion --no-bias-swiglu-fusion
@@ -101,7 +101,7 @@ def train(name: str, folder: Path, index: PackIndex, steps: int) -> Run:
     scripts = [str(EXAMPLES / "cpu_trainer.py"), str(EXAMPLES / "pretrain_packed_gpt.py")]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", *scripts]
     cores = len(os.sched_getaffinity(0))
-    environment = dict(os.environ, OMP_NUM_THREADS=str(cores), CUDA_DEVICE_MAX_CONNECTIONS="1")
+    environment = dict(os.environ, OMP_NUM_THREADS=str(cores), CUDA_VISIBLE_DEVICES="")
     run = Run([], 0.0)
     with (
         Progress(

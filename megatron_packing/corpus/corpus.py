@@ -39,7 +39,8 @@ class Corpus:
         self.prefix = Path(prefix)
         self._tokens = read_index(self.prefix)
         masks = loss_mask_prefix(self.prefix)
-        self._masks = read_index(masks) if index_path(masks).exists() else None
+        has_masks = index_path(masks).exists() or data_path(masks).exists()
+        self._masks = read_index(masks) if has_masks else None
         if self._masks is not None:
             if self._masks.dtype != np.uint8:
                 raise InputError(

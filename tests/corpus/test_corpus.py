@@ -40,6 +40,14 @@ def test_masks_of_other_documents_are_refused(tmp_path):
         Corpus(tmp_path / "corpus")
 
 
+@pytest.mark.parametrize("ending", ["bin", "idx"])
+def test_half_of_the_masks_is_not_taken_for_none(tmp_path, ending):
+    write_corpus(tmp_path / "corpus", [5, 9])
+    (tmp_path / f"corpus_loss_mask.{ending}").unlink()
+    with pytest.raises(InputError, match=rf"corpus_loss_mask.{ending} does not exist"):
+        Corpus(tmp_path / "corpus")
+
+
 def test_masks_must_be_bytes(tmp_path):
     write_corpus(tmp_path / "corpus", [5, 9])
     for ending in ("bin", "idx"):
