@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -258,6 +259,7 @@ _encoder: _Encoder | None = None
 def _start_worker(tokenizer: str, chat_template: Path | None, dtype: np.dtype[Any]) -> None:
     global _encoder
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     _encoder = _Encoder(tokenizer, chat_template, dtype)
 
 

@@ -88,7 +88,8 @@ def _check_overlong(
 ) -> None:
     """Say more than the core can: which corpus, how many documents, and what would do."""
     over = np.flatnonzero(lengths > settings.sequence_length)
-    if len(over) == 0 or settings.overlong != "error" or settings.strategy == "random":
+    cut_anyway = settings.overlong != "error" or settings.strategy == "random"
+    if len(over) == 0 or cut_anyway or settings.sequence_length < 1:
         return
     first = int(over[0])
     count = "1 document" if len(over) == 1 else f"{len(over):,} documents"

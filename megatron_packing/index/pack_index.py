@@ -106,10 +106,10 @@ class PackIndex:
         """
         path = Path(path)
         manifest = _read_manifest(path)
-        arrays = {
-            name: _open_array(path, name, about) for name, about in manifest["arrays"].items()
-        }
         try:
+            arrays = {
+                name: _open_array(path, name, about) for name, about in manifest["arrays"].items()
+            }
             return cls(
                 path=path,
                 plan=PlanSettings(**manifest["plan"]),
@@ -120,7 +120,7 @@ class PackIndex:
                 segment_starts=arrays.get("segment_starts"),
                 segment_lengths=arrays.get("segment_lengths"),
             )
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path / MANIFEST} lacks a field or has a strange one ({error}); "
                 f"make the pack index again"

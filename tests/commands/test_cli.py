@@ -106,6 +106,7 @@ def test_bad_command_lines_are_refused_by_name(corpus, index, tmp_path, capsys):
     pack = ["pack", corpus.prefix, "--output", tmp_path / "new", "--sequence-length"]
     assert "longer than the sequence length 64 (document" in fails(capsys, *pack, 64)
     assert "sequence_length is -5" in fails(capsys, *pack, -5, "--overlong", "split")
+    assert "sequence_length is 0" in fails(capsys, *pack, 0)
     assert "--documents is '50'" in fails(capsys, *pack, 128, "--documents", "50")
     assert "--documents is '0:101'" in fails(capsys, *pack, 128, "--documents", "0:101")
     assert "packs_multiple_of is 0" in fails(capsys, *pack, 128, "--packs-multiple-of", 0)

@@ -142,6 +142,11 @@ def damage_manifest(path, **changes):
         (lambda path: damage_manifest(path, format_version=99), "format version 99"),
         (lambda path: damage_manifest(path, arrays={}), "does not list"),
         (lambda path: damage_manifest(path, plan={}), "lacks a field"),
+        (lambda path: damage_manifest(path, arrays=["pack_offsets", "document_ids"]), "lacks a"),
+        (
+            lambda path: damage_manifest(path, arrays={"pack_offsets": {}, "document_ids": {}}),
+            "lacks a field",
+        ),
         (lambda path: (path / "document_ids.npy").unlink(), "document_ids.npy cannot be opened"),
         (lambda path: (path / "pack_offsets.npy").write_bytes(b"x"), "cannot be opened"),
         (lambda path: np.save(path / "document_ids.npy", np.arange(3)), "where the manifest says"),
