@@ -177,9 +177,12 @@ def show_results(indexes: dict[str, PackIndex], runs: dict[str, Run]) -> None:
 def main() -> None:
     """Prepare, pack, train twice, compare."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".demo")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     conversations, tokenizer = folder / "conversations.jsonl", folder / "tokenizer"
+    if folder.exists():
+        if not conversations.exists():
+            sys.exit(f"error: {folder} is there and not of an earlier demo; name another folder")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
     count = chitchat.write_conversations(conversations)
     chitchat.write_tokenizer(tokenizer)
     console.print(f"{count:,} conversations between people: {conversations}", soft_wrap=True)

@@ -12,9 +12,10 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,9 @@ def tokenize(
         with (
             IndexedDatasetWriter(unfinished, dtype) as tokens,
             IndexedDatasetWriter(loss_mask_prefix(unfinished), np.dtype(np.uint8)) as masks,
+            closing(_encode_in_order(options, dtype)) as batches,
         ):
-            for batch, encoded in _encode_in_order(options, dtype):
+            for batch, encoded in batches:
                 tokens.add(encoded.tokens, encoded.lengths)
                 masks.add(encoded.mask, encoded.lengths)
                 _count(figures, encoded)
@@ -187,7 +189,7 @@ def _read_batches(paths: tuple[Path, ...]) -> Iterator[_Batch]:
 
 def _encode_in_order(
     options: TokenizeOptions, dtype: np.dtype[Any]
-) -> Iterator[tuple[_Batch, _Encoded]]:
+) -> Generator[tuple[_Batch, _Encoded], None, None]:
     arguments = (options.tokenizer, options.chat_template, dtype)
     batches = _read_batches(options.inputs)
     if options.workers == 1:
@@ -203,6 +205,7 @@ def _encode_in_order(
         initargs=arguments,
     )
     pending: deque[tuple[_Batch, Future[_Encoded]]] = deque()
+    not_ours = set(multiprocessing.active_children())
     try:
         for batch in batches:
             pending.append((batch, pool.submit(_encode_in_worker, batch)))
@@ -215,6 +218,11 @@ def _encode_in_order(
         raise InputError(
             "a tokenizing worker died, most likely for want of memory; try fewer --workers"
         ) from error
+    except BaseException:
+        # A worker that has a result to hand over would wait for ever for somebody to take it.
+        for worker in set(multiprocessing.active_children()) - not_ours:
+            worker.kill()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

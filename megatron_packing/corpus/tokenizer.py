@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ def load_tokenizer(path_or_name: str) -> PreTrainedTokenizerFast:
     Raises:
         InputError: There is no such tokenizer, or it gives no character offsets.
     """
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses torch here
     try:
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
         from transformers.utils import logging

@@ -161,7 +161,7 @@ class PackIndex:
                 f"the pack index {self.path} was made from another corpus than {prefix} "
                 f"(it was {self.corpus.prefix}); make one with: megatron-packing pack {prefix} "
                 f"--sequence-length {self.plan.sequence_length} --strategy {self.plan.strategy} "
-                f"--output DIR"
+                f"--overlong {self.plan.overlong} --output DIR"
             )
 
     def check_arrays(self) -> None:

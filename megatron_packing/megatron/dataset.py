@@ -187,7 +187,8 @@ def _find_given(corpus: Corpus, documents: range, config: PackedDatasetConfig) -
         raise InputError(
             f"none of the pack indexes {given} is made of {split}, which this split holds; make "
             f"one with: megatron-packing pack {corpus.prefix} --sequence-length "
-            f"{config.sequence_length} --documents {documents.start}:{documents.stop} --output DIR"
+            f"{config.sequence_length} --overlong {config.packing_overlong} "
+            f"--documents {documents.start}:{documents.stop} --output DIR"
         )
     if len(found) > 1:
         raise InputError(f"more than one of the pack indexes {given} is made of {split}; give one")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 
 import numpy as np
 import pytest
@@ -87,6 +88,19 @@ def test_a_bad_line_is_named_from_a_worker_process_too(run, write_jsonl, tmp_pat
     with pytest.raises(InputError, match=r"input.jsonl, line 2 cannot be used: it is not JSON"):
         run(write_jsonl(GOOD, "{", GOOD), workers=2)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.timeout(120)
+def test_an_interrupted_run_ends_at_once_and_leaves_nothing(run, chitchat, tmp_path):
+    """Ctrl-C while workers have results to hand over."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(chitchat / "conversations.jsonl", workers=2, on_progress=interrupt)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert multiprocessing.active_children() == []
 
 
 def test_a_line_that_is_not_utf8_is_named(run, tmp_path):
