@@ -48,7 +48,9 @@ def pretrain(flags: str, ranks: int = 1, without: str = "") -> tuple[int, str]:
     command += ["--nproc-per-node", str(ranks), str(EXAMPLES / "cpu_trainer.py")]
     words = (MODEL + CPU + TRAINING + flags).replace(without, "").split()
     command += [str(EXAMPLES / "pretrain_packed_gpt.py"), *words]
-    environment = dict(os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+    # Megatron asks for one connection under tensor parallelism; no device hides the GPUs.
+    settings = {"OMP_NUM_THREADS": "1", "CUDA_DEVICE_MAX_CONNECTIONS": "1"}
+    environment = {**os.environ, **settings, "CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.run(
         command,
         env=environment,
