@@ -30,7 +30,7 @@ class ChatTemplate:
     """A tokenizer and the chat template that its conversations are rendered with."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, template: str) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._template = template
         self._has_marks = _GENERATION_MARK.search(template) is not None
         special = {*tokenizer.all_special_tokens}
@@ -47,7 +47,7 @@ class ChatTemplate:
             RecordError: The template refuses the conversation, or the turns cannot be found in it.
         """
         text, spans = self._render_with_spans(conversation)
-        encoding = self._tokenizer(
+        encoding = self.tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
         tokens = np.asarray(encoding["input_ids"], np.int64)
@@ -68,7 +68,7 @@ class ChatTemplate:
             raise RecordError(f"the chat template refuses it: {error}") from error
 
     def _render(self, conversation: Conversation, num_messages: int, prompt: bool) -> str:
-        text = self._tokenizer.apply_chat_template(
+        text = self.tokenizer.apply_chat_template(
             conversation.messages[:num_messages],
             tools=conversation.tools,
             chat_template=self._template,
@@ -86,7 +86,7 @@ class ChatTemplate:
             chat_template=self._template,
             return_assistant_tokens_mask=True,
             add_generation_prompt=False,
-            **self._tokenizer.special_tokens_map,
+            **self.tokenizer.special_tokens_map,
         )
         return rendered[0], [(start, stop) for start, stop in generated[0]]
 

@@ -27,7 +27,7 @@ from megatron_packing.corpus.chat_template import ChatTemplate
 from megatron_packing.corpus.conversations import RecordError, read_conversation
 from megatron_packing.corpus.corpus import loss_mask_prefix
 from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter, data_path, index_path
-from megatron_packing.corpus.tokenizer import load_chat_template, load_tokenizer, token_dtype
+from megatron_packing.corpus.tokenizer import load_chat_template, token_dtype
 from megatron_packing.errors import InputError
 from megatron_packing.files import sync, temporary_sibling
 
@@ -99,8 +99,7 @@ def tokenize(
             Nothing is left behind.
     """
     _check(options)
-    dtype = token_dtype(load_tokenizer(options.tokenizer))
-    load_chat_template(options.tokenizer, options.chat_template)
+    dtype = token_dtype(load_chat_template(options.tokenizer, options.chat_template).tokenizer)
     prefix = options.output_prefix
     figures = CorpusFigures()
     bytes_done = 0

@@ -52,6 +52,11 @@ def build_pack_index(
         packs_multiple_of=settings.packs_multiple_of,
         seed=settings.seed,
     )
+    if plan.num_packs == 0:
+        raise InputError(
+            f"every document of {corpus.prefix} is longer than the sequence length "
+            f"{settings.sequence_length} and would be dropped; choose a longer --sequence-length"
+        )
     arrays = {
         "pack_offsets": plan.pack_offsets,
         "document_ids": kept[plan.document_ids] + documents.start,

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,11 @@ class Segments:
     document_ids: NDArray[np.int64]
     starts: NDArray[np.int64]
     lengths: NDArray[np.int64]
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        """Document, first position and positions of each segment."""
+        columns = (self.document_ids, self.starts, self.lengths)
+        return zip(*(column.tolist() for column in columns), strict=True)
 
 
 @dataclass(frozen=True, slots=True)

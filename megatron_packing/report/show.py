@@ -48,12 +48,7 @@ def show_pack(
         style="bold",
     )
     row = 0
-    for document, start, positions in zip(
-        segments.document_ids.tolist(),
-        segments.starts.tolist(),
-        segments.lengths.tolist(),
-        strict=True,
-    ):
+    for document, start, positions in segments:
         whole = start == 0 and positions == int(corpus.num_tokens[document]) - 1
         part = "" if whole else f", its positions {start:,} to {start + positions - 1:,}"
         mask = corpus.loss_mask(document, start, start + positions + 1)

@@ -60,12 +60,7 @@ def lay_out(
     loss_mask = np.zeros(sequence_length, np.float32)
     position_ids = np.empty(sequence_length, np.int64)
     row = 0
-    for document, start, length in zip(
-        segments.document_ids.tolist(),
-        segments.starts.tolist(),
-        segments.lengths.tolist(),
-        strict=True,
-    ):
+    for document, start, length in segments:
         here = slice(row, row + length)
         ids = corpus.tokens(document, start, start + length + 1)
         tokens[here] = ids[:-1]

@@ -117,6 +117,15 @@ def test_an_overlong_document_is_named_and_nothing_is_written(corpus, tmp_path):
     assert not [path for path in tmp_path.iterdir() if "index" in path.name]
 
 
+def test_dropping_every_document_is_refused(corpus, tmp_path):
+    plan = settings(sequence_length=1, overlong="drop")
+    lengths = [length for length in corpus.num_tokens if length > 2]
+    corpus = write_corpus(tmp_path / "long", lengths)
+    with pytest.raises(InputError, match=r"every document of .* would be dropped"):
+        build_pack_index(corpus, plan, tmp_path / "index")
+    assert not (tmp_path / "index").exists()
+
+
 def test_a_failure_while_writing_leaves_nothing(corpus, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device", "document_ids.npy")
