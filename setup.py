@@ -22,7 +22,9 @@ setup(
             sorted(str(path) for path in Path("csrc").glob("*.cpp")),
             depends=sorted(str(path) for path in Path("csrc").glob("*.hpp")),
             cxx_std=17,
-            extra_compile_args=["-O3", *WARNINGS],
+            # Contracted multiplications would give other prices, so other plans, on other machines.
+            extra_compile_args=["-O3", "-ffp-contract=off", "-pthread", *WARNINGS],
+            extra_link_args=["-pthread"],
         )
     ]
 )

@@ -6,10 +6,11 @@
 
 namespace packing {
 
-// Counts of the lengths 1..capacity, with a search for the largest length that is left.
+// Counts of the lengths 1..capacity, with searches among the lengths that are left.
 //
-// The search walks a tree of 64-bit words in which a set bit marks a subtree with segments left
-// (a van Emde Boas layout with a fan-out of 64), so it costs a few instructions for any capacity.
+// A set bit marks a length with segments left. Two summaries of 64 bits to one lie above, so a
+// search for one length costs a few instructions; a second, reversed bitmap finds pairs of a given
+// sum 64 at a time.
 class LengthHistogram {
  public:
   explicit LengthHistogram(std::int64_t capacity);
@@ -20,18 +21,28 @@ class LengthHistogram {
   }
   // The number of segments left, of any length.
   std::int64_t size() const { return size_; }
+  // The sum of their lengths.
+  std::int64_t positions() const { return positions_; }
 
   void add(std::int64_t length, std::int64_t count = 1);
   // Takes `count` segments of `length` out; there must be that many.
-  void remove(std::int64_t length, std::int64_t count);
+  void remove(std::int64_t length, std::int64_t count = 1);
 
   // The largest length <= limit with segments left, or 0 where there is none.
   std::int64_t largest_at_most(std::int64_t limit) const;
 
+  // The largest length x <= limit with x >= sum - x such that two segments, of x and sum - x, are
+  // left; 0 where there is none. sum: 2 to capacity.
+  std::int64_t largest_of_pair(std::int64_t sum, std::int64_t limit) const;
+
  private:
   std::vector<std::int64_t> counts_;
-  std::vector<std::vector<std::uint64_t>> levels_;  // levels_[0] has one bit a length
+  std::vector<std::uint64_t> words_;     // bit l: length l is left
+  std::vector<std::uint64_t> reversed_;  // bit capacity - l: length l is left
+  std::vector<std::uint64_t> summary_;   // bit w: words_[w] is not zero
+  std::vector<std::uint64_t> top_;       // bit s: summary_[s] is not zero
   std::int64_t size_ = 0;
+  std::int64_t positions_ = 0;
 };
 
 }  // namespace packing

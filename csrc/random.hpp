@@ -35,16 +35,40 @@ class Random {
     return static_cast<std::uint64_t>(product >> 64);
   }
 
+  // Uniform integers in [0, bound), [0, bound - 1), ..., `count` of them, without bias.
+  // product: bound * (bound - 1) * ... of all of them.
+  void below_each(std::uint64_t bound, std::uint64_t count, std::uint64_t product,
+                  std::uint64_t* chosen) {
+    std::uint64_t rest = 0;
+    do {
+      rest = next();
+      for (std::uint64_t i = 0; i < count; ++i) {
+        const Wide wide = static_cast<Wide>(rest) * (bound - i);
+        chosen[i] = static_cast<std::uint64_t>(wide >> 64);
+        rest = static_cast<std::uint64_t>(wide);
+      }
+    } while (rest < product && rest < (0 - product) % product);
+  }
+
  private:
   __extension__ typedef unsigned __int128 Wide;
   std::uint64_t state_;
 };
 
-// Fisher-Yates: every order of [first, last) is equally likely.
+// Fisher-Yates: every order of [first, last) is equally likely. One random word serves several
+// swaps: Brackett-Rozinsky and Lemire, "Batched ranged random integer generation", 2024.
 template <class T>
 void shuffle(T* first, T* last, Random& random) {
-  for (auto size = static_cast<std::uint64_t>(last - first); size > 1; --size) {
-    std::swap(first[size - 1], first[random.below(size)]);
+  constexpr std::uint64_t kLargestProduct = std::uint64_t{1} << 48;
+  std::uint64_t chosen[24];
+  for (auto size = static_cast<std::uint64_t>(last - first); size > 1;) {
+    std::uint64_t product = size;
+    std::uint64_t swaps = 1;
+    while (size - swaps > 1 && product < kLargestProduct / size) product *= size - swaps++;
+    random.below_each(size, swaps, product, chosen);
+    for (std::uint64_t swap = 0; swap < swaps; ++swap, --size) {
+      std::swap(first[size - 1], first[chosen[swap]]);
+    }
   }
 }
 

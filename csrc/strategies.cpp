@@ -4,67 +4,122 @@
 #include <limits>
 
 namespace packing {
+namespace {
 
-Geometry padding(LengthHistogram histogram) {
+constexpr std::int64_t kNoLimit = std::numeric_limits<std::int64_t>::max();
+
+// How many third-last segments are tried before a row is left to the greedy choice.
+constexpr int kThirdsTried = 8;
+
+}  // namespace
+
+bool close_exactly(OpenPack& pack, LengthHistogram& histogram, std::int64_t longest) {
+  const std::int64_t room = pack.room();
+  if (pack.places() >= 2 && room <= 2 * longest) {
+    if (const std::int64_t larger = histogram.largest_of_pair(room, longest)) {
+      pack.take(larger);
+      pack.take(room - larger);
+      return true;
+    }
+  }
+  if (pack.places() < 3 || room > 3 * longest) return false;
+  std::int64_t third = longest;
+  for (int tries = 0; third > 0 && tries < kThirdsTried; ++tries) {
+    histogram.remove(third);
+    const std::int64_t rest = room - third;
+    const std::int64_t larger = histogram.largest_of_pair(rest, third);
+    histogram.add(third);
+    if (larger > 0) {
+      pack.take(third);
+      pack.take(larger);
+      pack.take(rest - larger);
+      return true;
+    }
+    third = histogram.largest_at_most(third - 1);
+  }
+  return false;
+}
+
+Geometry padding(LengthHistogram histogram, std::int64_t) {
   Geometry geometry;
   while (const std::int64_t length = histogram.largest_at_most(histogram.capacity())) {
-    const std::int64_t count = histogram.count(length);
-    geometry.runs.push_back({length, 1});
-    geometry.close_pattern(count);
-    histogram.remove(length, count);
+    OpenPack pack(histogram, geometry, 1);
+    pack.take(length);
+    pack.close(kNoLimit);
   }
   return geometry;
 }
 
-Geometry greedy(LengthHistogram histogram) {
-  Geometry geometry;
-  const std::int64_t capacity = histogram.capacity();
-  std::int64_t room = capacity;
-  while (const std::int64_t length = histogram.largest_at_most(capacity)) {
-    std::int64_t count = histogram.count(length);
-    histogram.remove(length, count);
-    const std::int64_t fitting = std::min(count, room / length);
-    if (fitting > 0) {
-      geometry.runs.push_back({length, fitting});
-      room -= fitting * length;
-      count -= fitting;
-    }
-    if (count == 0) continue;
-    geometry.close_pattern(1);  // the open row does not take the next one
-    const std::int64_t per_row = capacity / length;
-    const std::int64_t closed_rows = (count - 1) / per_row;  // the last one stays open
-    if (closed_rows > 0) {
-      geometry.runs.push_back({length, per_row});
-      geometry.close_pattern(closed_rows);
-      count -= closed_rows * per_row;
-    }
-    geometry.runs.push_back({length, count});
-    room = capacity - count * length;
-  }
-  const bool row_is_open =
-      geometry.pattern_offsets.back() != static_cast<std::int64_t>(geometry.runs.size());
-  if (row_is_open) geometry.close_pattern(1);
-  return geometry;
-}
-
-Geometry first_fit_decreasing(LengthHistogram histogram) {
+Geometry greedy(LengthHistogram histogram, std::int64_t max_segments) {
   Geometry geometry;
   while (histogram.size() > 0) {
-    std::int64_t room = histogram.capacity();
-    std::int64_t limit = room;
-    std::int64_t repeat = std::numeric_limits<std::int64_t>::max();
-    const auto first_run = static_cast<std::size_t>(geometry.pattern_offsets.back());
-    while (const std::int64_t length = histogram.largest_at_most(std::min(room, limit))) {
-      const std::int64_t count = std::min(histogram.count(length), room / length);
-      geometry.runs.push_back({length, count});
-      repeat = std::min(repeat, histogram.count(length) / count);
-      room -= count * length;
-      limit = length - 1;  // the run took all of this length that is left or fits
+    OpenPack pack(histogram, geometry, max_segments);
+    while (const std::int64_t length = histogram.largest_at_most(histogram.capacity())) {
+      const std::int64_t fitting = std::min(pack.room() / length, pack.places());
+      if (fitting == 0) break;
+      pack.take(length, std::min(fitting, histogram.count(length)));
     }
-    for (std::size_t run = first_run; run < geometry.runs.size(); ++run) {
-      histogram.remove(geometry.runs[run].length, geometry.runs[run].count * repeat);
+    // Equal rows follow a row of one length only, and the last of that length stays open.
+    const auto first = static_cast<std::size_t>(geometry.pattern_offsets.back());
+    const Run& last = geometry.runs.back();
+    const std::int64_t left = histogram.count(last.length);
+    const bool one_length = geometry.runs.size() == first + 1;
+    pack.close(one_length && left > 0 ? 1 + (left - 1) / last.count : 1);
+  }
+  return geometry;
+}
+
+Geometry first_fit_decreasing(LengthHistogram histogram, std::int64_t max_segments) {
+  Geometry geometry;
+  while (histogram.size() > 0) {
+    OpenPack pack(histogram, geometry, max_segments);
+    while (pack.places() > 0) {
+      const std::int64_t length = histogram.largest_at_most(pack.room());
+      if (length == 0) break;
+      pack.take(length, std::min({histogram.count(length), pack.room() / length, pack.places()}));
     }
-    geometry.close_pattern(repeat);
+    pack.close(kNoLimit);
+  }
+  return geometry;
+}
+
+Geometry exact_fit_decreasing(LengthHistogram histogram, std::int64_t max_segments) {
+  Geometry geometry;
+  while (histogram.size() > 0) {
+    OpenPack pack(histogram, geometry, max_segments);
+    while (pack.places() > 0) {
+      const std::int64_t longest = histogram.largest_at_most(pack.room());
+      if (longest == 0) break;
+      if (longest < pack.room() && close_exactly(pack, histogram, longest)) break;
+      pack.take(longest);
+    }
+    pack.close(kNoLimit);
+  }
+  return geometry;
+}
+
+Geometry even_count_fit(LengthHistogram histogram, std::int64_t max_segments) {
+  constexpr std::int64_t kClosing = 2;  // segments left to close_exactly
+  Geometry geometry;
+  std::int64_t shortest = 1;
+  while (histogram.size() > 0) {
+    const std::int64_t rows =
+        std::max(histogram.positions() / histogram.capacity(), histogram.size() / max_segments) + 1;
+    std::int64_t share = std::min(max_segments, (histogram.size() + rows - 1) / rows);
+    OpenPack pack(histogram, geometry, max_segments);
+    pack.take(histogram.largest_at_most(histogram.capacity()));
+    for (--share; share > kClosing && histogram.size() > 0; --share) {
+      while (histogram.count(shortest) == 0) ++shortest;
+      if (shortest > pack.room()) break;
+      pack.take(shortest);
+    }
+    while (pack.places() > 0) {
+      const std::int64_t longest = histogram.largest_at_most(pack.room());
+      if (longest == 0) break;
+      if (longest < pack.room() && close_exactly(pack, histogram, longest)) break;
+      pack.take(longest);
+    }
+    pack.close(kNoLimit);
   }
   return geometry;
 }
@@ -73,6 +128,7 @@ Strategy find_strategy(const std::string& name) {
   if (name == "padding") return padding;
   if (name == "greedy") return greedy;
   if (name == "first_fit_decreasing") return first_fit_decreasing;
+  if (name == "best_fit_decreasing") return best_fit_decreasing;
   return nullptr;
 }
 

@@ -3,45 +3,41 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
 
+#include "geometry.hpp"
 #include "histogram.hpp"
 
 namespace packing {
 
-// `count` segments of one `length`.
-struct Run {
-  std::int64_t length;
-  std::int64_t count;
-};
-
-// The packs of a plan as lengths: pattern p holds runs[pattern_offsets[p] .. pattern_offsets[p+1])
-// and stands for repeats[p] equal packs. Which document fills which place is decided later.
-struct Geometry {
-  std::vector<Run> runs;
-  std::vector<std::int64_t> pattern_offsets{0};
-  std::vector<std::int64_t> repeats;
-
-  // Closes a pattern made of the runs pushed since the last call.
-  void close_pattern(std::int64_t repeat) {
-    pattern_offsets.push_back(static_cast<std::int64_t>(runs.size()));
-    repeats.push_back(repeat);
-  }
-};
-
-// Packs every segment of the histogram into rows of histogram.capacity() positions.
-using Strategy = Geometry (*)(LengthHistogram histogram);
+// Packs every segment of the histogram into rows of histogram.capacity() positions and at most
+// max_segments segments.
+using Strategy = Geometry (*)(LengthHistogram histogram, std::int64_t max_segments);
 
 // One segment a row: the baseline that packing is measured against.
-Geometry padding(LengthHistogram histogram);
+Geometry padding(LengthHistogram histogram, std::int64_t max_segments);
 
 // Longest first; a row is closed at the first segment that does not fit (next-fit decreasing, the
 // text of arXiv 2410.08081, section 2.3).
-Geometry greedy(LengthHistogram histogram);
+Geometry greedy(LengthHistogram histogram, std::int64_t max_segments);
 
 // Longest first, each into the first row that it fits (Johnson 1973). Filling one row at a time
 // with the longest segment that still fits gives the same rows.
-Geometry first_fit_decreasing(LengthHistogram histogram);
+Geometry first_fit_decreasing(LengthHistogram histogram, std::int64_t max_segments);
+
+// Longest first, each into the row that it leaves the least room in (Johnson et al. 1974).
+Geometry best_fit_decreasing(LengthHistogram histogram, std::int64_t max_segments);
+
+// The longest first, each row closed exactly where its last one to three segments can be chosen so
+// that nothing is left of it: the first step of the strategy `optimal`.
+Geometry exact_fit_decreasing(LengthHistogram histogram, std::int64_t max_segments);
+
+// For rows whose number of segments is what limits them: beside the longest as many of the shortest
+// as leave every row its share of the segments, closed exactly as above.
+Geometry even_count_fit(LengthHistogram histogram, std::int64_t max_segments);
+
+// Takes the last two or three segments of a row where they fill it exactly; false where it finds
+// none that do. longest: the longest segment left that fits.
+bool close_exactly(OpenPack& pack, LengthHistogram& histogram, std::int64_t longest);
 
 // The strategy of that name, or nullptr.
 Strategy find_strategy(const std::string& name);

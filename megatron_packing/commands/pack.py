@@ -10,7 +10,7 @@ from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.pack_index import PlanSettings
-from megatron_packing.index.plan import OVERLONG, STRATEGIES
+from megatron_packing.index.plan import EFFORTS, OVERLONG, STRATEGIES
 from megatron_packing.report.console import console
 from megatron_packing.report.figures import describe_index
 
@@ -23,7 +23,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--sequence-length", type=int, required=True, metavar="L", help="positions in a row"
     )
-    parser.add_argument("--strategy", choices=STRATEGIES, default="first_fit_decreasing")
+    parser.add_argument("--strategy", choices=STRATEGIES, default="optimal")
+    parser.add_argument(
+        "--effort",
+        choices=EFFORTS,
+        default="default",
+        help="how long optimal looks for better packs where the lower bound is not met",
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--overlong",
@@ -32,11 +38,24 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="what happens to documents longer than a row (default: error)",
     )
     parser.add_argument(
+        "--alignment",
+        type=int,
+        default=1,
+        metavar="A",
+        help="each segment takes a multiple of A positions in its row",
+    )
+    parser.add_argument(
+        "--max-documents-per-pack", type=int, default=None, metavar="N", help="default: no limit"
+    )
+    parser.add_argument(
+        "--min-packs", type=int, default=0, metavar="N", help="divide packs until there are N"
+    )
+    parser.add_argument(
         "--packs-multiple-of",
         type=int,
         default=1,
         metavar="N",
-        help="add empty packs up to a multiple of N, such as the global batch size",
+        help="divide packs until their number is a multiple of N, such as the global batch size",
     )
     parser.add_argument(
         "--documents", metavar="FIRST:STOP", help="pack only this range, as Megatron's --split does"
@@ -50,7 +69,11 @@ def run(args: Namespace) -> None:
     settings = PlanSettings(
         strategy=args.strategy,
         sequence_length=args.sequence_length,
+        effort=args.effort,
+        alignment=args.alignment,
+        max_documents_per_pack=args.max_documents_per_pack,
         overlong=args.overlong,
+        min_packs=args.min_packs,
         packs_multiple_of=args.packs_multiple_of,
         seed=args.seed,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,25 @@ _BLOCK_BYTES = 1 << 16
 def loss_mask_prefix(prefix: Path) -> Path:
     """``PREFIX_loss_mask``: the corpus of loss masks that lies beside ``PREFIX``."""
     return prefix.with_name(prefix.name + LOSS_MASK_SUFFIX)
+
+
+class Documents(Protocol):
+    """What a plan is made from: how long documents are, and which content they are of."""
+
+    @property
+    def prefix(self) -> Path:
+        """Where they are, for messages and the index's manifest."""
+
+    @property
+    def num_tokens(self) -> NDArray[Any]:
+        """Tokens of each document, shape ``(len(self),)``."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal documents."""
+
+    def __len__(self) -> int:
+        """Documents."""
 
 
 class Corpus:

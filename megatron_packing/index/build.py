@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from megatron_packing.corpus.corpus import Corpus
+from megatron_packing.corpus.corpus import Documents
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import (
     CorpusReference,
@@ -20,7 +21,12 @@ from megatron_packing.index.plan import plan_packs
 
 
 def build_pack_index(
-    corpus: Corpus, settings: PlanSettings, path: Path, *, documents: range | None = None
+    corpus: Documents,
+    settings: PlanSettings,
+    path: Path,
+    *,
+    documents: range | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> PackIndex:
     """Plan packs for a corpus and write them to the folder ``path``.
 
@@ -29,6 +35,7 @@ def build_pack_index(
         settings: The plan.
         path: A folder that does not exist.
         documents: The documents to pack; None packs all.
+        progress: Called with the share of the planning that is done.
 
     Raises:
         InputError: A document is too long for the plan, there is nothing to pack, or ``path``
@@ -37,30 +44,39 @@ def build_pack_index(
     refuse_existing(path)
     documents = range(len(corpus)) if documents is None else documents
     lengths = np.asarray(corpus.num_tokens[documents.start : documents.stop]) - 1
-    kept = np.flatnonzero(lengths > 0)
-    if len(kept) == 0:
-        raise InputError(
-            f"{corpus.prefix} has no document of two or more tokens among {len(documents)}; "
-            f"there is nothing to pack"
-        )
+    kept = None  # which documents have positions; None: all of them
+    if lengths.min() <= 0:
+        kept = np.flatnonzero(lengths > 0)
+        if len(kept) == 0:
+            raise InputError(
+                f"{corpus.prefix} has no document of two or more tokens among {len(documents)}; "
+                f"there is nothing to pack"
+            )
     _check_overlong(corpus, settings, lengths, documents)
     plan = plan_packs(
-        lengths[kept],
+        lengths if kept is None else lengths[kept],
         settings.sequence_length,
         strategy=settings.strategy,  # type: ignore[arg-type]  # the core checks the names
+        effort=settings.effort,  # type: ignore[arg-type]
+        alignment=settings.alignment,
+        max_documents_per_pack=settings.max_documents_per_pack,
         overlong=settings.overlong,  # type: ignore[arg-type]
+        min_packs=settings.min_packs,
         packs_multiple_of=settings.packs_multiple_of,
         seed=settings.seed,
+        progress=progress,
     )
     if plan.num_packs == 0:
         raise InputError(
             f"every document of {corpus.prefix} is longer than the sequence length "
             f"{settings.sequence_length} and would be dropped; choose a longer --sequence-length"
         )
-    arrays = {
-        "pack_offsets": plan.pack_offsets,
-        "document_ids": kept[plan.document_ids] + documents.start,
-    }
+    document_ids = plan.document_ids
+    if kept is not None or documents.start > 0:
+        dtype = np.int32 if documents.stop <= np.iinfo(np.int32).max else np.int64
+        document_ids = document_ids if kept is None else kept[document_ids]
+        document_ids = (document_ids + documents.start).astype(dtype)
+    arrays = {"pack_offsets": plan.pack_offsets, "document_ids": document_ids}
     if plan.segment_starts is not None and plan.segment_lengths is not None:
         arrays |= {"segment_starts": plan.segment_starts, "segment_lengths": plan.segment_lengths}
     write_pack_index(
@@ -74,13 +90,14 @@ def build_pack_index(
         ),
         figures=Figures(
             num_packs=plan.num_packs,
+            lower_bound=plan.lower_bound,
             num_positions=plan.num_positions,
             utilisation=plan.utilisation,
             max_documents_per_pack=int(np.diff(plan.pack_offsets).max()),
             num_documents_split=plan.num_documents_split,
             num_documents_dropped=plan.num_documents_dropped,
             num_documents_truncated=plan.num_documents_truncated,
-            num_documents_empty=len(documents) - len(kept),
+            num_documents_empty=0 if kept is None else len(documents) - len(kept),
             num_positions_lost=plan.num_positions_lost,
         ),
         arrays=arrays,
@@ -89,7 +106,7 @@ def build_pack_index(
 
 
 def _check_overlong(
-    corpus: Corpus, settings: PlanSettings, lengths: np.ndarray, documents: range
+    corpus: Documents, settings: PlanSettings, lengths: np.ndarray, documents: range
 ) -> None:
     """Say more than the core can: which corpus, how many documents, and what would do."""
     over = np.flatnonzero(lengths > settings.sequence_length)

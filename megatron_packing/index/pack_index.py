@@ -4,7 +4,7 @@ A pack index is a folder:
 
     manifest.json         format version, plan, corpus, figures; dtype, shape and hash of each array
     pack_offsets.npy      int64, (num_packs + 1,)
-    document_ids.npy      int64, (num_segments,)
+    document_ids.npy      int32, (num_segments,)   int64 for more than 2**31 - 1 documents
     segment_starts.npy    int64, (num_segments,)   only if some segment is not a whole document
     segment_lengths.npy   int64, (num_segments,)   likewise
 
@@ -29,7 +29,7 @@ from megatron_packing.errors import InputError
 from megatron_packing.files import sync, temporary_sibling
 
 FORMAT = "megatron-packing pack index"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 REQUIRED_ARRAYS = ("pack_offsets", "document_ids")
 
@@ -40,9 +40,13 @@ class PlanSettings:
 
     strategy: str
     sequence_length: int
-    overlong: str
-    packs_multiple_of: int
-    seed: int
+    effort: str = "default"
+    alignment: int = 1
+    max_documents_per_pack: int | None = None
+    overlong: str = "error"
+    min_packs: int = 0
+    packs_multiple_of: int = 1
+    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +66,8 @@ class Figures:
     """Counts of an index. Nothing is left out of it without being counted here."""
 
     num_packs: int
+    lower_bound: int
+    """No plan of whole documents under the same settings has fewer packs."""
     num_positions: int
     """Positions in the packs, without padding."""
     utilisation: float
@@ -79,7 +85,7 @@ class Figures:
 class Segments:
     """The segments of one pack, in the order of the row; arrays of shape ``(num_segments,)``."""
 
-    document_ids: NDArray[np.int64]
+    document_ids: NDArray[np.integer]
     starts: NDArray[np.int64]
     lengths: NDArray[np.int64]
 
@@ -98,7 +104,7 @@ class PackIndex:
     corpus: CorpusReference
     figures: Figures
     pack_offsets: NDArray[np.int64]
-    document_ids: NDArray[np.int64]
+    document_ids: NDArray[np.integer]
     segment_starts: NDArray[np.int64] | None
     segment_lengths: NDArray[np.int64] | None
 
@@ -152,7 +158,7 @@ class PackIndex:
         documents = np.asarray(self.document_ids[chosen])
         if self.segment_starts is None or self.segment_lengths is None:
             lengths = num_tokens[documents].astype(np.int64) - 1
-            return Segments(documents, np.zeros_like(documents), lengths)
+            return Segments(documents, np.zeros_like(lengths), lengths)
         starts, lengths = self.segment_starts[chosen], self.segment_lengths[chosen]
         return Segments(documents, np.asarray(starts), np.asarray(lengths))
 
@@ -191,7 +197,7 @@ def write_pack_index(
     plan: PlanSettings,
     corpus: CorpusReference,
     figures: Figures,
-    arrays: dict[str, NDArray[np.int64]],
+    arrays: dict[str, NDArray[np.integer]],
 ) -> None:
     """Write a pack index, whole or not at all.
 
@@ -260,10 +266,10 @@ def _array_path(path: Path, name: str) -> Path:
     return path / f"{name}.npy"
 
 
-def _open_array(path: Path, name: str, about: dict[str, Any]) -> NDArray[np.int64]:
+def _open_array(path: Path, name: str, about: dict[str, Any]) -> NDArray[Any]:
     file = _array_path(path, name)
     try:
-        array: NDArray[np.int64] = np.load(file, mmap_mode="r", allow_pickle=False)
+        array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{file} cannot be opened ({error}); copy or make the pack index again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -10,11 +11,23 @@ from numpy.typing import NDArray
 
 from megatron_packing import _core
 
-Strategy = Literal["padding", "random", "greedy", "first_fit_decreasing"]
+Strategy = Literal[
+    "padding",
+    "random",
+    "greedy",
+    "first_fit_shuffle",
+    "first_fit_decreasing",
+    "best_fit_decreasing",
+    "optimal",
+]
 Overlong = Literal["error", "drop", "truncate", "split"]
+Effort = Literal["default", "high"]
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 OVERLONG: tuple[Overlong, ...] = get_args(Overlong)
+EFFORTS: tuple[Effort, ...] = get_args(Effort)
+
+_NO_LIMIT = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,14 +39,19 @@ class PackPlan:
 
     sequence_length: int
     """Positions in a row."""
+    alignment: int
+    """Each segment takes a multiple of this many positions in its row."""
     pack_offsets: NDArray[np.int64]
     """Shape ``(num_packs + 1,)``."""
-    document_ids: NDArray[np.int64]
-    """Shape ``(num_segments,)``: the document of each segment."""
+    document_ids: NDArray[np.integer]
+    """Shape ``(num_segments,)``: the document of each segment; int32, or int64 where there are more
+    than 2**31 - 1."""
     segment_starts: NDArray[np.int64] | None
     """First position of each segment in its document; None where every document is whole."""
     segment_lengths: NDArray[np.int64] | None
     """Positions of each segment; None where every document is whole."""
+    lower_bound: int
+    """No plan of whole documents under the same options has fewer packs."""
     num_documents: int
     """Documents that were planned."""
     num_positions: int
@@ -62,10 +80,15 @@ def plan_packs(
     lengths: NDArray[Any],
     sequence_length: int,
     *,
-    strategy: Strategy = "first_fit_decreasing",
+    strategy: Strategy = "optimal",
+    effort: Effort = "default",
+    alignment: int = 1,
+    max_documents_per_pack: int | None = None,
     overlong: Overlong = "error",
+    min_packs: int = 0,
     packs_multiple_of: int = 1,
     seed: int = 0,
+    progress: Callable[[float], None] | None = None,
 ) -> PackPlan:
     """Plan packs for documents of the given lengths.
 
@@ -74,18 +97,27 @@ def plan_packs(
 
     Args:
         lengths: Shape ``(num_documents,)``, any integer dtype: positions of each document, which
-            is its tokens less one.
-        sequence_length: Positions in a row.
+            is its tokens less one. uint16, int32 and int64 are read in place.
+        sequence_length: Positions in a row, at most 2**26.
         strategy: ``padding`` (one document a row), ``random`` (concatenate in a random order and
             cut every ``sequence_length`` positions), ``greedy`` (longest first, a row is closed at
-            the first document that does not fit) or ``first_fit_decreasing``; arXiv 2410.08081
-            names the first three.
+            the first document that does not fit), ``first_fit_shuffle`` (in a random order, each
+            into the first row with room), ``first_fit_decreasing``, ``best_fit_decreasing``, or
+            ``optimal``, which never needs more packs than ``first_fit_decreasing``. arXiv
+            2410.08081 names the first three.
+        effort: How long ``optimal`` looks for better packs where the lower bound is not met:
+            ``default`` (tenths of a second) or ``high`` (up to a minute).
+        alignment: Each segment takes a multiple of this in its row; it divides the row.
+        max_documents_per_pack: At most so many segments in a pack; None: no limit.
         overlong: What happens to documents longer than a row: ``error``, ``drop``, ``truncate`` or
             ``split`` (full rows first, the rest is packed: arXiv 2404.10830). ``random`` cuts
             documents anyway.
-        packs_multiple_of: Empty packs are added until the number of packs is a multiple of this, so
-            that an epoch is a whole number of global batches.
+        min_packs: Packs are divided until there are so many.
+        packs_multiple_of: Packs are divided until their number is a multiple of this, so that an
+            epoch is a whole number of global batches. Packs stay empty only where there are fewer
+            documents than packs, or under ``random`` and ``first_fit_shuffle``.
         seed: Any integer from 0 to 2**64 - 1.
+        progress: Called with the share of the work that is done, a few times a second.
 
     Raises:
         TypeError: ``lengths`` is not an integer array.
@@ -102,33 +134,44 @@ def plan_packs(
         raise ValueError("lengths is empty; there is nothing to pack")
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed is {seed}; it must be between 0 and 2**64 - 1")
-    lengths = np.ascontiguousarray(lengths, dtype=lengths.dtype.newbyteorder("="))
-
-    pack_offsets, document_ids, segment_starts, segment_lengths = _core.plan_packs(
-        lengths, sequence_length, strategy, overlong, packs_multiple_of, seed
+    if max_documents_per_pack is None:
+        max_documents_per_pack = _NO_LIMIT
+    plan = _core.plan_packs(
+        _in_a_core_dtype(lengths),
+        sequence_length,
+        strategy,
+        effort,
+        alignment,
+        max_documents_per_pack,
+        overlong,
+        min_packs,
+        packs_multiple_of,
+        seed,
+        progress,
     )
-    over = lengths > sequence_length
-    num_over = int(np.count_nonzero(over))
-    cut_by_plan = overlong in ("drop", "truncate") and strategy != "random"
-    num_positions_lost = 0
-    if num_over and cut_by_plan:
-        kept = sequence_length if overlong == "truncate" else 0
-        num_positions_lost = int(lengths[over].sum(dtype=np.int64)) - kept * num_over
-    was_split = len(segment_starts) > 0 and not cut_by_plan
+    was_cut = len(plan["segment_starts"]) > 0
+    num_overlong = plan["num_documents_overlong"]
     return PackPlan(
         sequence_length=sequence_length,
-        pack_offsets=pack_offsets,
-        document_ids=document_ids,
-        segment_starts=segment_starts if len(segment_starts) else None,
-        segment_lengths=segment_lengths if len(segment_lengths) else None,
+        alignment=alignment,
+        pack_offsets=plan["pack_offsets"],
+        document_ids=plan["document_ids"],
+        segment_starts=plan["segment_starts"] if was_cut else None,
+        segment_lengths=plan["segment_lengths"] if was_cut else None,
+        lower_bound=plan["lower_bound"],
         num_documents=len(lengths),
-        num_positions=int(lengths.sum(dtype=np.int64)) - num_positions_lost,
-        num_documents_split=_count_repeated(document_ids, len(lengths)) if was_split else 0,
-        num_documents_dropped=num_over if cut_by_plan and overlong == "drop" else 0,
-        num_documents_truncated=num_over if cut_by_plan and overlong == "truncate" else 0,
-        num_positions_lost=num_positions_lost,
+        num_positions=plan["num_positions"],
+        num_documents_split=plan["num_documents_split"],
+        num_documents_dropped=num_overlong if overlong == "drop" else 0,
+        num_documents_truncated=num_overlong if overlong == "truncate" else 0,
+        num_positions_lost=plan["num_positions_lost"],
     )
 
 
-def _count_repeated(document_ids: NDArray[np.int64], num_documents: int) -> int:
-    return int(np.count_nonzero(np.bincount(document_ids, minlength=num_documents) > 1))
+def _in_a_core_dtype(lengths: NDArray[Any]) -> NDArray[Any]:
+    """The same lengths, contiguous, in one of the three dtypes that the core reads."""
+    if lengths.dtype in (np.uint16, np.int32, np.int64):
+        return np.ascontiguousarray(lengths, dtype=lengths.dtype.newbyteorder("="))
+    if lengths.dtype == np.uint64 and lengths.max() > _NO_LIMIT:
+        raise OverflowError(f"length {lengths.max()} does not fit in 64 bits")
+    return np.ascontiguousarray(lengths, dtype=np.int32 if lengths.itemsize <= 2 else np.int64)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_packing.errors import InputError
-from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.index.pack_index import PackIndex, PlanSettings
 
 
 def verify_pack_index(index: PackIndex, num_tokens: NDArray[Any]) -> None:
@@ -47,13 +47,13 @@ def _find_problem(index: PackIndex, num_tokens: NDArray[Any]) -> str | None:
     starts, lengths = index.segment_starts, index.segment_lengths
     if (starts is None) != (lengths is None):
         return "only one of segment_starts and segment_lengths is there"
-    starts = np.zeros_like(documents) if starts is None else np.asarray(starts)
+    starts = np.zeros(len(documents), np.int64) if starts is None else np.asarray(starts)
     lengths = positions[documents] if lengths is None else np.asarray(lengths)
     if len(starts) != len(documents) or len(lengths) != len(documents):
         return "its arrays have different lengths"
     return (
         _find_bad_segment(documents, starts, lengths, positions)
-        or _find_overfull(offsets, lengths, index.plan.sequence_length)
+        or _find_overfull(offsets, lengths, index.plan)
         or _find_uncovered(index, documents, starts, lengths, positions)
     )
 
@@ -75,14 +75,22 @@ def _find_bad_segment(
 
 
 def _find_overfull(
-    offsets: NDArray[np.int64], lengths: NDArray[np.int64], sequence_length: int
+    offsets: NDArray[np.int64], lengths: NDArray[np.int64], plan: PlanSettings
 ) -> str | None:
-    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    aligned = -(-lengths // plan.alignment) * plan.alignment
+    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(aligned)])
     filled = ends[offsets[1:]] - ends[offsets[:-1]]
     worst = int(np.argmax(filled))
-    if filled[worst] <= sequence_length:
-        return None
-    return f"pack {worst} has {int(filled[worst])} positions in a row of {sequence_length}"
+    if filled[worst] > plan.sequence_length:
+        return f"pack {worst} has {int(filled[worst])} positions in a row of {plan.sequence_length}"
+    counts = np.diff(offsets)
+    most = int(np.argmax(counts))
+    if plan.max_documents_per_pack and counts[most] > plan.max_documents_per_pack:
+        return (
+            f"pack {most} has {int(counts[most])} segments where the plan allows "
+            f"{plan.max_documents_per_pack}"
+        )
+    return None
 
 
 def _find_uncovered(

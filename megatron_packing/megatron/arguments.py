@@ -18,7 +18,7 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
     group.add_argument(
         "--packing-strategy",
         choices=STRATEGIES,
-        default="first_fit_decreasing",
+        default="optimal",
         help="How documents are put together into rows of --seq-length positions.",
     )
     group.add_argument(
@@ -28,11 +28,18 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
         help="What happens to documents that are longer than a row.",
     )
     group.add_argument(
+        "--packing-max-documents-per-pack",
+        type=int,
+        default=None,
+        metavar="N",
+        help="At most N documents in a row.",
+    )
+    group.add_argument(
         "--packing-packs-multiple-of",
         type=int,
         default=1,
         metavar="N",
-        help="Add empty packs up to a multiple of N, so that epochs are whole global batches.",
+        help="Divide packs up to a multiple of N, so that epochs are whole global batches.",
     )
     group.add_argument(
         "--packing-indexes",

@@ -34,12 +34,14 @@ _VISIBLE_AFTER_SECONDS = 120
 class PackedDatasetConfig(GPTDatasetConfig):
     """GPTDatasetConfig and how its corpora are packed."""
 
-    packing_strategy: str = "first_fit_decreasing"
+    packing_strategy: str = "optimal"
     """One of ``megatron_packing.STRATEGIES``."""
     packing_overlong: str = "error"
     """What happens to documents longer than a row: error, drop, truncate or split."""
+    packing_max_documents_per_pack: int | None = None
+    """At most so many documents in a row."""
     packing_packs_multiple_of: int = 1
-    """Empty packs fill the index up to a multiple of this."""
+    """Packs are divided until their number is a multiple of this."""
     packing_indexes: tuple[str, ...] = ()
     """Pack indexes made beforehand. Where one holds the documents of a split it is used, plan and
     all; where none does, that is an error. Empty: indexes are made in ``path_to_cache``."""
@@ -113,6 +115,7 @@ class PackedDataset(MegatronDataset):
             *MegatronDataset._key_config_attributes(),
             "packing_strategy",
             "packing_overlong",
+            "packing_max_documents_per_pack",
             "packing_packs_multiple_of",
             "packing_indexes",
         ]
@@ -148,6 +151,7 @@ def _find_index(corpus: Corpus, documents: range, config: PackedDatasetConfig) -
         strategy=config.packing_strategy,
         sequence_length=config.sequence_length,
         overlong=config.packing_overlong,
+        max_documents_per_pack=config.packing_max_documents_per_pack,
         packs_multiple_of=config.packing_packs_multiple_of,
         seed=config.random_seed,
     )
@@ -165,7 +169,8 @@ def _find_index(corpus: Corpus, documents: range, config: PackedDatasetConfig) -
         else:
             seconds = time.monotonic() - started
             logger.info(
-                f"packed {len(documents):,} documents of {corpus.prefix} into {len(index):,} rows "
+                f"packed {len(documents):,} documents of {corpus.prefix} into {len(index):,} rows, "
+                f"lower bound {index.figures.lower_bound:,} "
                 f"({index.figures.utilisation:.2%} used) in {seconds:.2f} s: {path}"
             )
     _wait_until_visible(path / MANIFEST)

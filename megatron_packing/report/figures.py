@@ -16,6 +16,7 @@ def describe_index(index: PackIndex) -> Table:
     lines = [
         ("strategy", plan.strategy),
         ("packs", f"{figures.num_packs:,} rows of {plan.sequence_length:,} positions"),
+        ("lower bound", _describe_bound(index)),
         ("documents", f"{num_packed:,}"),
         ("documents per pack", f"{num_packed / figures.num_packs:.2f}"),
         ("most in one pack", f"{figures.max_documents_per_pack:,}"),
@@ -36,3 +37,12 @@ def describe_index(index: PackIndex) -> Table:
     for line in lines:
         table.add_row(*line)
     return table
+
+
+def _describe_bound(index: PackIndex) -> str:
+    figures, plan = index.figures, index.plan
+    over = figures.num_packs - figures.lower_bound
+    if over <= 0:
+        return f"{figures.lower_bound:,}: optimal"
+    wanted = plan.min_packs > 0 or plan.packs_multiple_of > 1
+    return f"{figures.lower_bound:,}: {over:,} over" + (", as asked for" if wanted else "")

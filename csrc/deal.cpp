@@ -1,0 +1,238 @@
+#include "deal.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "crew.hpp"
+#include "random.hpp"
+
+namespace packing {
+namespace {
+
+constexpr std::int64_t kChunk = std::int64_t{1} << 20;  // items between two reports
+constexpr std::int64_t kFewItems = std::int64_t{1} << 16;
+constexpr std::int64_t kManyUnits = std::int64_t{1} << 18;  // a table a thread would be large
+
+// The items sorted by their units, in a seeded order within each: begin[u] .. begin[u + 1].
+template <class Id>
+struct Sorted {
+  Buffer<Id> items;
+  std::vector<Id> begin;
+};
+
+template <class Id>
+class Dealer {
+ public:
+  Dealer(const Items& items, const LengthHistogram& histogram, std::uint64_t seed, Monitor& monitor)
+      : items_(items), seed_(seed), monitor_(monitor), capacity_(histogram.capacity()) {
+    sorted_.items = Buffer<Id>(histogram.size());
+    sorted_.begin.assign(index(capacity_ + 2), 0);
+    for (std::int64_t units = 1; units <= capacity_; ++units) {
+      sorted_.begin[index(units + 1)] =
+          static_cast<Id>(sorted_.begin[index(units)] + histogram.count(units));
+    }
+    sort();
+    mix();
+  }
+
+  // Writes the packs of a geometry in a seeded order.
+  void write(const Geometry& geometry, Buffer<std::int64_t>& offsets, Buffer<Id>& ids) {
+    // The first half of the packs takes items from the front of each length, the second half from
+    // the back, last pack first; so the two can be written at once.
+    const std::vector<std::uint32_t> order = pack_order(geometry);
+    const auto num_packs = static_cast<std::int64_t>(order.size());
+    offsets = Buffer<std::int64_t>(num_packs + 1);
+    ids = Buffer<Id>(sorted_.items.size());
+    offsets[num_packs] = ids.size();
+    const std::int64_t half = num_packs / 2;
+    auto front = [&] {
+      std::vector<Id> next = sorted_.begin;
+      Random random(seed_, kFrontPacks);
+      std::int64_t at = 0;
+      for (std::int64_t pack = 0; pack < half; ++pack) {
+        if (pack % kChunk == 0) {
+          monitor_.report(0.5 + 0.5 * static_cast<double>(pack) / static_cast<double>(num_packs));
+        }
+        offsets[pack] = at;
+        const std::int64_t begin = at;
+        each_run(geometry, order[index(pack)], [&](const Run& run) {
+          const Id* from = &sorted_.items[std::int64_t{next[run.length]}];
+          next[run.length] += static_cast<Id>(run.count);
+          at = std::copy(from, from + run.count, ids.data() + at) - ids.data();
+        });
+        shuffle(ids.data() + begin, ids.data() + at, random);
+      }
+    };
+    auto back = [&](const Crew& crew) {
+      std::vector<Id> next(sorted_.begin.begin() + 1, sorted_.begin.end());
+      Random random(seed_, kBackPacks);
+      std::int64_t at = ids.size();
+      for (std::int64_t pack = num_packs; pack-- > half;) {
+        if (pack % kChunk == 0 && crew.stopped()) return;
+        const std::int64_t end = at;
+        each_run(geometry, order[index(pack)], [&](const Run& run) {
+          next[run.length] -= static_cast<Id>(run.count);
+          const Id* from = sorted_.items.data() + next[run.length];
+          at -= run.count;
+          std::copy(from, from + run.count, ids.data() + at);
+        });
+        offsets[pack] = at;
+        shuffle(ids.data() + at, ids.data() + end, random);
+      }
+    };
+    Crew crew(ids.size() < kFewItems ? 1 : 2);
+    crew.run([&](std::int64_t worker) {
+      if (worker == 0) front();
+      if (worker == crew.size() - 1) back(crew);
+    });
+  }
+
+ private:
+  static std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
+
+  template <class Function>
+  static void each_run(const Geometry& geometry, std::uint32_t pattern, const Function& function) {
+    const auto stop = index(geometry.pattern_offsets[pattern + 1]);
+    for (auto run = index(geometry.pattern_offsets[pattern]); run < stop; ++run) {
+      function(geometry.runs[run]);
+    }
+  }
+
+  // Counting sort. Each thread sorts a part of the documents into places of its own.
+  void sort() {
+    const Lengths& lengths = items_.lengths();
+    Crew crew(lengths.size() < kFewItems || capacity_ > kManyUnits ? 1 : 8);
+    std::vector<std::vector<Id>> next(index(crew.size()));
+    if (crew.size() == 1) {
+      next[0] = sorted_.begin;
+    } else {
+      crew.run([&](std::int64_t worker) {
+        std::vector<Id> counts(index(capacity_ + 2), 0);
+        each_document(crew, worker, 0,
+                      [&](std::int64_t, std::int64_t units) { ++counts[index(units)]; });
+        next[index(worker)] = std::move(counts);
+      });
+      std::vector<Id> at = sorted_.begin;
+      for (auto& counts : next) {
+        for (std::size_t units = 0; units < counts.size(); ++units) {
+          const Id count = counts[units];
+          counts[units] = at[units];
+          at[units] += count;
+        }
+      }
+    }
+    crew.run([&](std::int64_t worker) {
+      std::vector<Id> mine = std::move(next[index(worker)]);
+      Id* sorted = sorted_.items.data();
+      each_document(crew, worker, 0.1, [&](std::int64_t document, std::int64_t units) {
+        sorted[mine[index(units)]++] = static_cast<Id>(document);
+      });
+    });
+    // Full rows of split documents are the last of the longest.
+    const std::int64_t num_rows = items_.size() - lengths.size();
+    for (std::int64_t row = 0; row < num_rows; ++row) {
+      sorted_.items[sorted_.items.size() - num_rows + row] = static_cast<Id>(lengths.size() + row);
+    }
+  }
+
+  // Calls function(document, units) for each of a worker's documents that is packed.
+  template <class Function>
+  void each_document(const Crew& crew, std::int64_t worker, double done, const Function& function) {
+    const Lengths& lengths = items_.lengths();
+    const std::int64_t stop = crew.begin_of(worker + 1, lengths.size());
+    for (std::int64_t begin = crew.begin_of(worker, lengths.size()); begin < stop;) {
+      const std::int64_t end = std::min(stop, begin + kChunk);
+      lengths.visit([&](const auto* data) {
+        for (std::int64_t document = begin; document < end; ++document) {
+          auto length = static_cast<std::int64_t>(data[document]);
+          if (__builtin_expect(length > items_.row(), 0)) length = items_.packed_length(length);
+          if (length > 0) function(document, items_.units(length));
+        }
+      });
+      begin = end;
+      if (worker == 0) {
+        monitor_.report(done + 0.3 * static_cast<double>(end) / static_cast<double>(stop));
+      } else if (crew.stopped()) {
+        return;
+      }
+    }
+  }
+
+  // Puts the items of each length in a seeded order. Every length has random numbers of its own, so
+  // the threads may share them out as they like.
+  void mix() {
+    Crew crew(sorted_.items.size() < kFewItems ? 1 : 8);
+    std::atomic<std::int64_t> taken{1};
+    crew.run([&](std::int64_t worker) {
+      constexpr std::int64_t kUnitsAtOnce = 16;
+      for (;;) {
+        const std::int64_t first = taken.fetch_add(kUnitsAtOnce);
+        if (first > capacity_ || crew.stopped()) return;
+        if (worker == 0 && first % (256 * kUnitsAtOnce) == 1) monitor_.report(0.5);
+        for (std::int64_t units = first; units < std::min(first + kUnitsAtOnce, capacity_ + 1);
+             ++units) {
+          Random random(seed_, kDocumentOrder + (static_cast<std::uint64_t>(units) << 8));
+          shuffle(sorted_.items.data() + sorted_.begin[index(units)],
+                  sorted_.items.data() + sorted_.begin[index(units + 1)], random);
+        }
+      }
+    });
+  }
+
+  // The patterns of a geometry, each as often as it repeats, in a seeded order.
+  std::vector<std::uint32_t> pack_order(const Geometry& geometry) const {
+    std::vector<std::uint32_t> order;
+    order.reserve(index(geometry.num_packs()));
+    for (std::size_t pattern = 0; pattern < geometry.repeats.size(); ++pattern) {
+      order.insert(order.end(), index(geometry.repeats[pattern]),
+                   static_cast<std::uint32_t>(pattern));
+    }
+    Random random(seed_, kPackOrder);
+    shuffle(order, random);
+    return order;
+  }
+
+  const Items& items_;
+  std::uint64_t seed_;
+  Monitor& monitor_;
+  std::int64_t capacity_;
+  Sorted<Id> sorted_;
+};
+
+template <class Id>
+void deal_ids(const Items& items, const LengthHistogram& histogram, const Geometry& geometry,
+              std::uint64_t seed, Monitor& monitor, Plan& plan, Buffer<Id>& ids) {
+  Dealer<Id>(items, histogram, seed, monitor).write(geometry, plan.pack_offsets, ids);
+  if (!items.whole_documents()) write_segments(items, ids, plan);
+}
+
+}  // namespace
+
+template <class Id>
+void write_segments(const Items& items, Buffer<Id>& ids, Plan& plan) {
+  plan.segment_starts = Buffer<std::int64_t>(ids.size());
+  plan.segment_lengths = Buffer<std::int64_t>(ids.size());
+  for (std::int64_t place = 0; place < ids.size(); ++place) {
+    const Segment segment = items.segment(ids[place]);
+    ids[place] = static_cast<Id>(segment.document);
+    plan.segment_starts[place] = segment.start;
+    plan.segment_lengths[place] = segment.length;
+  }
+}
+
+template void write_segments<std::int32_t>(const Items&, Buffer<std::int32_t>&, Plan&);
+template void write_segments<std::int64_t>(const Items&, Buffer<std::int64_t>&, Plan&);
+
+void deal(const Items& items, const LengthHistogram& histogram, const Geometry& geometry,
+          std::uint64_t seed, Monitor& monitor, Plan& plan) {
+  if (items.size() <= std::numeric_limits<std::int32_t>::max()) {
+    deal_ids(items, histogram, geometry, seed, monitor, plan, plan.narrow_ids);
+  } else {
+    deal_ids(items, histogram, geometry, seed, monitor, plan, plan.wide_ids);
+  }
+}
+
+}  // namespace packing

@@ -1,0 +1,75 @@
+// What there is to pack: documents, or what --overlong leaves of them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "histogram.hpp"
+#include "lengths.hpp"
+
+namespace packing {
+
+// What happens to a document that is longer than a row.
+enum class Overlong {
+  kError,     // std::invalid_argument names the document
+  kDrop,      // left out and counted
+  kTruncate,  // its first sequence_length positions are kept
+  kSplit,     // full rows first, the rest is packed (Ding et al., arXiv 2404.10830)
+};
+
+// Throws std::invalid_argument where the name is not error, drop, truncate or split.
+Overlong overlong_from_name(const std::string& name);
+
+// Positions start .. start + length - 1 of a document.
+struct Segment {
+  std::int64_t document, start, length;
+};
+
+// Item d < lengths.size() is document d, or what is left of it after its full rows; the items from
+// lengths.size() on are the full rows of split documents, in document order.
+class Items {
+ public:
+  // Throws std::invalid_argument for an over-long document under Overlong::kError.
+  // row: positions in a row, a multiple of alignment.
+  Items(const Lengths& lengths, const Survey& survey, std::int64_t row, std::int64_t alignment,
+        Overlong overlong);
+
+  std::int64_t size() const { return first_full_row_.back(); }
+  // Whether every item is a whole document.
+  bool whole_documents() const { return whole_documents_; }
+  const Lengths& lengths() const { return lengths_; }
+  std::int64_t row() const { return row_; }
+
+  // Positions of an item; 0 where nothing of it is packed.
+  std::int64_t length(std::int64_t item) const {
+    return item < lengths_.size() ? packed_length(lengths_[item]) : row_;
+  }
+  // The same from the length of a document.
+  std::int64_t packed_length(std::int64_t length) const {
+    if (length <= row_) return length;
+    if (overlong_ == Overlong::kDrop) return 0;
+    return overlong_ == Overlong::kTruncate ? row_ : length % row_;
+  }
+  // Positions in units of the alignment, rounded up.
+  std::int64_t units(std::int64_t length) const {
+    return alignment_ == 1 ? length : (length + alignment_ - 1) / alignment_;
+  }
+
+  Segment segment(std::int64_t item) const;
+
+  // How many items there are of each number of units.
+  LengthHistogram histogram(const Survey& survey) const;
+
+ private:
+  Lengths lengths_;
+  std::int64_t row_;
+  std::int64_t alignment_;
+  Overlong overlong_;
+  bool whole_documents_;
+  std::vector<std::int64_t> split_;  // documents that were split
+  // The item of their first full row, and one more at the end.
+  std::vector<std::int64_t> first_full_row_;
+};
+
+}  // namespace packing

@@ -1,0 +1,86 @@
+#include "optimal.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "lower_bound.hpp"
+#include "price_guided.hpp"
+#include "prices.hpp"
+#include "random.hpp"
+#include "repack.hpp"
+#include "strategies.hpp"
+#include "work.hpp"
+
+namespace packing {
+namespace {
+
+struct Limits {
+  std::int64_t gaps;    // steps of close_gaps
+  std::int64_t bound;   // steps towards a better lower bound
+  std::int64_t guided;  // steps of price_guided, all dives together
+  std::int64_t pieces;  // of the prices that give the bound
+};
+constexpr Limits kDefaultLimits{20'000'000, 200'000'000, 300'000'000, 64};
+constexpr Limits kHighLimits{400'000'000, 20'000'000'000, 60'000'000'000, 128};
+
+// From careless to careful: a careful dive may still end worse.
+const std::vector<Dive> kDives{{64, 1, 0},       {64, 0.02, 0},    {64, 0.02, 0.5},
+                               {64, 0.005, 0.5}, {128, 0.02, 0.5}, {128, 0.005, 0.5}};
+constexpr int kRounds = 4;  // of all dives, each with other random choices
+
+// The geometry must not depend on the seed of a plan, which deals documents to places only.
+constexpr std::uint64_t kSeed = 0;
+enum Stream : std::uint64_t { kGaps, kFirstDive };
+
+// Prices take time in proportion to the square of the row.
+bool worth_prices(std::int64_t capacity, std::int64_t steps) {
+  constexpr std::int64_t kLeastFills = 10;
+  return capacity < (std::int64_t{1} << 26) && capacity * capacity / 2 * kLeastFills < steps;
+}
+
+}  // namespace
+
+BoundedGeometry optimal(const LengthHistogram& histogram, std::int64_t max_segments, Effort effort,
+                        Monitor& monitor) {
+  BoundedGeometry best;
+  best.lower_bound = lower_bound(histogram, max_segments);
+  best.geometry = exact_fit_decreasing(histogram, max_segments);
+  std::int64_t num_packs = best.geometry.num_packs();
+  auto is_optimal = [&] { return num_packs <= best.lower_bound; };
+  auto keep_better = [&](Geometry geometry) {
+    const std::int64_t packs = geometry.num_packs();
+    if (packs >= num_packs) return;
+    num_packs = packs;
+    best.geometry = std::move(geometry);
+  };
+  if (is_optimal()) return best;
+  keep_better(first_fit_decreasing(histogram, max_segments));
+  keep_better(even_count_fit(histogram, max_segments));
+  best.lower_bound = std::max(best.lower_bound, dual_feasible_bound(histogram));
+  if (is_optimal()) return best;
+
+  const Limits& limits = effort == Effort::kHigh ? kHighLimits : kDefaultLimits;
+  Random random(kSeed, kGaps);
+  Work gaps(limits.gaps, monitor);
+  close_gaps(best.geometry, histogram.capacity(), max_segments, best.lower_bound, random, gaps);
+  num_packs = best.geometry.num_packs();
+  if (is_optimal() || !worth_prices(histogram.capacity(), limits.bound)) return best;
+
+  Work prices(limits.bound, monitor);
+  PriceFinder finder(histogram, limits.pieces);
+  best.lower_bound = std::max(best.lower_bound, finder.find(histogram, num_packs, prices));
+  Work guided(limits.guided, monitor);
+  std::uint64_t stream = kFirstDive;
+  for (int round = 0; round < kRounds; ++round) {
+    for (const Dive& dive : kDives) {
+      if (is_optimal() || guided.exhausted()) return best;
+      Random dive_random(kSeed, stream++);
+      keep_better(price_guided(histogram, max_segments, dive, dive_random, guided));
+    }
+  }
+  return best;
+}
+
+}  // namespace packing

@@ -1,0 +1,110 @@
+#include "repack.hpp"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "strategies.hpp"
+
+namespace packing {
+namespace {
+
+// Full rows that are packed again beside those with gaps: this many for each, and at least ...
+constexpr std::int64_t kFullRowsBesideEach = 2;
+constexpr std::int64_t kLeastRows = 8;
+// After so many vain attempts more full rows join in.
+constexpr int kAttempts = 4;
+
+// Takes `count` packs of a pattern out of a geometry into a histogram.
+void take_out(Geometry& geometry, std::int64_t pattern, std::int64_t count,
+              LengthHistogram& histogram) {
+  const auto p = static_cast<std::size_t>(pattern);
+  geometry.repeats[p] -= count;
+  for (auto run = geometry.pattern_offsets[p]; run < geometry.pattern_offsets[p + 1]; ++run) {
+    const Run& places = geometry.runs[static_cast<std::size_t>(run)];
+    histogram.add(places.length, places.count * count);
+  }
+}
+
+}  // namespace
+
+Geometry mixed_fit(LengthHistogram histogram, std::int64_t max_segments, Random& random,
+                   Work& work) {
+  std::vector<std::int64_t> lots;  // every segment's length, in a random order
+  lots.reserve(static_cast<std::size_t>(histogram.size()));
+  for (std::int64_t length = histogram.largest_at_most(histogram.capacity()); length > 0;
+       length = histogram.largest_at_most(length - 1)) {
+    lots.insert(lots.end(), static_cast<std::size_t>(histogram.count(length)), length);
+  }
+  shuffle(lots, random);
+  work.spend(8 * static_cast<std::int64_t>(lots.size()));
+  Geometry geometry;
+  while (histogram.size() > 0) {
+    OpenPack pack(histogram, geometry, max_segments);
+    pack.take(histogram.largest_at_most(histogram.capacity()));
+    while (pack.places() > 0 && pack.room() > 0) {
+      const std::int64_t longest = histogram.largest_at_most(pack.room());
+      if (longest == 0) break;
+      if (longest < pack.room() && close_exactly(pack, histogram, longest)) break;
+      std::int64_t length = longest;
+      if (longest < pack.room()) {
+        // A lot whose length has run out, or does not fit, is void.
+        while (!lots.empty()) {
+          const std::int64_t lot = lots.back();
+          lots.pop_back();
+          if (lot <= pack.room() && histogram.count(lot) > 0) {
+            length = lot;
+            break;
+          }
+        }
+      }
+      pack.take(length);
+      work.spend(32);
+    }
+    pack.close(1);
+  }
+  return geometry;
+}
+
+void close_gaps(Geometry& geometry, std::int64_t capacity, std::int64_t max_segments,
+                std::int64_t bound, Random& random, Work& work) {
+  std::int64_t num_packs = geometry.num_packs();
+  std::int64_t beside_each = kFullRowsBesideEach;
+  for (int attempt = 1; num_packs > bound && !work.exhausted(); ++attempt) {
+    Geometry kept = geometry;
+    LengthHistogram loose(capacity);
+    std::int64_t rows = 0;
+    std::int64_t gaps = 0;
+    for (std::int64_t pattern = 0; pattern < kept.num_patterns(); ++pattern) {
+      const std::int64_t gap = capacity - kept.pattern_positions(pattern);
+      const std::int64_t repeat = kept.repeats[static_cast<std::size_t>(pattern)];
+      if (gap == 0 || repeat == 0) continue;
+      gaps += gap * repeat;
+      rows += repeat;
+      take_out(kept, pattern, repeat, loose);
+    }
+    if (gaps < capacity) return;
+    const std::int64_t wanted = std::min(num_packs, std::max(kLeastRows, rows * (1 + beside_each)));
+    // The last patterns have the shortest segments; full rows among them and at random join in.
+    for (std::int64_t tries = 0; rows < wanted && tries < 4 * wanted; ++tries) {
+      const auto patterns = static_cast<std::uint64_t>(kept.num_patterns());
+      const auto span = tries % 2 == 0 ? std::max<std::uint64_t>(1, patterns / 8) : patterns;
+      const auto pattern = static_cast<std::int64_t>(patterns - 1 - random.below(span));
+      if (kept.repeats[static_cast<std::size_t>(pattern)] == 0) continue;
+      take_out(kept, pattern, 1, loose);
+      ++rows;
+    }
+    work.spend(16 * kept.num_patterns());
+    const Geometry again = mixed_fit(std::move(loose), max_segments, random, work);
+    if (again.num_packs() < rows) {
+      num_packs -= rows - again.num_packs();
+      kept.append(again);
+      geometry = std::move(kept);
+      attempt = 0;
+    } else if (attempt % kAttempts == 0) {
+      beside_each *= 2;
+    }
+  }
+}
+
+}  // namespace packing

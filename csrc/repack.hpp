@@ -1,0 +1,24 @@
+// Better packs for some of the segments of a plan.
+#pragma once
+
+#include <cstdint>
+
+#include "geometry.hpp"
+#include "histogram.hpp"
+#include "random.hpp"
+#include "work.hpp"
+
+namespace packing {
+
+// Packs the longest first, then segments at random until the last ones can be chosen so that
+// nothing is left of the row. Random choices keep lengths of every kind for the last rows, where
+// exact_fit_decreasing is left with nearly equal ones.
+Geometry mixed_fit(LengthHistogram histogram, std::int64_t max_segments, Random& random,
+                   Work& work);
+
+// Packs the rows with gaps, and full ones beside them, again and again by mixed_fit, until there
+// are no more than `bound` packs, the gaps together are less than a row, or `work` is exhausted.
+void close_gaps(Geometry& geometry, std::int64_t capacity, std::int64_t max_segments,
+                std::int64_t bound, Random& random, Work& work);
+
+}  // namespace packing
