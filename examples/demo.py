@@ -191,7 +191,7 @@ def main() -> None:
 
     num_documents, steps = choose_documents(Corpus(prefix))
     indexes = {}
-    for name, strategy in {"padded": "padding", "packed": "first_fit_decreasing"}.items():
+    for name, strategy in {"padded": "padding", "packed": "optimal"}.items():
         command_line(
             *("pack", prefix, "--sequence-length", SEQUENCE_LENGTH, "--strategy", strategy),
             *("--documents", f"0:{num_documents}", "--overlong", "drop"),

@@ -6,12 +6,14 @@ import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from megatron_packing.corpus.corpus import Corpus
+from megatron_packing.corpus.corpus import Documents
+from megatron_packing.corpus.joined import open_corpus
+from megatron_packing.corpus.lengths_file import LengthsFile
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.pack_index import PlanSettings
 from megatron_packing.index.plan import EFFORTS, OVERLONG, STRATEGIES
-from megatron_packing.report.console import console
+from megatron_packing.report.console import console, progress_bar
 from megatron_packing.report.figures import describe_index
 
 HELP = "plan the packs of a corpus and write a pack index"
@@ -19,7 +21,18 @@ HELP = "plan the packs of a corpus and write a pack index"
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("prefix", type=Path, metavar="PREFIX", help="of PREFIX.bin and PREFIX.idx")
+    parser.add_argument(
+        "prefixes",
+        nargs="*",
+        metavar="PREFIX[:EPOCHS]",
+        help="of PREFIX.bin and PREFIX.idx; several are packed together, each so many times",
+    )
+    parser.add_argument(
+        "--lengths",
+        type=Path,
+        metavar="FILE.npy",
+        help="in place of a corpus: positions (tokens less one) of each document",
+    )
     parser.add_argument(
         "--sequence-length", type=int, required=True, metavar="L", help="positions in a row"
     )
@@ -65,7 +78,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Pack."""
-    corpus = Corpus(args.prefix)
+    corpus = _open(args)
     settings = PlanSettings(
         strategy=args.strategy,
         sequence_length=args.sequence_length,
@@ -79,9 +92,25 @@ def run(args: Namespace) -> None:
     )
     documents = _parse_range(args.documents, len(corpus)) if args.documents else None
     started = time.perf_counter()
-    index = build_pack_index(corpus, settings, args.output, documents=documents)
+    with progress_bar("packing", 1) as progress:
+        index = build_pack_index(
+            corpus,
+            settings,
+            args.output,
+            documents=documents,
+            progress=lambda share: progress.update(share, ""),
+        )
     console.print(describe_index(index))
     console.print(f"wrote {args.output} in {time.perf_counter() - started:.2f} s")
+
+
+def _open(args: Namespace) -> Documents:
+    if bool(args.prefixes) == (args.lengths is not None):
+        raise InputError(
+            f"{len(args.prefixes)} corpora and {'a' if args.lengths else 'no'} --lengths file were "
+            f"given; give one PREFIX or more, or --lengths FILE.npy"
+        )
+    return LengthsFile(args.lengths) if args.lengths else open_corpus(",".join(args.prefixes))
 
 
 def _parse_range(text: str, num_documents: int) -> range:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from megatron_packing.corpus.corpus import Corpus
+from megatron_packing.corpus.joined import open_corpus
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.report.console import console
@@ -42,7 +42,7 @@ def run(args: Namespace) -> None:
         return
     if not 0 <= args.pack < len(index):
         raise InputError(f"--pack is {args.pack}; {args.index} has packs 0 to {len(index) - 1}")
-    corpus = Corpus(args.corpus or index.corpus.prefix)
+    corpus = open_corpus(args.corpus or index.corpus.prefix)
     index.check_corpus(corpus.prefix, corpus.fingerprint)
     tokenizer = find_tokenizer(corpus.prefix, args.tokenizer)
     show_pack(index, corpus, args.pack, tokenizer, args.max_tokens)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from megatron_packing.corpus.corpus import Corpus
+from megatron_packing.corpus.corpus import Documents
+from megatron_packing.corpus.joined import open_corpus
+from megatron_packing.corpus.lengths_file import LengthsFile
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.verify import verify_pack_index
 from megatron_packing.report.console import console
@@ -24,7 +26,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Verify."""
     index = PackIndex.open(args.index)
-    corpus = Corpus(args.corpus or index.corpus.prefix)
+    corpus: Documents
+    if args.corpus is None and index.corpus.fingerprint.startswith("lengths-"):
+        corpus = LengthsFile(index.corpus.prefix)
+    else:
+        corpus = open_corpus(args.corpus or index.corpus.prefix)
     index.check_corpus(corpus.prefix, corpus.fingerprint)
     verify_pack_index(index, corpus.num_tokens)
     figures = index.figures

@@ -42,6 +42,18 @@ class Documents(Protocol):
         """Documents."""
 
 
+class TokenDocuments(Documents, Protocol):
+    """Documents whose tokens can be had."""
+
+    def tokens(self, document: int, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Tokens ``start`` to ``stop`` of one document."""
+
+    def loss_mask(
+        self, document: int, start: int = 0, stop: int | None = None
+    ) -> NDArray[np.uint8]:
+        """For the same tokens: 1 where the token is trained (as a label), else 0."""
+
+
 class Corpus:
     """Documents of a Megatron ``.bin/.idx`` pair, memory-mapped.
 
@@ -70,6 +82,11 @@ class Corpus:
                     f"{index_path(masks)} does not have the document lengths of "
                     f"{index_path(self.prefix)}; the two are of different corpora: write them again"
                 )
+
+    @property
+    def folder(self) -> Path:
+        """Where what is made from it may be kept."""
+        return self.prefix.parent
 
     def __reduce__(self) -> tuple[type[Corpus], tuple[str]]:
         return Corpus, (str(self.prefix),)

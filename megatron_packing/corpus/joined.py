@@ -64,6 +64,11 @@ class JoinedCorpus:
                 self._parts.append(Part(corpus, rest))
         self._ends = np.cumsum([part.count for part in self._parts])
 
+    @property
+    def folder(self) -> Path:
+        """Where what is made from it may be kept."""
+        return self._corpora[0][0].folder
+
     def __reduce__(self) -> tuple[type[JoinedCorpus], tuple[list[tuple[Corpus, float]]]]:
         return JoinedCorpus, (self._corpora,)
 

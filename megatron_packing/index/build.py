@@ -14,6 +14,7 @@ from megatron_packing.index.pack_index import (
     Figures,
     PackIndex,
     PlanSettings,
+    group_places,
     refuse_existing,
     write_pack_index,
 )
@@ -79,6 +80,10 @@ def build_pack_index(
     arrays = {"pack_offsets": plan.pack_offsets, "document_ids": document_ids}
     if plan.segment_starts is not None and plan.segment_lengths is not None:
         arrays |= {"segment_starts": plan.segment_starts, "segment_lengths": plan.segment_lengths}
+    segment_lengths = plan.segment_lengths
+    if segment_lengths is None:
+        segment_lengths = np.asarray(corpus.num_tokens)[document_ids] - 1
+    arrays |= group_places(segment_lengths, plan.sequence_length, plan.alignment)
     write_pack_index(
         path,
         plan=settings,

@@ -7,10 +7,17 @@ A pack index is a folder:
     document_ids.npy      int32, (num_segments,)   int64 for more than 2**31 - 1 documents
     segment_starts.npy    int64, (num_segments,)   only if some segment is not a whole document
     segment_lengths.npy   int64, (num_segments,)   likewise
+    places_by_length.npy  int32, (num_segments,)   the places (entries of document_ids) sorted by
+                          the positions they take in a row; int64 likewise
+    length_offsets.npy    int64, (sequence_length / alignment + 2,)   where in places_by_length the
+                          places of each length, in units of the alignment, begin
 
 Positions, not tokens: a document of n tokens has n - 1 positions, position i having token i as its
 input and token i + 1 as its label. The folder is written beside its place and renamed, so it exists
 whole or not at all. Its bytes depend on the plan and the corpus alone.
+
+Segments of one length are interchangeable: every epoch after the first deals them to each other's
+places anew: other neighbours in the same packs, computed from (seed, epoch), not stored.
 """
 
 from __future__ import annotations
@@ -25,13 +32,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_packing import _core
 from megatron_packing.errors import InputError
 from megatron_packing.files import sync, temporary_sibling
 
 FORMAT = "megatron-packing pack index"
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
-REQUIRED_ARRAYS = ("pack_offsets", "document_ids")
+REQUIRED_ARRAYS = ("pack_offsets", "document_ids", "places_by_length", "length_offsets")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +115,8 @@ class PackIndex:
     document_ids: NDArray[np.integer]
     segment_starts: NDArray[np.int64] | None
     segment_lengths: NDArray[np.int64] | None
+    places_by_length: NDArray[np.integer]
+    length_offsets: NDArray[np.int64]
 
     @classmethod
     def open(cls, path: str | Path) -> PackIndex:
@@ -131,6 +141,8 @@ class PackIndex:
                 document_ids=arrays["document_ids"],
                 segment_starts=arrays.get("segment_starts"),
                 segment_lengths=arrays.get("segment_lengths"),
+                places_by_length=arrays["places_by_length"],
+                length_offsets=arrays["length_offsets"],
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise InputError(
@@ -145,22 +157,45 @@ class PackIndex:
     def __reduce__(self) -> tuple[Any, tuple[Path]]:
         return PackIndex.open, (self.path,)
 
-    def segments(self, pack: int, num_tokens: NDArray[Any]) -> Segments:
+    def segments(
+        self, pack: int, num_tokens: NDArray[Any], *, epoch: int = 0, seed: int = 0
+    ) -> Segments:
         """The segments of one pack.
 
         Args:
             pack: From 0 to ``len(self) - 1``.
             num_tokens: Tokens of each document of the corpus.
+            epoch: From 0 on. In epoch 0 segments stand where they were planned; in later ones
+                they have changed places with others of their length, so that neighbours differ.
+            seed: Decides who changes with whom.
         """
         if not 0 <= pack < len(self):
             raise IndexError(f"{self.path} has packs 0 to {len(self) - 1}, not {pack}")
-        chosen = slice(int(self.pack_offsets[pack]), int(self.pack_offsets[pack + 1]))
-        documents = np.asarray(self.document_ids[chosen])
+        places = np.arange(int(self.pack_offsets[pack]), int(self.pack_offsets[pack + 1]))
+        segments = self._segments_at(places, num_tokens)
+        if epoch == 0:
+            return segments
+        key = _core.epoch_key(seed, epoch)
+        units = -(-segments.lengths // self.plan.alignment)
+        other = [
+            self._place_of_epoch(place, length, key)
+            for place, length in zip(places.tolist(), units.tolist(), strict=True)
+        ]
+        return self._segments_at(np.array(other, np.int64), num_tokens)
+
+    def _segments_at(self, places: NDArray[np.int64], num_tokens: NDArray[Any]) -> Segments:
+        documents = np.asarray(self.document_ids[places])
         if self.segment_starts is None or self.segment_lengths is None:
             lengths = num_tokens[documents].astype(np.int64) - 1
             return Segments(documents, np.zeros_like(lengths), lengths)
-        starts, lengths = self.segment_starts[chosen], self.segment_lengths[chosen]
-        return Segments(documents, np.asarray(starts), np.asarray(lengths))
+        return Segments(documents, self.segment_starts[places], self.segment_lengths[places])
+
+    def _place_of_epoch(self, place: int, length: int, key: int) -> int:
+        """The place whose segment stands at ``place`` in the epoch of ``key``."""
+        begin, end = (int(offset) for offset in self.length_offsets[length : length + 2])
+        alike = self.places_by_length[begin:end]  # in rising order
+        rank = int(np.searchsorted(alike, place))
+        return int(alike[_core.permute(rank, end - begin, _core.epoch_key(key, length))])
 
     def check_corpus(self, prefix: Path, fingerprint: str) -> None:
         """Refuse a corpus that the index was not made from.
@@ -232,6 +267,24 @@ def write_pack_index(
             refuse_existing(path)
             raise
     sync(path.parent)
+
+
+def group_places(
+    lengths: NDArray[np.integer], sequence_length: int, alignment: int
+) -> dict[str, NDArray[np.integer]]:
+    """The arrays ``places_by_length`` and ``length_offsets`` for segments of the given lengths."""
+    units = -(-lengths // alignment)
+    num_units = sequence_length // alignment
+    if num_units <= np.iinfo(np.uint16).max:
+        units = units.astype(np.uint16)  # numpy sorts 16 bits by radix
+    counts = np.bincount(units, minlength=num_units + 1)
+    narrow = len(lengths) <= np.iinfo(np.int32).max
+    return {
+        "places_by_length": np.argsort(units, kind="stable").astype(
+            np.int32 if narrow else np.int64
+        ),
+        "length_offsets": np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
+    }
 
 
 def refuse_existing(path: Path) -> None:

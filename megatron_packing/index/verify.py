@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_packing.errors import InputError
-from megatron_packing.index.pack_index import PackIndex, PlanSettings
+from megatron_packing.index.pack_index import PackIndex, PlanSettings, group_places
 
 
 def verify_pack_index(index: PackIndex, num_tokens: NDArray[Any]) -> None:
@@ -55,6 +55,7 @@ def _find_problem(index: PackIndex, num_tokens: NDArray[Any]) -> str | None:
         _find_bad_segment(documents, starts, lengths, positions)
         or _find_overfull(offsets, lengths, index.plan)
         or _find_uncovered(index, documents, starts, lengths, positions)
+        or _find_bad_groups(index, lengths)
     )
 
 
@@ -123,3 +124,11 @@ def _find_uncovered(
         f"document {first + int(np.argmax(missing > 0))} lacks positions: {num_missing} are "
         f"missing in all, where the manifest counts {index.figures.num_positions_lost} as left out"
     )
+
+
+def _find_bad_groups(index: PackIndex, lengths: NDArray[np.int64]) -> str | None:
+    expected = group_places(lengths, index.plan.sequence_length, index.plan.alignment)
+    for name, array in expected.items():
+        if not np.array_equal(getattr(index, name), array):
+            return f"{name} does not group its segments by length"
+    return None

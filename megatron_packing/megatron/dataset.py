@@ -16,6 +16,7 @@ from megatron.core.datasets.megatron_dataset import MegatronDataset
 from megatron.core.datasets.utils import Split
 
 from megatron_packing.corpus.corpus import Corpus
+from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.order import pack_at
@@ -75,7 +76,7 @@ class PackedDataset(MegatronDataset):
 
     def __init__(
         self,
-        dataset: Corpus,
+        dataset: Corpus | JoinedCorpus,
         dataset_path: str | None,
         indices: np.ndarray,
         num_samples: int | None,
@@ -100,14 +101,17 @@ class PackedDataset(MegatronDataset):
         self._tail_token = max(0, self._pad_token_id or 0)  # any token of the vocabulary will do
 
     @staticmethod
-    def numel_low_level_dataset(low_level_dataset: Corpus) -> int:
+    def numel_low_level_dataset(low_level_dataset: Corpus | JoinedCorpus) -> int:
         """Documents of a corpus."""
         return len(low_level_dataset)
 
     @staticmethod
-    def build_low_level_dataset(dataset_path: str, config: PackedDatasetConfig) -> Corpus:  # noqa: ARG004
-        """Open a corpus."""
-        return Corpus(dataset_path)
+    def build_low_level_dataset(
+        dataset_path: str,
+        config: PackedDatasetConfig,  # noqa: ARG004  # Megatron gives it
+    ) -> Corpus | JoinedCorpus:
+        """Open a corpus, or several that are packed together: ``A,B:2``."""
+        return open_corpus(dataset_path)
 
     @staticmethod
     def _key_config_attributes() -> list[str]:
@@ -126,10 +130,16 @@ class PackedDataset(MegatronDataset):
 
     def __getitem__(self, idx: int) -> dict[str, torch.Tensor]:
         """Lay sample ``idx`` out."""
-        pack = pack_at(int(idx), len(self.index), self.config.random_seed)
+        seed = self.config.random_seed
+        segments = self.index.segments(
+            pack_at(int(idx), len(self.index), seed),
+            self.corpus.num_tokens,
+            epoch=int(idx) // len(self.index),
+            seed=seed,
+        )
         layout = lay_out(
             self.corpus,
-            self.index.segments(pack, self.corpus.num_tokens),
+            segments,
             self.config.sequence_length,
             self._cu_seqlens_width,
             self._tail_token,
@@ -144,7 +154,9 @@ class PackedDataset(MegatronDataset):
         }
 
 
-def _find_index(corpus: Corpus, documents: range, config: PackedDatasetConfig) -> PackIndex:
+def _find_index(
+    corpus: Corpus | JoinedCorpus, documents: range, config: PackedDatasetConfig
+) -> PackIndex:
     if config.packing_indexes:
         return _find_given(corpus, documents, config)
     settings = PlanSettings(
@@ -155,7 +167,7 @@ def _find_index(corpus: Corpus, documents: range, config: PackedDatasetConfig) -
         packs_multiple_of=config.packing_packs_multiple_of,
         seed=config.random_seed,
     )
-    folder = Path(config.path_to_cache or corpus.prefix.parent / "cache") / _CACHE_FOLDER
+    folder = Path(config.path_to_cache or corpus.folder / "cache") / _CACHE_FOLDER
     identity = [corpus.fingerprint, documents.start, documents.stop, asdict(settings)]
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     path = folder / name
@@ -177,7 +189,9 @@ def _find_index(corpus: Corpus, documents: range, config: PackedDatasetConfig) -
     return _check(PackIndex.open(path), corpus, config)
 
 
-def _find_given(corpus: Corpus, documents: range, config: PackedDatasetConfig) -> PackIndex:
+def _find_given(
+    corpus: Corpus | JoinedCorpus, documents: range, config: PackedDatasetConfig
+) -> PackIndex:
     """Choose the one index of this corpus whose documents all belong to this split."""
     found = []
     for path in config.packing_indexes:
@@ -203,7 +217,9 @@ def _find_given(corpus: Corpus, documents: range, config: PackedDatasetConfig) -
     return _check(found[0], corpus, config)
 
 
-def _check(index: PackIndex, corpus: Corpus, config: PackedDatasetConfig) -> PackIndex:
+def _check(
+    index: PackIndex, corpus: Corpus | JoinedCorpus, config: PackedDatasetConfig
+) -> PackIndex:
     index.check_corpus(corpus.prefix, corpus.fingerprint)
     if index.plan.sequence_length != config.sequence_length:
         raise InputError(

@@ -34,6 +34,7 @@ def progress_bar(name: str, total: float) -> Iterator[ProgressBar]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=error_console,
+        transient=True,
         disable=not error_console.is_terminal,
     ) as progress:
         yield ProgressBar(progress, progress.add_task(name, total=total, note=""))

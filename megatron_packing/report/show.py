@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from megatron_packing.corpus.corpus import Corpus
+from megatron_packing.corpus.corpus import TokenDocuments
 from megatron_packing.corpus.tokenize import corpus_record_path
 from megatron_packing.corpus.tokenizer import load_tokenizer
 from megatron_packing.index.pack_index import PackIndex
@@ -33,7 +33,7 @@ def find_tokenizer(prefix: Path, path_or_name: str | None) -> PreTrainedTokenize
 
 def show_pack(
     index: PackIndex,
-    corpus: Corpus,
+    corpus: TokenDocuments,
     pack: int,
     tokenizer: PreTrainedTokenizerFast | None,
     max_tokens: int,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_packing.corpus.corpus import Corpus
+from megatron_packing.corpus.corpus import TokenDocuments
 from megatron_packing.index.pack_index import Segments
 
 _BUCKETS = 8
@@ -35,7 +35,11 @@ class Layout:
 
 
 def lay_out(
-    corpus: Corpus, segments: Segments, sequence_length: int, cu_seqlens_width: int, pad_token: int
+    corpus: TokenDocuments,
+    segments: Segments,
+    sequence_length: int,
+    cu_seqlens_width: int,
+    pad_token: int,
 ) -> Layout:
     """Lay the segments of a pack out one after another.
 

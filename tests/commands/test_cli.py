@@ -69,7 +69,7 @@ def test_verify_names_what_is_wrong(index, capsys):
 
 def test_show_prints_figures_or_one_pack(index, corpus, capsys):
     assert main(["show", str(index)]) == 0
-    assert "first_fit_decreasing" in capsys.readouterr().out
+    assert "optimal" in capsys.readouterr().out
     assert main(["show", str(index), "--pack", "0"]) == 0
     output = capsys.readouterr().out
     segments = PackIndex.open(index).segments(0, corpus.num_tokens)

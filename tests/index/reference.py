@@ -48,3 +48,38 @@ def segments_of(plan: PackPlan, lengths: np.ndarray) -> list[list[tuple[int, int
         sizes = np.asarray(lengths, np.int64)[plan.document_ids]
     rows = list(zip(plan.document_ids.tolist(), starts.tolist(), sizes.tolist(), strict=True))
     return [rows[first:stop] for first, stop in pairwise(plan.pack_offsets.tolist())]
+
+
+def best_fit_decreasing(lengths: list[int], capacity: int) -> list[list[int]]:
+    """Longest first, each into the row that it leaves the least room in."""
+    rows: list[list[int]] = []
+    for length in sorted(lengths, reverse=True):
+        fitting = [row for row in rows if sum(row) + length <= capacity]
+        if fitting:
+            max(fitting, key=sum).append(length)
+        else:
+            rows.append([length])
+    return rows
+
+
+def fewest_rows(lengths: list[int], capacity: int, most: int) -> int:
+    """The optimum, by trying everything: for a dozen documents."""
+    lengths = sorted(lengths, reverse=True)
+    best = len(lengths)
+
+    def place(at: int, rows: list[tuple[int, int]]) -> None:
+        nonlocal best
+        if len(rows) >= best:
+            return
+        if at == len(lengths):
+            best = len(rows)
+            return
+        length = lengths[at]
+        for row, (filled, count) in enumerate(rows):
+            alike = (filled, count) in rows[:row]  # equal rows lead to equal plans
+            if not alike and filled + length <= capacity and count < most:
+                place(at + 1, [*rows[:row], (filled + length, count + 1), *rows[row + 1 :]])
+        place(at + 1, [*rows, (length, 1)])
+
+    place(0, [])
+    return best

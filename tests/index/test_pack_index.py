@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from megatron_packing import Corpus, PackIndex
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import PlanSettings
+from megatron_packing.index.pack_index import REQUIRED_ARRAYS, PlanSettings
 from megatron_packing.index.verify import verify_pack_index
 from tests.conftest import chat_like_lengths, write_corpus
 
@@ -47,9 +48,32 @@ def test_what_was_written_is_opened_memory_mapped(index):
 def test_an_index_without_split_documents_has_no_segment_arrays(index):
     assert sorted(path.name for path in index.path.iterdir()) == [
         "document_ids.npy",
+        "length_offsets.npy",
         "manifest.json",
         "pack_offsets.npy",
+        "places_by_length.npy",
     ]
+
+
+@pytest.mark.parametrize("changes", [{}, {"strategy": "random"}, {"alignment": 10}])
+def test_epochs_have_the_same_segments_and_geometry_but_other_neighbours(corpus, tmp_path, changes):
+    plan = settings(sequence_length=100, overlong="split", **changes)
+    index = build_pack_index(corpus, plan, tmp_path / "epochs")
+
+    def packs(epoch, seed=3):
+        return [
+            list(index.segments(pack, corpus.num_tokens, epoch=epoch, seed=seed))
+            for pack in range(len(index))
+        ]
+
+    def aligned(rows):
+        return [[-(-n // plan.alignment) for _, _, n in row] for row in rows]
+
+    planned, second, third = packs(0), packs(1), packs(2)
+    assert aligned(planned) == aligned(second) == aligned(third)
+    assert sorted(chain(*planned)) == sorted(chain(*second)) == sorted(chain(*third))
+    assert len({str(rows) for rows in (planned, second, third, packs(1, seed=4))}) == 4
+    assert second == packs(1)
 
 
 def test_the_same_corpus_and_plan_give_the_same_bytes(corpus, index, tmp_path):
@@ -151,9 +175,9 @@ def damage_manifest(path, **changes):
         (lambda path: damage_manifest(path, format_version=99), "format version 99"),
         (lambda path: damage_manifest(path, arrays={}), "does not list"),
         (lambda path: damage_manifest(path, plan={}), "lacks a field"),
-        (lambda path: damage_manifest(path, arrays=["pack_offsets", "document_ids"]), "lacks a"),
+        (lambda path: damage_manifest(path, arrays=list(REQUIRED_ARRAYS)), "lacks a"),
         (
-            lambda path: damage_manifest(path, arrays={"pack_offsets": {}, "document_ids": {}}),
+            lambda path: damage_manifest(path, arrays={name: {} for name in REQUIRED_ARRAYS}),
             "lacks a field",
         ),
         (lambda path: (path / "document_ids.npy").unlink(), "document_ids.npy cannot be opened"),

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_packing import STRATEGIES, plan_packs
 from tests.index.reference import (
     as_multiset,
+    best_fit_decreasing,
+    fewest_rows,
     first_fit_decreasing,
     next_fit_decreasing,
     segments_of,
@@ -19,6 +21,15 @@ IN_RANDOM_ORDER = ("random", "first_fit_shuffle")
 lengths_in_a_row = st.lists(st.integers(1, ROW), min_size=1, max_size=60)
 any_lengths = st.lists(st.integers(1, 4 * ROW), min_size=1, max_size=60)
 seeds = st.integers(0, 2**64 - 1)
+
+
+def hard_lengths(row):
+    """Documents of which no decreasing order makes the right triples."""
+    random = np.random.default_rng(0)
+    kind = random.choice(3, 20_000, p=[0.4, 0.3, 0.3])
+    low = np.array([row // 2, row // 3, row // 4])[kind] + 1
+    high = np.array([row, row // 2, row // 3])[kind] + 1
+    return random.integers(low, high)
 
 
 def lengths_of_packs(plan, lengths):
@@ -94,6 +105,121 @@ def test_first_fit_decreasing_packs_are_those_of_the_textbook(lengths, row):
     assert as_multiset(lengths_of_packs(plan, lengths)) == as_multiset(
         first_fit_decreasing(lengths, row)
     )
+
+
+@given(lengths=lengths_in_a_row)
+def test_best_fit_decreasing_packs_are_as_full_as_those_of_the_textbook(lengths):
+    plan = plan_packs(np.array(lengths), ROW, strategy="best_fit_decreasing")
+    filled = [sum(pack) for pack in lengths_of_packs(plan, lengths)]
+    assert sorted(filled) == sorted(map(sum, best_fit_decreasing(lengths, ROW)))
+
+
+@given(lengths=lengths_in_a_row, most=st.integers(1, 9), seed=seeds)
+def test_first_fit_shuffle_leaves_no_two_rows_that_fit_together(lengths, most, seed):
+    plan = plan_packs(
+        np.array(lengths),
+        ROW,
+        strategy="first_fit_shuffle",
+        max_documents_per_pack=most,
+        seed=seed,
+    )
+    open_rows = [sum(p) for p in lengths_of_packs(plan, lengths) if len(p) < most]
+    assert sum(filled <= ROW // 2 for filled in open_rows) <= 1
+
+
+@given(lengths=st.lists(st.integers(1, ROW), min_size=1, max_size=10), most=st.integers(1, 5))
+def test_optimal_reaches_the_brute_force_optimum_on_small_sets(lengths, most):
+    plan = plan_packs(np.array(lengths), ROW, max_documents_per_pack=most, effort="high")
+    assert plan.lower_bound <= fewest_rows(lengths, ROW, most) <= plan.num_packs
+    if most >= len(lengths):
+        assert plan.num_packs == fewest_rows(lengths, ROW, most)
+
+
+@pytest.mark.parametrize("effort", ["default", "high"])
+@given(lengths=st.lists(st.integers(1, 100), min_size=1, max_size=80), most=st.integers(1, 12))
+@settings(max_examples=40)
+def test_optimal_is_never_worse_than_first_fit_decreasing(effort, lengths, most):
+    limit = {"max_documents_per_pack": most}
+    best = plan_packs(lengths, 100, effort=effort, **limit)
+    decreasing = plan_packs(lengths, 100, strategy="first_fit_decreasing", **limit)
+    assert best.lower_bound <= best.num_packs <= decreasing.num_packs
+
+
+def test_packs_by_price_beat_first_fit_decreasing_by_far_on_a_hard_set():
+    row = 1024
+    lengths = hard_lengths(row)
+    best = plan_packs(lengths, row)
+    decreasing = plan_packs(lengths, row, strategy="first_fit_decreasing")
+    assert best.num_packs <= best.lower_bound * 1.004
+    assert decreasing.num_packs >= best.lower_bound * 1.025
+    assert best.lower_bound > decreasing.lower_bound  # prices prove more than L2
+    covered = np.bincount(best.document_ids, minlength=len(lengths))
+    assert (covered == 1).all()
+    assert np.add.reduceat(lengths[best.document_ids], best.pack_offsets[:-1]).max() <= row
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_optimal_meets_the_lower_bound_on_chat_like_lengths(seed):
+    lengths = np.random.default_rng(seed).lognormal(6.2, 1.0, 50_000).astype(int).clip(1, 4096)
+    plan = plan_packs(lengths, 4096)
+    assert plan.num_packs == plan.lower_bound == -(-int(lengths.sum()) // 4096)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@given(lengths=any_lengths, alignment=st.sampled_from([1, 2, 4, 8, 16]), most=st.integers(1, 9))
+def test_alignment_and_the_most_documents_of_a_pack_are_kept(strategy, lengths, alignment, most):
+    plan = plan_packs(
+        lengths,
+        ROW,
+        strategy=strategy,
+        overlong="split",
+        alignment=alignment,
+        max_documents_per_pack=most,
+    )
+    packs = segments_of(plan, lengths)
+    for pack in packs:
+        assert sum(-(-length // alignment) * alignment for _, _, length in pack) <= ROW
+        assert len(pack) <= most
+    covered = np.bincount(
+        plan.document_ids,
+        minlength=len(lengths),
+        weights=[length for pack in packs for _, _, length in pack],
+    )
+    assert covered.tolist() == lengths
+
+
+@given(lengths=lengths_in_a_row, min_packs=st.integers(0, 80))
+def test_no_pack_is_empty_while_there_are_documents_for_the_packs_asked_for(lengths, min_packs):
+    plan = plan_packs(lengths, ROW, min_packs=min_packs)
+    assert plan.num_packs >= max(min_packs, plan.lower_bound)
+    num_empty = np.count_nonzero(np.diff(plan.pack_offsets) == 0)
+    assert num_empty == max(0, min_packs - len(lengths))
+
+
+def test_packs_stand_in_no_order_of_their_lengths_or_documents():
+    """Rank correlations of a pack's place with what it holds are those of chance."""
+    lengths = np.sort(np.random.default_rng(0).lognormal(5, 1, 40_000).astype(int).clip(1, 2048))
+    plan = plan_packs(lengths, 2048, seed=7)
+    packs = np.repeat(np.arange(plan.num_packs), np.diff(plan.pack_offsets))
+    for quantity in (plan.document_ids, lengths[plan.document_ids]):
+        assert abs(np.corrcoef(packs, quantity)[0, 1]) < 4 / np.sqrt(plan.num_packs)
+    size = np.diff(plan.pack_offsets)[packs]
+    share = (np.arange(len(packs)) - plan.pack_offsets[packs]) / (size - 1).clip(1)
+    order = np.corrcoef(share[size > 1], lengths[plan.document_ids][size > 1])[0, 1]
+    assert abs(order) < 4 / np.sqrt(len(packs))
+
+
+def test_progress_is_told_and_an_exception_in_it_ends_the_planning():
+    shares = []
+
+    def stop_soon(share):
+        shares.append(share)
+        if len(shares) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        plan_packs(hard_lengths(1024), 1024, effort="high", progress=stop_soon)
+    assert all(0 <= share <= 1 for share in shares)
 
 
 @given(lengths=lengths_in_a_row)
@@ -202,6 +328,12 @@ def test_bad_lengths_are_named(lengths, error, message):
         ({"packs_multiple_of": 0}, "packs_multiple_of is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"strategy": "random", "overlong": "drop"}, "cuts documents"),
+        ({"effort": "some"}, "effort is 'some'"),
+        ({"alignment": 0}, "alignment is 0"),
+        ({"alignment": 2 * ROW}, f"alignment is {2 * ROW}; it must be a divisor"),
+        ({"alignment": 5}, "alignment is 5; it must be a divisor"),
+        ({"max_documents_per_pack": 0}, "max_documents_per_pack is 0"),
+        ({"min_packs": -1}, "min_packs is -1"),
         ({"sequence_length": 0}, "sequence_length is 0"),
         ({"sequence_length": 1 << 40}, "sequence_length is 1099511627776"),
     ],
