@@ -4,7 +4,7 @@
 export MEGATRON_PACKING_WERROR ?= 1
 PYTEST = -m pytest
 
-.PHONY: demo test test-3.11 lint environment-3.12 environment-3.11 clean
+.PHONY: demo test test-3.11 lint sanitize environment-3.12 environment-3.11 clean
 
 DEMO ?= .demo
 
@@ -23,6 +23,9 @@ lint: environment-3.12 ## Check style and types
 	.venv-3.12/bin/python -m mypy
 	.venv-3.12/bin/python -c "import sys, clang_format as c; sys.exit(c.clang_format())" \
 	  --dry-run -Werror csrc/*.cpp csrc/*.hpp
+
+sanitize: environment-3.12 ## Run the planner's tests under the C++ sanitizers
+	tools/sanitize.sh .venv-3.12/bin/python
 
 environment-3.12 environment-3.11: environment-%:
 	@tools/make_environment.sh $*

@@ -196,3 +196,32 @@ def test_ctrl_c_leaves_nothing(corpus, tmp_path, capsys, monkeypatch):
     assert main(pack) == 130
     assert capsys.readouterr().err == "megatron-packing: error: interrupted; nothing was written\n"
     assert not [path for path in tmp_path.iterdir() if "output" in path.name]
+
+
+def test_pack_takes_lengths_in_place_of_a_corpus(tmp_path, capsys):
+    lengths = tmp_path / "lengths.npy"
+    np.save(lengths, np.array([5, 3, 9, 8, 1, 4], np.uint16))
+    output = tmp_path / "index"
+    arguments = ["--lengths", str(lengths), "--sequence-length", "10", "--output", str(output)]
+    assert main(["pack", *arguments]) == 0
+    assert "4: optimal" in capsys.readouterr().out
+    assert main(["verify", str(output)]) == 0
+    np.save(lengths, np.array([5, 3, 9, 8, 1, 5], np.uint16))
+    assert "another corpus" in fails(capsys, "verify", output)
+
+
+def test_pack_wants_a_corpus_or_lengths(tmp_path, capsys):
+    missing = ["--sequence-length", "10", "--output", tmp_path / "index"]
+    assert "give one PREFIX or more, or --lengths" in fails(capsys, "pack", *missing)
+    text = tmp_path / "lengths.npy"
+    text.write_text("1 2 3")
+    assert "lengths.npy cannot be read" in fails(capsys, "pack", "--lengths", text, *missing)
+    assert "does not exist" in fails(capsys, "pack", "--lengths", tmp_path / "no.npy", *missing)
+
+
+def test_pack_puts_several_corpora_in_one_index(corpus, tmp_path, capsys):
+    output = tmp_path / "together"
+    names = [str(corpus.prefix), f"{corpus.prefix}:0.5"]
+    assert main(["pack", *names, "--sequence-length", "128", "--output", str(output)]) == 0
+    assert main(["verify", str(output)]) == 0
+    assert "exactly once" in capsys.readouterr().out
