@@ -60,8 +60,8 @@ def test_the_python_example_runs():
     process = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
-    num_packs, utilisation, *_ = process.stdout.split()
-    assert (int(num_packs), float(utilisation)) == (3, 2300 / 3072)
+    num_packs, lower_bound, utilisation, *_ = process.stdout.split()
+    assert (int(num_packs), int(lower_bound), float(utilisation)) == (3, 3, 2300 / 3072)
 
 
 @needs_trainer
