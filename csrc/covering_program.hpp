@@ -25,13 +25,23 @@ class CoveringProgram {
 
   void add_column(Column column) { columns_.push_back(std::move(column)); }
 
-  // Solves for a demand (one number a row, at least 0) and returns the dual price of each row.
-  // No price exceeds 1: a row may also be covered at a cost of 1 a unit.
-  std::vector<double> solve(const std::vector<double>& demand, Work& work);
+  // Begins anew for a demand: one number a row, at least 0.
+  void start(const std::vector<double>& demand);
+
+  // Goes on from where it stands, with the columns added since, and returns the dual price of each
+  // row. No price exceeds 1: a row may also be covered at a cost of 1 a unit.
+  const std::vector<double>& solve(Work& work);
 
  private:
+  bool step();
+  void pivot(std::size_t leaving, double reduced_cost);
+
   std::size_t rows_;
   std::vector<Column> columns_;
+  std::vector<double> inverse_;    // of the basis, row by row
+  std::vector<double> solution_;   // what each basic column is worth
+  std::vector<double> prices_;     // by row
+  std::vector<double> direction_;  // the entering column in terms of the basis
 };
 
 }  // namespace packing

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 namespace packing {
 
@@ -32,6 +33,17 @@ std::int64_t Geometry::pattern_positions(std::int64_t pattern) const {
 void Geometry::close_pattern(std::int64_t repeat) {
   pattern_offsets.push_back(static_cast<std::int64_t>(runs.size()));
   repeats.push_back(repeat);
+}
+
+void Geometry::drop_unused() {
+  Geometry used;
+  for (std::size_t p = 0; p < repeats.size(); ++p) {
+    if (repeats[p] == 0) continue;
+    used.runs.insert(used.runs.end(), runs.begin() + pattern_offsets[p],
+                     runs.begin() + pattern_offsets[p + 1]);
+    used.close_pattern(repeats[p]);
+  }
+  *this = std::move(used);
 }
 
 void Geometry::append(const Geometry& other) {

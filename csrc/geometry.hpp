@@ -30,6 +30,8 @@ struct Geometry {
 
   // Closes a pattern made of the runs pushed since the last call.
   void close_pattern(std::int64_t repeat);
+  // Forgets patterns that stand for no pack.
+  void drop_unused();
   // Adds every pattern of another geometry.
   void append(const Geometry& other);
 };

@@ -21,18 +21,18 @@ struct Limits {
   std::int64_t bound;   // steps towards a better lower bound
   std::int64_t guided;  // steps of price_guided, all dives together
   std::int64_t pieces;  // of the prices that give the bound
+  std::size_t dives;    // how many of kDives are tried
 };
-constexpr Limits kDefaultLimits{20'000'000, 200'000'000, 300'000'000, 64};
-constexpr Limits kHighLimits{400'000'000, 20'000'000'000, 60'000'000'000, 128};
+constexpr Limits kDefaultLimits{20'000'000, 500'000'000, 400'000'000, 256, 1};
+constexpr Limits kHighLimits{400'000'000, 40'000'000'000, 60'000'000'000, 512, 6};
 
 // From careless to careful: a careful dive may still end worse.
 const std::vector<Dive> kDives{{64, 1, 0},       {64, 0.02, 0},    {64, 0.02, 0.5},
                                {64, 0.005, 0.5}, {128, 0.02, 0.5}, {128, 0.005, 0.5}};
-constexpr int kRounds = 4;  // of all dives, each with other random choices
 
 // The geometry must not depend on the seed of a plan, which deals documents to places only.
 constexpr std::uint64_t kSeed = 0;
-enum Stream : std::uint64_t { kGaps, kFirstDive };
+enum Stream : std::uint64_t { kGaps, kCheapRows, kFirstDive };
 
 // Prices take time in proportion to the square of the row.
 bool worth_prices(std::int64_t capacity, std::int64_t steps) {
@@ -73,13 +73,14 @@ BoundedGeometry optimal(const LengthHistogram& histogram, std::int64_t max_segme
   best.lower_bound = std::max(best.lower_bound, finder.find(histogram, num_packs, prices));
   Work guided(limits.guided, monitor);
   std::uint64_t stream = kFirstDive;
-  for (int round = 0; round < kRounds; ++round) {
-    for (const Dive& dive : kDives) {
-      if (is_optimal() || guided.exhausted()) return best;
-      Random dive_random(kSeed, stream++);
-      keep_better(price_guided(histogram, max_segments, dive, dive_random, guided));
-    }
+  for (std::size_t dive = 0; dive < limits.dives; ++dive) {
+    if (is_optimal() || guided.exhausted()) break;
+    Random dive_random(kSeed, stream++);
+    keep_better(price_guided(histogram, max_segments, kDives[dive], dive_random, guided));
   }
+  Random repack_random(kSeed, kCheapRows);
+  repack_cheap_rows(best.geometry, histogram.capacity(), max_segments, finder.prices(),
+                    best.lower_bound, repack_random, guided);
   return best;
 }
 

@@ -98,6 +98,13 @@ PriceFinder::PriceFinder(const LengthHistogram& histogram, std::int64_t pieces)
     first = last + 1;
   }
   program_ = CoveringProgram(rows);
+  // Pairs that fill a row are in most optimal plans: with them the program has less to find out.
+  for (std::int64_t length = histogram.largest_at_most(capacity_); 2 * length >= capacity_;
+       length = histogram.largest_at_most(length - 1)) {
+    if (length < capacity_ && histogram.count(capacity_ - length) > 0) {
+      program_.add_column(column({length, capacity_ - length}));
+    }
+  }
 }
 
 CoveringProgram::Column PriceFinder::column(const std::vector<std::int64_t>& pack) const {
@@ -177,10 +184,11 @@ std::int64_t PriceFinder::find(const LengthHistogram& histogram, std::int64_t en
       demand[row] += value * static_cast<double>(histogram.count(length));
     }
   }
+  program_.start(demand);
   std::int64_t best_bound = 0;
   std::vector<std::int32_t> best_prices = prices_;
   for (int round = 0; round < kMaxRounds && !work.exhausted(); ++round) {
-    const std::vector<double> by_row = program_.solve(demand, work);
+    const std::vector<double>& by_row = program_.solve(work);
     double value = 0;
     for (std::size_t row = 0; row < by_row.size(); ++row) value += by_row[row] * demand[row];
     for (std::int64_t length = 1; length <= capacity_; ++length) {

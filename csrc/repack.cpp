@@ -4,6 +4,8 @@
 #include <utility>
 #include <vector>
 
+#include "price_guided.hpp"
+#include "prices.hpp"
 #include "strategies.hpp"
 
 namespace packing {
@@ -104,6 +106,49 @@ void close_gaps(Geometry& geometry, std::int64_t capacity, std::int64_t max_segm
     } else if (attempt % kAttempts == 0) {
       beside_each *= 2;
     }
+  }
+}
+
+void repack_cheap_rows(Geometry& geometry, std::int64_t capacity, std::int64_t max_segments,
+                       const std::vector<std::int32_t>& prices, std::int64_t bound, Random& random,
+                       Work& work) {
+  constexpr std::int32_t kCheap = kPriceUnit / 200;  // so much less than a pack
+  constexpr std::int64_t kRowsBesideEach[] = {1, 2, 4, 8};
+  const Dive dives[] = {{64, 1, 0}, {64, 0.02, 0.5}};
+  std::int64_t num_packs = geometry.num_packs();
+  for (std::uint64_t attempt = 0; num_packs > bound && !work.exhausted(); ++attempt) {
+    Geometry kept = geometry;
+    LengthHistogram loose(capacity);
+    std::int64_t rows = 0;
+    for (std::int64_t pattern = 0; pattern < kept.num_patterns(); ++pattern) {
+      const auto p = static_cast<std::size_t>(pattern);
+      std::int64_t cost = 0;
+      for (auto run = kept.pattern_offsets[p]; run < kept.pattern_offsets[p + 1]; ++run) {
+        const Run& places = kept.runs[static_cast<std::size_t>(run)];
+        cost += std::int64_t{prices[places.length]} * places.count;
+      }
+      if (cost > kPriceUnit - kCheap || kept.repeats[p] == 0) continue;
+      rows += kept.repeats[p];
+      take_out(kept, pattern, kept.repeats[p], loose);
+    }
+    work.spend(4 * static_cast<std::int64_t>(kept.runs.size()));
+    if (rows == 0) return;
+    const std::int64_t wanted = rows * (1 + kRowsBesideEach[attempt % 4]);
+    for (std::int64_t tries = 0; rows < wanted && tries < 4 * wanted; ++tries) {
+      const auto pattern =
+          static_cast<std::int64_t>(random.below(static_cast<std::uint64_t>(kept.num_patterns())));
+      const std::int64_t repeat = kept.repeats[static_cast<std::size_t>(pattern)];
+      if (repeat == 0) continue;
+      take_out(kept, pattern, 1, loose);
+      ++rows;
+    }
+    Geometry again =
+        price_guided(std::move(loose), max_segments, dives[attempt / 4 % 2], random, work);
+    if (again.num_packs() > rows) continue;  // as many is welcome: other rows are the cheap ones
+    num_packs -= rows - again.num_packs();
+    kept.append(again);
+    kept.drop_unused();
+    geometry = std::move(kept);
   }
 }
 

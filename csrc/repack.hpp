@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "geometry.hpp"
 #include "histogram.hpp"
@@ -20,5 +21,11 @@ Geometry mixed_fit(LengthHistogram histogram, std::int64_t max_segments, Random&
 // are no more than `bound` packs, the gaps together are less than a row, or `work` is exhausted.
 void close_gaps(Geometry& geometry, std::int64_t capacity, std::int64_t max_segments,
                 std::int64_t bound, Random& random, Work& work);
+
+// Packs the rows that cost least under `prices` (prices.hpp), and random ones beside them, again
+// and again by price_guided, until there are no more than `bound` packs or `work` is exhausted.
+void repack_cheap_rows(Geometry& geometry, std::int64_t capacity, std::int64_t max_segments,
+                       const std::vector<std::int32_t>& prices, std::int64_t bound, Random& random,
+                       Work& work);
 
 }  // namespace packing
