@@ -26,6 +26,17 @@ struct Limits {
 constexpr Limits kDefaultLimits{20'000'000, 500'000'000, 400'000'000, 256, 1};
 constexpr Limits kHighLimits{400'000'000, 40'000'000'000, 60'000'000'000, 512, 6};
 
+// Few segments deserve less work.
+Limits scaled(Limits limits, std::int64_t num_segments) {
+  constexpr std::int64_t kMany = 20'000;
+  constexpr std::int64_t kAtLeast = 200;
+  const std::int64_t share = std::min(kMany, num_segments + kAtLeast);
+  for (std::int64_t* limit : {&limits.gaps, &limits.bound, &limits.guided}) {
+    *limit = *limit / kMany * share;
+  }
+  return limits;
+}
+
 // From careless to careful: a careful dive may still end worse.
 const std::vector<Dive> kDives{{64, 1, 0},       {64, 0.02, 0},    {64, 0.02, 0.5},
                                {64, 0.005, 0.5}, {128, 0.02, 0.5}, {128, 0.005, 0.5}};
@@ -61,7 +72,8 @@ BoundedGeometry optimal(const LengthHistogram& histogram, std::int64_t max_segme
   best.lower_bound = std::max(best.lower_bound, dual_feasible_bound(histogram));
   if (is_optimal()) return best;
 
-  const Limits& limits = effort == Effort::kHigh ? kHighLimits : kDefaultLimits;
+  const Limits limits =
+      effort == Effort::kHigh ? kHighLimits : scaled(kDefaultLimits, histogram.size());
   Random random(kSeed, kGaps);
   Work gaps(limits.gaps, monitor);
   close_gaps(best.geometry, histogram.capacity(), max_segments, best.lower_bound, random, gaps);

@@ -101,6 +101,7 @@ void close_gaps(Geometry& geometry, std::int64_t capacity, std::int64_t max_segm
     if (again.num_packs() < rows) {
       num_packs -= rows - again.num_packs();
       kept.append(again);
+      kept.drop_unused();
       geometry = std::move(kept);
       attempt = 0;
     } else if (attempt % kAttempts == 0) {

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from megatron_packing import STRATEGIES, plan_packs
@@ -189,6 +189,7 @@ def test_alignment_and_the_most_documents_of_a_pack_are_kept(strategy, lengths, 
 
 
 @given(lengths=lengths_in_a_row, min_packs=st.integers(0, 80))
+@example(lengths=[3, 4, 4, 5, 5, 5, 5, 10, 12, 14, 14, 15, 18, 20, 24], min_packs=6)
 def test_no_pack_is_empty_while_there_are_documents_for_the_packs_asked_for(lengths, min_packs):
     plan = plan_packs(lengths, ROW, min_packs=min_packs)
     assert plan.num_packs >= max(min_packs, plan.lower_bound)
