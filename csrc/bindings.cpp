@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "balance.hpp"
 #include "permutation.hpp"
 #include "plan.hpp"
 
@@ -105,6 +106,21 @@ void bind_plan_packs(py::module_& module) {
    ...);
 }
 
+Array<std::int64_t> balance(const Array<std::int64_t>& costs, std::int64_t num_ranks) {
+  if (costs.ndim() != 1) {
+    throw py::value_error("costs has " + std::to_string(costs.ndim()) +
+                          " dimensions; it must have one");
+  }
+  std::vector<std::int64_t> order;
+  {
+    const std::int64_t* data = costs.data();
+    const auto size = static_cast<std::int64_t>(costs.size());
+    py::gil_scoped_release release;
+    order = packing::balance(data, size, num_ranks);
+  }
+  return to_array(std::move(order));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, module) {
@@ -112,4 +128,5 @@ PYBIND11_MODULE(_core, module) {
   bind_plan_packs<std::uint16_t, std::int32_t, std::int64_t>(module);
   module.def("permute", &packing::permute, py::arg("index"), py::arg("size"), py::arg("key"));
   module.def("epoch_key", &packing::epoch_key, py::arg("seed"), py::arg("epoch"));
+  module.def("balance", &balance, py::arg("costs").noconvert(), py::arg("num_ranks"));
 }

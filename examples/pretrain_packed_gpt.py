@@ -21,6 +21,7 @@ from megatron_packing.megatron.arguments import (
     check_packing_arguments,
     dataset_config_from_args,
 )
+from megatron_packing.megatron.balance import balance_steps
 from megatron_packing.megatron.batch import get_batch, is_dataset_built_on_rank
 from megatron_packing.megatron.dataset import PackedDataset
 from megatron_packing.megatron.layer_spec import local_layer_spec
@@ -33,7 +34,9 @@ def datasets_provider(num_samples, vp_stage=None):
     config = dataset_config_from_args(args, build_tokenizer(args), get_blend_and_blend_per_split)
     print_rank_0("> packing the training, validation and test documents ...")
     is_built = partial(is_dataset_built_on_rank, vp_stage=vp_stage)
-    return BlendedMegatronDatasetBuilder(PackedDataset, num_samples, is_built, config).build()
+    builder = BlendedMegatronDatasetBuilder(PackedDataset, num_samples, is_built, config)
+    train, valid, test = builder.build()
+    return balance_steps(train, args), valid, test
 
 
 def forward_step(data_iterator, model):

@@ -49,6 +49,12 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
         help="Pack indexes made with megatron-packing pack; without them indexes are made at the "
         "start, in --data-cache-path.",
     )
+    group.add_argument(
+        "--packing-balance",
+        action="store_true",
+        help="Deal the packs of each global batch so that every data-parallel rank has equal work; "
+        "the batches and their gradients stay the same.",
+    )
     return parser
 
 
@@ -77,6 +83,29 @@ def check_packing_arguments(args: Namespace) -> None:
         raise InputError(
             "without --calculate-per-token-loss Megatron averages the means of micro-batches, "
             "so that tokens of sparsely trained rows weigh more: give that flag"
+        )
+    if args.packing_balance:
+        _check_balance(args)
+
+
+def _check_balance(args: Namespace) -> None:
+    """Refuse settings under which a global batch is not one run of samples, known beforehand."""
+    if args.dataloader_type != "single":
+        raise InputError(
+            f"--dataloader-type is {args.dataloader_type}, which deals packs in an order of its "
+            f"own: give single or leave --packing-balance out"
+        )
+    for name in ("rampup_batch_size", "step_batch_size_schedule"):
+        if getattr(args, name, None) is not None:  # Megatron's versions have some of them
+            raise InputError(
+                f"--{name.replace('_', '-')} is {getattr(args, name)}, but --packing-balance needs "
+                f"global batches of one size: leave one of the two flags out"
+            )
+    if args.global_batch_size % args.data_parallel_size:
+        raise InputError(
+            f"--global-batch-size is {args.global_batch_size}, which {args.data_parallel_size} "
+            f"data-parallel ranks do not share evenly, as --packing-balance asks: "
+            f"give a multiple of {args.data_parallel_size}"
         )
 
 

@@ -14,13 +14,14 @@ import torch
 from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
 from megatron.core.datasets.megatron_dataset import MegatronDataset
 from megatron.core.datasets.utils import Split
+from numpy.typing import NDArray
 
 from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.order import pack_at
-from megatron_packing.index.pack_index import MANIFEST, PackIndex, PlanSettings
+from megatron_packing.index.pack_index import MANIFEST, PackIndex, PlanSettings, Segments
 from megatron_packing.index.plan import STRATEGIES
 from megatron_packing.thd.layout import lay_out
 
@@ -130,16 +131,9 @@ class PackedDataset(MegatronDataset):
 
     def __getitem__(self, idx: int) -> dict[str, torch.Tensor]:
         """Lay sample ``idx`` out."""
-        seed = self.config.random_seed
-        segments = self.index.segments(
-            pack_at(int(idx), len(self.index), seed),
-            self.corpus.num_tokens,
-            epoch=int(idx) // len(self.index),
-            seed=seed,
-        )
         layout = lay_out(
             self.corpus,
-            segments,
+            self._segments(idx),
             self.config.sequence_length,
             self._cu_seqlens_width,
             self._tail_token,
@@ -152,6 +146,26 @@ class PackedDataset(MegatronDataset):
             "cu_seqlens": torch.from_numpy(layout.cu_seqlens),
             "max_seqlen": torch.tensor(layout.max_seqlen, dtype=torch.int32),
         }
+
+    def segment_lengths(self, idx: int) -> NDArray[np.int64]:
+        """What attention computes for sample ``idx``, without laying it out.
+
+        Returns:
+            Shape ``(num_segments,)``: positions of each segment, then of the tail if there is one,
+            which attention takes for a segment too; together ``sequence_length``.
+        """
+        lengths = self._segments(idx).lengths
+        tail = self.config.sequence_length - int(lengths.sum())
+        return np.append(lengths, tail) if tail else lengths
+
+    def _segments(self, idx: int) -> Segments:
+        seed = self.config.random_seed
+        return self.index.segments(
+            pack_at(int(idx), len(self.index), seed),
+            self.corpus.num_tokens,
+            epoch=int(idx) // len(self.index),
+            seed=seed,
+        )
 
 
 def _find_index(

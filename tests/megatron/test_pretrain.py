@@ -60,9 +60,15 @@ def test_a_parallel_run_has_the_losses_of_one_rank(data, checkpoint, one_rank, f
     assert losses == pytest.approx(one_rank, abs=1e-5, rel=0)
 
 
+def test_balanced_steps_have_the_losses_of_unbalanced_ones(data, checkpoint, one_rank):
+    flags = f"{data} --train-iters {STEPS} --load {checkpoint} --finetune --packing-balance"
+    assert losses_of(flags, ranks=2) == pytest.approx(one_rank, abs=1e-5, rel=0)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        ("--packing-balance --dataloader-type cyclic", "--dataloader-type is cyclic"),
         ("--micro-batch-size 2", "--micro-batch-size is 2"),
         ("--packing-indexes /nowhere", "/nowhere is not a pack index"),
         ("--seq-length 64", "longer than the sequence length 64"),
