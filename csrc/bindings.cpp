@@ -19,14 +19,14 @@ namespace {
 template <class T>
 using Array = py::array_t<T, py::array::c_style>;
 
-// Hands a buffer to numpy without copying it.
-template <class T>
-Array<T> to_array(packing::Buffer<T>&& values) {
-  auto owner = std::make_unique<packing::Buffer<T>>(std::move(values));
+// Hands a buffer or a vector to numpy without copying it.
+template <template <class...> class Container, class T, class... More>
+Array<T> to_array(Container<T, More...>&& values) {
+  using Owned = Container<T, More...>;
+  auto owner = std::make_unique<Owned>(std::move(values));
   T* data = owner->data();
   const auto size = static_cast<py::ssize_t>(owner->size());
-  py::capsule free(owner.get(),
-                   [](void* pointer) { delete static_cast<packing::Buffer<T>*>(pointer); });
+  py::capsule free(owner.get(), [](void* pointer) { delete static_cast<Owned*>(pointer); });
   owner.release();
   return Array<T>({size}, {static_cast<py::ssize_t>(sizeof(T))}, data, free);
 }
