@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import megatron_packing
-from megatron_packing.commands import pack, show, tokenize, verify
+from megatron_packing.commands import compare, pack, show, tokenize, verify
 from megatron_packing.errors import InputError
 
 COMMANDS: dict[str, ModuleType] = {
     "tokenize": tokenize,
+    "compare": compare,
     "pack": pack,
     "show": show,
     "verify": verify,

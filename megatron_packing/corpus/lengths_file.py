@@ -12,25 +12,72 @@ from numpy.typing import NDArray
 
 from megatron_packing.errors import InputError
 
+_MAGIC = b"\x93NUMPY"
+_TOO_LONG = 2**63 - 1  # its tokens would not fit in 64 bits
+_ADVICE = "write one with numpy.save: a one-dimensional array of integers, tokens less one"
+
 
 def read_lengths(path: Path) -> NDArray[np.integer]:
-    """Read ``FILE.npy``: positions (tokens less one) of each document, memory-mapped.
+    """Open a file of lengths, memory-mapped.
+
+    Args:
+        path: Written by ``numpy.save``.
+
+    Returns:
+        Shape ``(num_documents,)``, any integer dtype: positions of each document, which is its
+        tokens less one; 0 for a document of one token.
 
     Raises:
-        InputError: It is not a numpy file of integers, one-dimensional and not empty.
+        InputError: The file does not exist, is no ``.npy`` file, is truncated, or holds anything
+            but a non-empty, one-dimensional array of integers from 0 to 2**63 - 2.
     """
-    wanted = "write one with numpy.save: a one-dimensional array of integers, tokens less one"
-    try:
-        lengths: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; {wanted}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a .npy file ({error}); {wanted}") from error
-    if not isinstance(lengths, np.ndarray):
-        raise InputError(f"{path} is an archive of arrays; {wanted}")
-    if lengths.dtype.kind not in "iu" or lengths.ndim != 1 or lengths.size == 0:
-        raise InputError(f"{path} holds {lengths.dtype} of shape {lengths.shape}; {wanted}")
+    if not path.is_file():
+        raise InputError(f"{path} {'is no file' if path.exists() else 'does not exist'}; {_ADVICE}")
+    with path.open("rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise InputError(
+                f"{path} cannot be read as a .npy file: it does not start with {_MAGIC!r}; "
+                f"{_ADVICE}"
+            )
+        file.seek(0)
+        dtype, shape = _read_header(path, file)
+        size = path.stat().st_size - file.tell()
+    if dtype.hasobject:
+        raise InputError(f"{path} holds pickled Python objects, which are not read; {_ADVICE}")
+    if dtype.kind not in "iu":
+        raise InputError(f"{path} holds {dtype}; lengths must be integers: {_ADVICE}")
+    if len(shape) != 1:
+        raise InputError(f"{path} has shape {shape}; lengths must have one dimension: {_ADVICE}")
+    if shape[0] < 1:
+        raise InputError(f"{path} is empty; there is nothing to pack")
+    if size < shape[0] * dtype.itemsize:
+        raise InputError(
+            f"{path} has {size} bytes of data where {shape[0]} lengths of {dtype} need "
+            f"{shape[0] * dtype.itemsize}; the file is truncated: write it again"
+        )
+    lengths: NDArray[np.integer] = np.load(path, mmap_mode="r", allow_pickle=False)
+    for document in (int(lengths.argmin()), int(lengths.argmax())):
+        if not 0 <= int(lengths[document]) < _TOO_LONG:
+            raise InputError(
+                f"{path} has length {int(lengths[document])} at document {document}; "
+                f"lengths must be 0 or more and below 2**63 - 1: {_ADVICE}"
+            )
     return lengths
+
+
+def _read_header(path: Path, file: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Dtype and shape; the file stands at the data after it."""
+    try:
+        version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
+        if version == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
+        else:
+            shape, _, dtype = np.lib.format.read_array_header_2_0(file)  # type: ignore[no-untyped-call]
+    except Exception as error:  # numpy's parser raises SyntaxError, TokenError, TypeError as well
+        raise InputError(
+            f"{path} has a damaged .npy header ({error}); write it again with numpy.save"
+        ) from error
+    return dtype, shape
 
 
 class LengthsFile:

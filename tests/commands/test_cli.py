@@ -181,6 +181,7 @@ def test_planning_needs_neither_torch_nor_megatron_nor_transformers(corpus, tmp_
     assert run("pack", corpus.prefix, "--sequence-length", 128, "--output", index).returncode == 0
     assert run("verify", index).returncode == 0
     assert run("show", index, "--pack", 0).returncode == 0
+    assert run("compare", corpus.prefix, "--sequence-length", 128).returncode == 0
     refused = run("tokenize", __file__, "--output-prefix", tmp_path / "x", "--tokenizer", "y")
     assert refused.returncode == 1
     assert "pip install 'megatron-packing[tokenize]'" in refused.stderr

@@ -1,0 +1,209 @@
+"""``megatron-packing compare``."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_packing.corpus.joined import open_corpus
+from megatron_packing.corpus.lengths_file import read_lengths
+from megatron_packing.errors import InputError
+from megatron_packing.index.plan import EFFORTS, OVERLONG, STRATEGIES, plan_packs
+from megatron_packing.report.compare import Comparison, PlanFigures, describe_comparison, measure
+from megatron_packing.report.console import console, progress_bar
+from megatron_packing.report.model_cost import MODELS, ModelShape
+
+HELP = "plan with every strategy and print the figures side by side; writes no index"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument(
+        "prefixes",
+        nargs="*",
+        metavar="PREFIX[:EPOCHS]",
+        help="of PREFIX.bin and PREFIX.idx; several are packed together, each so many times",
+    )
+    parser.add_argument(
+        "--lengths",
+        type=Path,
+        metavar="FILE.npy",
+        help="in place of a corpus: positions (tokens less one) of each document",
+    )
+    parser.add_argument(
+        "--sequence-length", type=int, required=True, metavar="L", help="positions in a row"
+    )
+    parser.add_argument(
+        "--global-batch-size", type=int, default=128, metavar="N", help="in rows (default 128)"
+    )
+    parser.add_argument(
+        "--overlong",
+        choices=OVERLONG,
+        default="error",
+        help="what happens to documents longer than a row (default: error)",
+    )
+    parser.add_argument(
+        "--alignment",
+        type=int,
+        default=1,
+        metavar="A",
+        help="each segment takes a multiple of A positions in its row",
+    )
+    parser.add_argument(
+        "--max-documents-per-pack", type=int, default=None, metavar="N", help="default: no limit"
+    )
+    parser.add_argument(
+        "--effort",
+        choices=EFFORTS,
+        default="default",
+        help="how long optimal looks for better packs where the lower bound is not met",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    model = parser.add_argument_group(
+        "model", "whose floating-point operations the expected speed-up is computed from"
+    )
+    model.add_argument(
+        "--model", choices=MODELS, default="8b", help="a Llama 3 by its size (default: 8b)"
+    )
+    for flag in _SHAPE_FLAGS:
+        model.add_argument(flag, type=int, metavar="N", help="default: that of --model")
+
+
+_SHAPE_FLAGS = {
+    "--layers": "num_layers",
+    "--hidden-size": "hidden_size",
+    "--ffn-hidden-size": "ffn_hidden_size",
+    "--heads": "num_heads",
+    "--query-groups": "num_query_groups",
+    "--vocabulary-size": "vocabulary_size",
+}
+
+
+def run(args: Namespace) -> None:
+    """Compare."""
+    for flag, number in (
+        ("--sequence-length", args.sequence_length),
+        ("--global-batch-size", args.global_batch_size),
+    ):
+        if number < 1:
+            raise InputError(f"{flag} is {number}; it must be at least 1")
+    if args.json is not None and args.json.is_dir():
+        raise InputError(f"--json is {args.json}, which is a folder; give the name of a file")
+    model = _model(args)
+    source, all_lengths = _open(args)
+    kept = all_lengths if all_lengths.min() > 0 else all_lengths[all_lengths > 0]
+    if len(kept) == 0:
+        raise InputError(
+            f"{source} has no document of two or more tokens among {len(all_lengths):,}; "
+            f"there is nothing to pack"
+        )
+    lengths, dropped, truncated = _without_overlong(kept, source, args)
+    num_positions = int(lengths.sum(dtype=np.int64))
+    comparison = Comparison(
+        source=str(source),
+        sequence_length=args.sequence_length,
+        global_batch_size=args.global_batch_size,
+        model=model,
+        num_documents=len(lengths),
+        num_positions=num_positions,
+        num_documents_dropped=dropped,
+        num_documents_truncated=truncated,
+        num_documents_empty=len(all_lengths) - len(kept),
+        num_positions_lost=int(kept.sum(dtype=np.int64)) - num_positions,
+        plans=_plan_all(lengths, args),
+    )
+    console.print(describe_comparison(comparison, console.width), soft_wrap=False)
+    if args.json is not None:
+        comparison.write_json(args.json)
+
+
+def _open(args: Namespace) -> tuple[Path, NDArray[np.integer]]:
+    """Where the documents are, and how many positions each has."""
+    if bool(args.prefixes) == (args.lengths is not None):
+        raise InputError(
+            f"{len(args.prefixes)} corpora and {'a' if args.lengths else 'no'} --lengths file were "
+            f"given; give one PREFIX or more, or --lengths FILE.npy"
+        )
+    if args.lengths is not None:
+        return args.lengths, read_lengths(args.lengths)
+    corpus = open_corpus(",".join(args.prefixes))
+    return corpus.prefix, corpus.num_tokens - 1
+
+
+def _model(args: Namespace) -> ModelShape:
+    """The model named, with the sizes that were given in place of its own."""
+    given = {
+        field: getattr(args, flag[2:].replace("-", "_")) for flag, field in _SHAPE_FLAGS.items()
+    }
+    given = {field: size for field, size in given.items() if size is not None}
+    if not given:
+        return MODELS[args.model]
+    shape = dataclasses.replace(MODELS[args.model], **given)
+    name = f"{shape.num_layers} layers of hidden size {shape.hidden_size:,}"
+    return dataclasses.replace(shape, name=name)
+
+
+def _without_overlong(
+    lengths: NDArray[np.integer], source: Path, args: Namespace
+) -> tuple[NDArray[np.integer], int, int]:
+    """Drop or truncate what is longer than a row, so that all strategies pack the same positions.
+
+    ``random`` itself knows no dropping and truncating: it cuts documents anyway.
+
+    Returns:
+        The lengths to plan; how many documents were dropped; how many were truncated.
+
+    Raises:
+        InputError: A document is too long and ``--overlong`` is ``error``, or all would be dropped.
+    """
+    row = args.sequence_length
+    over = lengths > row
+    count = int(np.count_nonzero(over))
+    if count == 0 or args.overlong == "split":
+        return lengths, 0, 0
+    if args.overlong == "truncate":
+        return np.minimum(lengths, row), 0, count
+    if args.overlong == "error":
+        raise InputError(
+            f"{source} has {count:,} of {len(lengths):,} documents longer than the sequence length "
+            f"{row} (the longest has {int(lengths.max()):,} positions); choose a longer "
+            f"--sequence-length, or say with --overlong drop, truncate or split what is to be done "
+            f"with them"
+        )
+    if count == len(lengths):
+        raise InputError(
+            f"every document of {source} is longer than the sequence length {row} and would be "
+            f"dropped; choose a longer --sequence-length"
+        )
+    return lengths[~over], count, 0
+
+
+def _plan_all(lengths: NDArray[np.integer], args: Namespace) -> tuple[PlanFigures, ...]:
+    figures: list[PlanFigures] = []
+    with progress_bar("planning", len(STRATEGIES)) as progress:
+        for strategy in STRATEGIES:
+
+            def show(share: float, name: str = strategy) -> None:
+                progress.update(len(figures) + share, name)
+
+            started = time.perf_counter()
+            plan = plan_packs(
+                lengths,
+                args.sequence_length,
+                strategy=strategy,
+                effort=args.effort,
+                alignment=args.alignment,
+                max_documents_per_pack=args.max_documents_per_pack,
+                overlong="split" if args.overlong == "split" else "error",
+                seed=args.seed,
+                progress=show,
+            )
+            seconds = time.perf_counter() - started
+            figures.append(measure(plan, lengths, strategy, seconds))
+    return tuple(figures)

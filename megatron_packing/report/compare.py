@@ -1,0 +1,245 @@
+"""The figures of one corpus under several strategies, side by side."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from megatron_packing.files import temporary_sibling
+from megatron_packing.index.plan import PackPlan
+from megatron_packing.report.model_cost import ModelShape
+
+_BLOCK_PACKS = 1 << 14  # what is looked at together: bounds the memory
+_WIDE = 100
+_BEST = "bold green"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanFigures:
+    """What one strategy made of the documents."""
+
+    strategy: str
+    num_packs: int
+    lower_bound: int
+    """That of the plan; see :attr:`Comparison.lower_bound` for the best one known."""
+    utilisation: float
+    num_padding_positions: int
+    """Positions of all rows that hold no document: tails and alignment."""
+    num_documents_split: int
+    documents_per_pack: float
+    attention_work: int
+    """With document masks: the sum of squared segment lengths."""
+    attention_work_without_masks: int
+    """The sum over packs of (filled positions)**2: alignment is filled, the tail is not."""
+    seconds: float
+    """To plan."""
+
+    @property
+    def cuts_documents(self) -> bool:
+        """Whether documents are cut wherever rows end, so that no lower bound holds."""
+        return self.strategy == "random"
+
+
+def measure(
+    plan: PackPlan, lengths: NDArray[np.integer], strategy: str, seconds: float
+) -> PlanFigures:
+    """The figures of a plan.
+
+    Args:
+        plan: At least one pack.
+        lengths: Shape ``(num_documents,)``: what it was planned from.
+        strategy: What it was planned with.
+        seconds: What planning took.
+    """
+    with_masks = without_masks = 0
+    # No sum over a block may exceed 64 bits; in a pack none exceeds the square of the row.
+    block = max(1, min(_BLOCK_PACKS, (2**63 - 1) // plan.sequence_length**2))
+    for first in range(0, plan.num_packs, block):
+        offsets = plan.pack_offsets[first : first + block + 1]
+        places = slice(int(offsets[0]), int(offsets[-1]))
+        if plan.segment_lengths is None:
+            segments = lengths[plan.document_ids[places]].astype(np.int64)
+        else:
+            segments = plan.segment_lengths[places]
+        aligned = -(-segments // plan.alignment) * plan.alignment
+        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(aligned)])
+        filled = np.diff(ends[offsets - offsets[0]])
+        with_masks += int(np.dot(segments, segments))
+        without_masks += int(np.dot(filled, filled))
+    num_row_positions = plan.num_packs * plan.sequence_length
+    return PlanFigures(
+        strategy=strategy,
+        num_packs=plan.num_packs,
+        lower_bound=plan.lower_bound,
+        utilisation=plan.utilisation,
+        num_padding_positions=num_row_positions - plan.num_positions,
+        num_documents_split=plan.num_documents_split,
+        documents_per_pack=plan.num_documents / plan.num_packs,
+        attention_work=with_masks,
+        attention_work_without_masks=without_masks,
+        seconds=seconds,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Several plans of the same positions."""
+
+    source: str
+    """The corpus or the file of lengths."""
+    sequence_length: int
+    global_batch_size: int
+    """In rows."""
+    model: ModelShape
+    num_documents: int
+    """Planned; those left out are not among them."""
+    num_positions: int
+    num_documents_dropped: int
+    num_documents_truncated: int
+    num_documents_empty: int
+    num_positions_lost: int
+    """Positions of dropped documents and cut-off ends."""
+    plans: tuple[PlanFigures, ...]
+    """One of them of ``padding``."""
+
+    @property
+    def lower_bound(self) -> int:
+        """The best bound that a plan proved: whole documents need no fewer packs."""
+        return max(plan.lower_bound for plan in self.plans if not plan.cuts_documents)
+
+    def is_optimal(self, plan: PlanFigures) -> bool:
+        """Whether no plan of whole documents has fewer packs."""
+        return not plan.cuts_documents and plan.num_packs == self.lower_bound
+
+    def steps(self, plan: PlanFigures) -> int:
+        """Steps of an epoch, the last one perhaps begun only."""
+        return -(-plan.num_packs // self.global_batch_size)
+
+    def speed_up(self, plan: PlanFigures) -> float:
+        """Operations of an epoch under ``padding`` / those under ``plan``, both with masks.
+
+        All rows are computed whole in the linear layers; attention is within each segment.
+        """
+        (padding,) = (other for other in self.plans if other.strategy == "padding")
+        return self._epoch_flops(padding) / self._epoch_flops(plan)
+
+    def _epoch_flops(self, plan: PlanFigures) -> int:
+        return self.model.epoch_flops(plan.num_packs, self.sequence_length, plan.attention_work)
+
+    def as_record(self) -> dict[str, Any]:
+        """All figures, for JSON."""
+        record = asdict(self) | {"lower_bound": self.lower_bound}
+        record["plans"] = [
+            asdict(plan)
+            | {
+                "is_optimal": self.is_optimal(plan),
+                "steps": self.steps(plan),
+                "epoch_flops": self._epoch_flops(plan),
+                "speed_up": self.speed_up(plan),
+            }
+            for plan in self.plans
+        ]
+        return record
+
+    def write_json(self, path: Path) -> None:
+        """Write all figures to a file, which is replaced if it exists."""
+        with temporary_sibling(path) as folder:
+            written = folder / path.name
+            written.write_text(json.dumps(self.as_record(), indent=2) + "\n", encoding="utf-8")
+            written.replace(path)
+
+
+def describe_comparison(comparison: Comparison, width: int) -> Group:
+    """A table with a column for each strategy, and what must be known to read it.
+
+    Args:
+        comparison: The figures.
+        width: Columns of the terminal; labels wrap where it is less than 80, or 80 for more than
+            10 million packs.
+    """
+    plans = comparison.plans
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1 if width >= _WIDE else 0, 0, 0))
+    table.add_column("", style="bold")
+    for plan in plans:
+        style = _BEST if comparison.is_optimal(plan) else None
+        header = plan.strategy.replace("fit_", "fit_\n")
+        table.add_column(header, justify="right", no_wrap=True, vertical="bottom", style=style)
+    lines = {
+        "packs": [f"{plan.num_packs:,}" for plan in plans],
+        "above bound": [_above_bound(comparison, plan) for plan in plans],
+        "utilisation": [f"{plan.utilisation:.2%}" for plan in plans],
+        "padding": [_short(plan.num_padding_positions) for plan in plans],
+        "docs split": [_short(plan.num_documents_split) for plan in plans],
+        "docs per pack": [f"{plan.documents_per_pack:.2f}" for plan in plans],
+        "steps / epoch": [f"{comparison.steps(plan):,}" for plan in plans],
+        "attention": [_short(plan.attention_work) for plan in plans],
+        "  unmasked": [_short(plan.attention_work_without_masks) for plan in plans],
+        "speed-up": [f"{comparison.speed_up(plan):.2f}" for plan in plans],
+        "plan seconds": [_seconds(plan.seconds) for plan in plans],
+    }
+    for name, cells in lines.items():
+        table.add_row(name, *cells)
+    return Group(Text(_title(comparison), style="bold"), Text(), table, Text(), _notes(comparison))
+
+
+def _title(comparison: Comparison) -> str:
+    return (
+        f"{comparison.source}: {comparison.num_documents:,} documents, "
+        f"{comparison.num_positions:,} positions, rows of {comparison.sequence_length:,}; "
+        f"lower bound {comparison.lower_bound:,} packs"
+    )
+
+
+def _notes(comparison: Comparison) -> Text:
+    left_out = {
+        "documents dropped": comparison.num_documents_dropped,
+        "documents truncated": comparison.num_documents_truncated,
+        "documents of under 2 tokens": comparison.num_documents_empty,
+        "positions left out": comparison.num_positions_lost,
+    }
+    counts = [f"{count:,} {what}" for what, count in left_out.items() if count]
+    notes = [
+        f"Left out: {', '.join(counts)}." if counts else "",
+        "Lower bound: no plan of whole documents has fewer packs. random cuts documents.",
+        f"Padding: positions without a document. Steps: of {comparison.global_batch_size:,} rows.",
+        "Attention: sum of squared segment lengths, as with document masks; unmasked: of squared "
+        "row lengths, tails not counted.",
+        f"Speed-up: over padding, computed from floating-point operations alone, not measured: "
+        f"{comparison.model.name}, linear layers over whole rows, attention with masks in both.",
+    ]
+    return Text("\n".join(note for note in notes if note), style="dim")
+
+
+def _above_bound(comparison: Comparison, plan: PlanFigures) -> str:
+    if plan.cuts_documents:
+        return "-"
+    if comparison.is_optimal(plan):
+        return "optimal"
+    return f"+{_short(plan.num_packs - comparison.lower_bound)}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.{3 if seconds < 10 else 1}f}"
+
+
+def _short(count: int) -> str:
+    """A count in at most seven characters, such as 99,999 or 1.23M."""
+    if count < 100_000:
+        return f"{count:,}"
+    shown = float(count)
+    unit = ""
+    for larger in "kMGTPE":
+        if shown < 999.5:
+            break
+        shown, unit = shown / 1000, larger
+    digits = 2 if shown < 9.995 else 1 if shown < 99.95 else 0
+    return f"{shown:.{digits}f}{unit}"
