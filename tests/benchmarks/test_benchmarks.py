@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+
+
+def run(tmp_path, name, *arguments):
+    output = tmp_path / "figures.json"
+    script = ROOT / "benchmarks" / name
+    subprocess.run([sys.executable, script, *arguments, "--json", output], check=True, timeout=100)
+    return json.loads(output.read_text())
+
+
+def test_speed_is_measured(tmp_path):
+    record = run(tmp_path, "speed.py", "--documents", "5000", "--repeats", "2")
+    (result,) = record["results"]
+    assert result["documents"] == 5000
+    assert 0 < result["seconds"]["ours"] < 10
+    assert record["versions"]["megatron-packing"]
+
+
+def test_quality_is_measured(tmp_path):
+    record = run(tmp_path, "quality.py", "--seeds", "2", "--scale", "0.02", "--sets", "a", "f")
+    for result in record["results"]:
+        for plan in result["plans"]:
+            assert 0 <= plan["optimal"] <= plan["first_fit_decreasing"]
