@@ -4,9 +4,9 @@
 
 Each packer is called as its users call it, on the array it takes, and builds the result it builds.
 Calls take turns, and the least of --repeats is printed with its ratio to ours. Ours deals documents
-to packs at random; the others do not. "core" is an estimate from below of what lightbinpack spends
-without handing its result to Python: its obfd less its nf, which packs in one pass and builds as
-many lists. Peers that are not installed are left out: pip install '.[benchmark]'.
+to packs at random; the others do not. "core" is lightbinpack's C++ function alone, built from its
+source (lightbinpack_core.py). Peers that are not installed are left out; the extra `benchmark`
+installs them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lightbinpack_core
 import numpy as np
 from machine import write_json
 from numpy.typing import NDArray
@@ -32,6 +34,7 @@ from rich.table import Table
 from megatron_packing import plan_packs
 
 console = Console()
+Core = Callable[[NDArray[Any], int], float]
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,6 @@ def find_peers() -> dict[str, Callable[[Any, int], Any]]:
         import lightbinpack
 
         peers["lightbinpack obfd"] = lightbinpack.obfd
-        peers["lightbinpack nf"] = lightbinpack.nf
     if importlib.util.find_spec("seqpacker"):
         import seqpacker
 
@@ -90,7 +92,7 @@ def check_ours(lengths: NDArray[Any], row: int) -> int:
     return plan.num_packs
 
 
-def compare(length_set: LengthSet, repeats: int) -> dict[str, Any]:
+def compare(length_set: LengthSet, repeats: int, core: Core | None) -> dict[str, Any]:
     """Time ours and the peers in turns."""
     lengths = length_set.make()
     row = length_set.row
@@ -111,9 +113,9 @@ def compare(length_set: LengthSet, repeats: int) -> dict[str, Any]:
                     raise AssertionError(f"{name} does not hold each document once")
                 packs[name] = len(result)
             del result
+        if core is not None:
+            seconds.setdefault("lightbinpack core", []).append(core(lengths, row))
     best = {name: min(times) for name, times in seconds.items()}
-    if "lightbinpack nf" in best:
-        best["lightbinpack core"] = best["lightbinpack obfd"] - best.pop("lightbinpack nf")
     ours = best["ours"]
     return {
         "documents": length_set.num_documents,
@@ -184,7 +186,9 @@ def main() -> None:
         write_json(args.json, [time_alone(LengthSet(args.documents, 6.3, 1.35, 8192))])
         return
     sets = [LengthSet(args.documents, 6.2, 1.0, 4096)] if args.documents else SETS
-    results = [compare(length_set, args.repeats) for length_set in sets]
+    with tempfile.TemporaryDirectory() as folder:
+        core = lightbinpack_core.build(Path(folder)) if find_peers() else None
+        results = [compare(length_set, args.repeats, core) for length_set in sets]
     for wanted, length_set in ((args.large, LARGE), (args.huge, HUGE)):
         if wanted:  # in a process of its own, whose memory is all for this
             command = [sys.executable, __file__, "--alone", "--json", "/dev/stdout"]
