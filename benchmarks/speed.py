@@ -196,7 +196,7 @@ def main() -> None:
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             results += json.loads(output)["results"]
     if not find_peers():
-        console.print("no peers are installed: pip install '.[benchmark]'")
+        console.print("no peers are installed: pip install '.[benchmark]'", markup=False)
     console.print(describe(results))
     if args.json:
         write_json(args.json, results)

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_packing.corpus.joined import open_corpus
-from megatron_packing.corpus.lengths_file import read_lengths
+from megatron_packing.commands.planning import add_planning_arguments, open_documents
 from megatron_packing.errors import InputError
-from megatron_packing.index.plan import EFFORTS, OVERLONG, STRATEGIES, plan_packs
+from megatron_packing.index.plan import STRATEGIES, plan_packs
 from megatron_packing.report.compare import Comparison, PlanFigures, describe_comparison, measure
 from megatron_packing.report.console import console, progress_bar
 from megatron_packing.report.model_cost import MODELS, ModelShape
@@ -23,47 +22,10 @@ HELP = "plan with every strategy and print the figures side by side; writes no i
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument(
-        "prefixes",
-        nargs="*",
-        metavar="PREFIX[:EPOCHS]",
-        help="of PREFIX.bin and PREFIX.idx; several are packed together, each so many times",
-    )
-    parser.add_argument(
-        "--lengths",
-        type=Path,
-        metavar="FILE.npy",
-        help="in place of a corpus: positions (tokens less one) of each document",
-    )
-    parser.add_argument(
-        "--sequence-length", type=int, required=True, metavar="L", help="positions in a row"
-    )
+    add_planning_arguments(parser)
     parser.add_argument(
         "--global-batch-size", type=int, default=128, metavar="N", help="in rows (default 128)"
     )
-    parser.add_argument(
-        "--overlong",
-        choices=OVERLONG,
-        default="error",
-        help="what happens to documents longer than a row (default: error)",
-    )
-    parser.add_argument(
-        "--alignment",
-        type=int,
-        default=1,
-        metavar="A",
-        help="each segment takes a multiple of A positions in its row",
-    )
-    parser.add_argument(
-        "--max-documents-per-pack", type=int, default=None, metavar="N", help="default: no limit"
-    )
-    parser.add_argument(
-        "--effort",
-        choices=EFFORTS,
-        default="default",
-        help="how long optimal looks for better packs where the lower bound is not met",
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     model = parser.add_argument_group(
         "model", "whose floating-point operations the expected speed-up is computed from"
@@ -96,7 +58,8 @@ def run(args: Namespace) -> None:
     if args.json is not None and args.json.is_dir():
         raise InputError(f"--json is {args.json}, which is a folder; give the name of a file")
     model = _model(args)
-    source, all_lengths = _open(args)
+    documents = open_documents(args)
+    source, all_lengths = documents.prefix, documents.num_tokens - 1
     kept = all_lengths if all_lengths.min() > 0 else all_lengths[all_lengths > 0]
     if len(kept) == 0:
         raise InputError(
@@ -121,19 +84,6 @@ def run(args: Namespace) -> None:
     console.print(describe_comparison(comparison, console.width), soft_wrap=False)
     if args.json is not None:
         comparison.write_json(args.json)
-
-
-def _open(args: Namespace) -> tuple[Path, NDArray[np.integer]]:
-    """Where the documents are, and how many positions each has."""
-    if bool(args.prefixes) == (args.lengths is not None):
-        raise InputError(
-            f"{len(args.prefixes)} corpora and {'a' if args.lengths else 'no'} --lengths file were "
-            f"given; give one PREFIX or more, or --lengths FILE.npy"
-        )
-    if args.lengths is not None:
-        return args.lengths, read_lengths(args.lengths)
-    corpus = open_corpus(",".join(args.prefixes))
-    return corpus.prefix, corpus.num_tokens - 1
 
 
 def _model(args: Namespace) -> ModelShape:

@@ -6,13 +6,11 @@ import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from megatron_packing.corpus.corpus import Documents
-from megatron_packing.corpus.joined import open_corpus
-from megatron_packing.corpus.lengths_file import LengthsFile
+from megatron_packing.commands.planning import add_planning_arguments, open_documents
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.pack_index import PlanSettings
-from megatron_packing.index.plan import EFFORTS, OVERLONG, STRATEGIES
+from megatron_packing.index.plan import STRATEGIES
 from megatron_packing.report.console import console, progress_bar
 from megatron_packing.report.figures import describe_index
 
@@ -21,45 +19,9 @@ HELP = "plan the packs of a corpus and write a pack index"
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument(
-        "prefixes",
-        nargs="*",
-        metavar="PREFIX[:EPOCHS]",
-        help="of PREFIX.bin and PREFIX.idx; several are packed together, each so many times",
-    )
-    parser.add_argument(
-        "--lengths",
-        type=Path,
-        metavar="FILE.npy",
-        help="in place of a corpus: positions (tokens less one) of each document",
-    )
-    parser.add_argument(
-        "--sequence-length", type=int, required=True, metavar="L", help="positions in a row"
-    )
+    add_planning_arguments(parser)
     parser.add_argument("--strategy", choices=STRATEGIES, default="optimal")
-    parser.add_argument(
-        "--effort",
-        choices=EFFORTS,
-        default="default",
-        help="how long optimal looks for better packs where the lower bound is not met",
-    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument(
-        "--overlong",
-        choices=OVERLONG,
-        default="error",
-        help="what happens to documents longer than a row (default: error)",
-    )
-    parser.add_argument(
-        "--alignment",
-        type=int,
-        default=1,
-        metavar="A",
-        help="each segment takes a multiple of A positions in its row",
-    )
-    parser.add_argument(
-        "--max-documents-per-pack", type=int, default=None, metavar="N", help="default: no limit"
-    )
     parser.add_argument(
         "--min-packs", type=int, default=0, metavar="N", help="divide packs until there are N"
     )
@@ -73,12 +35,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--documents", metavar="FIRST:STOP", help="pack only this range, as Megatron's --split does"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
 
 
 def run(args: Namespace) -> None:
     """Pack."""
-    corpus = _open(args)
+    corpus = open_documents(args)
     settings = PlanSettings(
         strategy=args.strategy,
         sequence_length=args.sequence_length,
@@ -102,15 +63,6 @@ def run(args: Namespace) -> None:
         )
     console.print(describe_index(index))
     console.print(f"wrote {args.output} in {time.perf_counter() - started:.2f} s")
-
-
-def _open(args: Namespace) -> Documents:
-    if bool(args.prefixes) == (args.lengths is not None):
-        raise InputError(
-            f"{len(args.prefixes)} corpora and {'a' if args.lengths else 'no'} --lengths file were "
-            f"given; give one PREFIX or more, or --lengths FILE.npy"
-        )
-    return LengthsFile(args.lengths) if args.lengths else open_corpus(",".join(args.prefixes))
 
 
 def _parse_range(text: str, num_documents: int) -> range:

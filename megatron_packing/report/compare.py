@@ -228,7 +228,7 @@ def _above_bound(comparison: Comparison, plan: PlanFigures) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:.{3 if seconds < 10 else 1}f}"
+    return f"{seconds:.{4 if seconds < 1 else 1}f}"
 
 
 def _short(count: int) -> str:

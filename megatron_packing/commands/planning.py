@@ -1,0 +1,69 @@
+"""The arguments that commands have in common which plan packs."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from megatron_packing.corpus.corpus import Documents
+from megatron_packing.corpus.joined import open_corpus
+from megatron_packing.corpus.lengths_file import LengthsFile
+from megatron_packing.errors import InputError
+from megatron_packing.index.plan import EFFORTS, OVERLONG
+
+
+def add_planning_arguments(parser: ArgumentParser) -> None:
+    """Declare what is packed, and the limits that packs keep."""
+    parser.add_argument(
+        "prefixes",
+        nargs="*",
+        metavar="PREFIX[:EPOCHS]",
+        help="of PREFIX.bin and PREFIX.idx; several are packed together, each so many times",
+    )
+    parser.add_argument(
+        "--lengths",
+        type=Path,
+        metavar="FILE.npy",
+        help="in place of a corpus: positions (tokens less one) of each document",
+    )
+    parser.add_argument(
+        "--sequence-length", type=int, required=True, metavar="L", help="positions in a row"
+    )
+    parser.add_argument(
+        "--overlong",
+        choices=OVERLONG,
+        default="error",
+        help="what happens to documents longer than a row (default: error)",
+    )
+    parser.add_argument(
+        "--effort",
+        choices=EFFORTS,
+        default="default",
+        help="how long optimal looks for better packs where the lower bound is not met",
+    )
+    parser.add_argument(
+        "--alignment",
+        type=int,
+        default=1,
+        metavar="A",
+        help="each segment takes a multiple of A positions in its row",
+    )
+    parser.add_argument(
+        "--max-documents-per-pack", type=int, default=None, metavar="N", help="default: no limit"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+
+
+def open_documents(args: Namespace) -> Documents:
+    """Open what is to be packed.
+
+    Raises:
+        InputError: Neither or both of corpora and a file of lengths were given, or one cannot be
+            opened.
+    """
+    if bool(args.prefixes) == (args.lengths is not None):
+        raise InputError(
+            f"{len(args.prefixes)} corpora and {'a' if args.lengths else 'no'} --lengths file were "
+            f"given; give one PREFIX or more, or --lengths FILE.npy"
+        )
+    return LengthsFile(args.lengths) if args.lengths else open_corpus(",".join(args.prefixes))
