@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -38,8 +39,13 @@ class Crew {
       }
     };
     std::vector<std::thread> others;
-    for (std::int64_t worker = 1; worker < size_; ++worker) others.emplace_back(guarded, worker);
+    std::int64_t started = 1;
+    try {
+      for (; started < size_; ++started) others.emplace_back(guarded, started);
+    } catch (const std::system_error&) {  // no more threads are to be had
+    }
     guarded(0);
+    for (std::int64_t worker = started; worker < size_; ++worker) guarded(worker);
     for (std::thread& other : others) other.join();
     if (failure) std::rethrow_exception(failure);
   }

@@ -73,7 +73,7 @@ BoundedGeometry optimal(const LengthHistogram& histogram, std::int64_t max_segme
   if (is_optimal()) return best;
 
   const Limits limits =
-      effort == Effort::kHigh ? kHighLimits : scaled(kDefaultLimits, histogram.size());
+      scaled(effort == Effort::kHigh ? kHighLimits : kDefaultLimits, histogram.size());
   Random random(kSeed, kGaps);
   Work gaps(limits.gaps, monitor);
   close_gaps(best.geometry, histogram.capacity(), max_segments, best.lower_bound, random, gaps);

@@ -130,10 +130,10 @@ class Guide {
   std::vector<std::int64_t> chosen_;
 };
 
-// Packs what is left until its positions have fallen to `stop`.
+// Packs what is left until its positions have fallen to `stop`, and a pack at least.
 void pack_until(std::int64_t stop, LengthHistogram& histogram, Geometry& geometry, Guide& guide,
                 std::int64_t max_segments, const Work& work) {
-  while (histogram.positions() > stop && !work.exhausted()) {
+  do {
     OpenPack pack(histogram, geometry, max_segments);
     pack.take(histogram.largest_at_most(histogram.capacity()));
     for (const std::int64_t length : guide.choose(pack.room(), pack.places())) pack.take(length);
@@ -143,7 +143,7 @@ void pack_until(std::int64_t stop, LengthHistogram& histogram, Geometry& geometr
       pack.take(length);
     }
     pack.close((pack.max_repeat() + kShareOfScarcest - 1) / kShareOfScarcest);
-  }
+  } while (histogram.positions() > stop && !work.exhausted());
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 namespace packing {
 namespace {
@@ -98,10 +99,13 @@ PriceFinder::PriceFinder(const LengthHistogram& histogram, std::int64_t pieces)
     first = last + 1;
   }
   program_ = CoveringProgram(rows);
-  // Pairs that fill a row are in most optimal plans: with them the program has less to find out.
-  for (std::int64_t length = histogram.largest_at_most(capacity_); 2 * length >= capacity_;
+  // Rows of one length bound its price; pairs that fill a row are in most optimal plans.
+  for (std::int64_t length = histogram.largest_at_most(capacity_); length > 0;
        length = histogram.largest_at_most(length - 1)) {
-    if (length < capacity_ && histogram.count(capacity_ - length) > 0) {
+    auto alike = column({length});
+    for (auto& entry : alike) entry.second *= static_cast<double>(capacity_ / length);
+    program_.add_column(std::move(alike));
+    if (2 * length > capacity_ && length < capacity_ && histogram.count(capacity_ - length) > 0) {
       program_.add_column(column({length, capacity_ - length}));
     }
   }
@@ -142,8 +146,10 @@ std::int64_t PriceFinder::bound(const LengthHistogram& histogram,
   return dearest == 0 ? 0 : (total + dearest - 1) / dearest;
 }
 
-// Adds, for each piece, the dearest pack that is led by one of its lengths.
-void PriceFinder::add_dearest_packs(const LengthHistogram& histogram, Work& work) {
+// Adds, for each piece, the dearest pack that is led by one of its lengths; false where none costs
+// more than a pack.
+bool PriceFinder::add_dearest_packs(const LengthHistogram& histogram, Work& work) {
+  bool added = false;
   std::vector<std::int64_t> pack;
   for (const Piece& piece : pieces_) {
     std::int64_t leader = 0;
@@ -173,7 +179,9 @@ void PriceFinder::add_dearest_packs(const LengthHistogram& histogram, Work& work
       room -= next;
     }
     program_.add_column(column(pack));
+    added = true;
   }
+  return added;
 }
 
 std::int64_t PriceFinder::find(const LengthHistogram& histogram, std::int64_t enough, Work& work) {
@@ -196,8 +204,11 @@ std::int64_t PriceFinder::find(const LengthHistogram& histogram, std::int64_t en
       if (histogram.count(length) > 0) {
         for (const auto& [row, share] : column({length})) price += share * by_row[row];
       }
+      // More cannot be had: so many of the length are a pack. It also keeps the price of any pack
+      // below two units, so that no sum of prices overflows.
+      const double most = static_cast<double>(kPriceUnit) / static_cast<double>(capacity_ / length);
       prices_[static_cast<std::size_t>(length)] =
-          static_cast<std::int32_t>(std::floor(std::max(0.0, price) * kPriceUnit));
+          static_cast<std::int32_t>(std::floor(std::clamp(price * kPriceUnit, 0.0, most)));
     }
     fill_.compute(prices_, capacity_, work);
     const std::int64_t bound = PriceFinder::bound(histogram, prices_, fill_.value(capacity_));
@@ -208,7 +219,7 @@ std::int64_t PriceFinder::find(const LengthHistogram& histogram, std::int64_t en
     if (best_bound >= enough || static_cast<double>(best_bound) >= value * (1 - kRelativeGap)) {
       break;
     }
-    add_dearest_packs(histogram, work);
+    if (!add_dearest_packs(histogram, work)) break;
   }
   prices_ = best_prices;
   return best_bound;

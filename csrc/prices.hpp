@@ -58,7 +58,7 @@ class PriceFinder {
   };
 
   CoveringProgram::Column column(const std::vector<std::int64_t>& pack) const;
-  void add_dearest_packs(const LengthHistogram& histogram, Work& work);
+  bool add_dearest_packs(const LengthHistogram& histogram, Work& work);
 
   std::int64_t capacity_;
   std::vector<Piece> pieces_;

@@ -14,8 +14,13 @@ namespace {
 // Full rows that are packed again beside those with gaps: this many for each, and at least ...
 constexpr std::int64_t kFullRowsBesideEach = 2;
 constexpr std::int64_t kLeastRows = 8;
+// What packing a segment again costs, about.
+constexpr std::int64_t kStepsASegment = 40;
 // After so many vain attempts more full rows join in.
 constexpr int kAttempts = 4;
+// Attempts without a row less before it is given up.
+constexpr int kVainGapAttempts = 1000;
+constexpr int kVainPriceAttempts = 100;
 
 // Takes `count` packs of a pattern out of a geometry into a histogram.
 void take_out(Geometry& geometry, std::int64_t pattern, std::int64_t count,
@@ -72,7 +77,8 @@ void close_gaps(Geometry& geometry, std::int64_t capacity, std::int64_t max_segm
                 std::int64_t bound, Random& random, Work& work) {
   std::int64_t num_packs = geometry.num_packs();
   std::int64_t beside_each = kFullRowsBesideEach;
-  for (int attempt = 1; num_packs > bound && !work.exhausted(); ++attempt) {
+  for (int attempt = 1; num_packs > bound && attempt <= kVainGapAttempts && !work.exhausted();
+       ++attempt) {
     Geometry kept = geometry;
     LengthHistogram loose(capacity);
     std::int64_t rows = 0;
@@ -85,7 +91,7 @@ void close_gaps(Geometry& geometry, std::int64_t capacity, std::int64_t max_segm
       rows += repeat;
       take_out(kept, pattern, repeat, loose);
     }
-    if (gaps < capacity) return;
+    if (gaps < capacity || loose.size() * kStepsASegment > work.left()) return;
     const std::int64_t wanted = std::min(num_packs, std::max(kLeastRows, rows * (1 + beside_each)));
     // The last patterns have the shortest segments; full rows among them and at random join in.
     for (std::int64_t tries = 0; rows < wanted && tries < 4 * wanted; ++tries) {
@@ -117,7 +123,9 @@ void repack_cheap_rows(Geometry& geometry, std::int64_t capacity, std::int64_t m
   constexpr std::int64_t kRowsBesideEach[] = {1, 2, 4, 8};
   const Dive dives[] = {{64, 1, 0}, {64, 0.02, 0.5}};
   std::int64_t num_packs = geometry.num_packs();
-  for (std::uint64_t attempt = 0; num_packs > bound && !work.exhausted(); ++attempt) {
+  int vain = 0;
+  for (std::uint64_t attempt = 0;
+       num_packs > bound && vain < kVainPriceAttempts && !work.exhausted(); ++attempt) {
     Geometry kept = geometry;
     LengthHistogram loose(capacity);
     std::int64_t rows = 0;
@@ -145,6 +153,7 @@ void repack_cheap_rows(Geometry& geometry, std::int64_t capacity, std::int64_t m
     }
     Geometry again =
         price_guided(std::move(loose), max_segments, dives[attempt / 4 % 2], random, work);
+    vain = again.num_packs() < rows ? 0 : vain + 1;
     if (again.num_packs() > rows) continue;  // as many is welcome: other rows are the cheap ones
     num_packs -= rows - again.num_packs();
     kept.append(again);

@@ -158,6 +158,15 @@ def test_packs_by_price_beat_first_fit_decreasing_by_far_on_a_hard_set():
     assert np.add.reduceat(lengths[best.document_ids], best.pack_offsets[:-1]).max() <= row
 
 
+@pytest.mark.parametrize("num_short", [100, 2000])
+def test_the_bound_by_prices_holds_where_thousands_of_documents_fit_a_row(num_short):
+    """Prices of a row's worth of the shortest documents must not overflow their integers."""
+    lengths = np.concatenate([hard_lengths(8192)[:3000], np.ones(num_short, int)])
+    plan = plan_packs(lengths, 8192)
+    alone = plan_packs(lengths[:3000], 8192)
+    assert alone.lower_bound <= plan.lower_bound <= plan.num_packs <= alone.num_packs + 1
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_optimal_meets_the_lower_bound_on_chat_like_lengths(seed):
     lengths = np.random.default_rng(seed).lognormal(6.2, 1.0, 50_000).astype(int).clip(1, 4096)
