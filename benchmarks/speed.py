@@ -3,10 +3,10 @@
     python benchmarks/speed.py [--large] [--huge] [--documents N] [--json FILE]
 
 Each packer is called as its users call it, on the input that it reads fastest (a list for
-lightbinpack), and builds the result it builds. Calls take turns, and the least of --repeats is printed with its ratio to ours. Ours deals documents
-to packs at random; the others do not. "core" is lightbinpack's C++ function alone, built from its
-source (lightbinpack_core.py). Peers that are not installed are left out; the extra `benchmark`
-installs them.
+lightbinpack), and builds the result it builds. Calls take turns, and the least of --repeats is
+printed with its ratio to ours. Ours deals documents to packs at random; the others do not. "core"
+is lightbinpack's C++ function alone, built from its source (lightbinpack_core.py). Peers that are
+not installed are left out; the extra `benchmark` installs them.
 """
 
 from __future__ import annotations
