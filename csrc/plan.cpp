@@ -29,9 +29,11 @@ void check(const PlanOptions& options) {
           "a divisor of the sequence length " + std::to_string(row));
   require(options.max_documents_per_pack >= 1, "max_documents_per_pack",
           options.max_documents_per_pack, "at least 1");
-  require(options.min_packs >= 0, "min_packs", options.min_packs, "at least 0");
-  require(options.packs_multiple_of >= 1, "packs_multiple_of", options.packs_multiple_of,
-          "at least 1");
+  constexpr std::int64_t kMostPacks = std::int64_t{1} << 36;  // what can be asked for
+  require(options.min_packs >= 0 && options.min_packs <= kMostPacks, "min_packs", options.min_packs,
+          "between 0 and 2^36");
+  require(options.packs_multiple_of >= 1 && options.packs_multiple_of <= kMostPacks,
+          "packs_multiple_of", options.packs_multiple_of, "between 1 and 2^36");
   const bool is_random = options.strategy == "random";
   if (!is_random && options.strategy != "first_fit_shuffle" && options.strategy != "optimal" &&
       find_strategy(options.strategy) == nullptr) {

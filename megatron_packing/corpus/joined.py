@@ -58,6 +58,8 @@ class JoinedCorpus:
         self._corpora = corpora
         self._parts: list[Part] = []
         for corpus, epochs in corpora:
+            if len(corpus) == 0:
+                continue
             whole, rest = divmod(round(epochs * len(corpus)), len(corpus))
             self._parts += [Part(corpus, len(corpus))] * whole
             if rest:

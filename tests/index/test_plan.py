@@ -165,6 +165,8 @@ def test_the_bound_by_prices_holds_where_thousands_of_documents_fit_a_row(num_sh
     plan = plan_packs(lengths, 8192)
     alone = plan_packs(lengths[:3000], 8192)
     assert alone.lower_bound <= plan.lower_bound <= plan.num_packs <= alone.num_packs + 1
+    few = plan_packs(np.repeat([6, 2, 4], [46, 59, 43]), 283)
+    assert few.lower_bound <= few.num_packs == 3
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -344,6 +346,8 @@ def test_bad_lengths_are_named(lengths, error, message):
         ({"alignment": 5}, "alignment is 5; it must be a divisor"),
         ({"max_documents_per_pack": 0}, "max_documents_per_pack is 0"),
         ({"min_packs": -1}, "min_packs is -1"),
+        ({"min_packs": 2**62, "strategy": "random"}, "min_packs is 4611686018427387904"),
+        ({"packs_multiple_of": 2**62 + 1}, "packs_multiple_of is 4611686018427387905"),
         ({"sequence_length": 0}, "sequence_length is 0"),
         ({"sequence_length": 1 << 40}, "sequence_length is 1099511627776"),
     ],
