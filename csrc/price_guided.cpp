@@ -137,11 +137,7 @@ void pack_until(std::int64_t stop, LengthHistogram& histogram, Geometry& geometr
     OpenPack pack(histogram, geometry, max_segments);
     pack.take(histogram.largest_at_most(histogram.capacity()));
     for (const std::int64_t length : guide.choose(pack.room(), pack.places())) pack.take(length);
-    while (pack.places() > 0) {  // what has no price still needs a place
-      const std::int64_t length = histogram.largest_at_most(pack.room());
-      if (length == 0) break;
-      pack.take(length);
-    }
+    fill_longest_first(pack, histogram);  // what has no price still needs a place
     pack.close((pack.max_repeat() + kShareOfScarcest - 1) / kShareOfScarcest);
   } while (histogram.positions() > stop && !work.exhausted());
 }

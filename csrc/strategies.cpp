@@ -11,7 +11,25 @@ constexpr std::int64_t kNoLimit = std::numeric_limits<std::int64_t>::max();
 // How many third-last segments are tried before a row is left to the greedy choice.
 constexpr int kThirdsTried = 8;
 
+// Fills a row longest first, but closes it exactly as soon as that can be done.
+void fill_exactly(OpenPack& pack, LengthHistogram& histogram) {
+  while (pack.places() > 0) {
+    const std::int64_t longest = histogram.largest_at_most(pack.room());
+    if (longest == 0) return;
+    if (longest < pack.room() && close_exactly(pack, histogram, longest)) return;
+    pack.take(longest);
+  }
+}
+
 }  // namespace
+
+void fill_longest_first(OpenPack& pack, LengthHistogram& histogram) {
+  while (pack.places() > 0) {
+    const std::int64_t length = histogram.largest_at_most(pack.room());
+    if (length == 0) return;
+    pack.take(length, std::min({histogram.count(length), pack.room() / length, pack.places()}));
+  }
+}
 
 bool close_exactly(OpenPack& pack, LengthHistogram& histogram, std::int64_t longest) {
   const std::int64_t room = pack.room();
@@ -73,11 +91,7 @@ Geometry first_fit_decreasing(LengthHistogram histogram, std::int64_t max_segmen
   Geometry geometry;
   while (histogram.size() > 0) {
     OpenPack pack(histogram, geometry, max_segments);
-    while (pack.places() > 0) {
-      const std::int64_t length = histogram.largest_at_most(pack.room());
-      if (length == 0) break;
-      pack.take(length, std::min({histogram.count(length), pack.room() / length, pack.places()}));
-    }
+    fill_longest_first(pack, histogram);
     pack.close(kNoLimit);
   }
   return geometry;
@@ -87,12 +101,7 @@ Geometry exact_fit_decreasing(LengthHistogram histogram, std::int64_t max_segmen
   Geometry geometry;
   while (histogram.size() > 0) {
     OpenPack pack(histogram, geometry, max_segments);
-    while (pack.places() > 0) {
-      const std::int64_t longest = histogram.largest_at_most(pack.room());
-      if (longest == 0) break;
-      if (longest < pack.room() && close_exactly(pack, histogram, longest)) break;
-      pack.take(longest);
-    }
+    fill_exactly(pack, histogram);
     pack.close(kNoLimit);
   }
   return geometry;
@@ -113,12 +122,7 @@ Geometry even_count_fit(LengthHistogram histogram, std::int64_t max_segments) {
       if (shortest > pack.room()) break;
       pack.take(shortest);
     }
-    while (pack.places() > 0) {
-      const std::int64_t longest = histogram.largest_at_most(pack.room());
-      if (longest == 0) break;
-      if (longest < pack.room() && close_exactly(pack, histogram, longest)) break;
-      pack.take(longest);
-    }
+    fill_exactly(pack, histogram);
     pack.close(kNoLimit);
   }
   return geometry;

@@ -35,6 +35,9 @@ Geometry exact_fit_decreasing(LengthHistogram histogram, std::int64_t max_segmen
 // as leave every row its share of the segments, closed exactly as above.
 Geometry even_count_fit(LengthHistogram histogram, std::int64_t max_segments);
 
+// Takes the longest segment that fits until none does.
+void fill_longest_first(OpenPack& pack, LengthHistogram& histogram);
+
 // Takes the last two or three segments of a row where they fill it exactly; false where it finds
 // none that do. longest: the longest segment left that fits.
 bool close_exactly(OpenPack& pack, LengthHistogram& histogram, std::int64_t longest);
