@@ -31,3 +31,12 @@ def temporary_sibling(path: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, or replace it, so that readers find the old text or the new, never a part."""
+    with temporary_sibling(path) as folder:
+        unfinished = folder / path.name
+        unfinished.write_text(text, encoding="utf-8")
+        sync(unfinished)
+        unfinished.replace(path)

@@ -1,16 +1,21 @@
-"""Starts examples/pretrain_packed_gpt.py, and so Megatron's own pretrain(), on this machine."""
+"""Runs training scripts through Megatron's own pretrain() on this machine."""
 
 from __future__ import annotations
 
+import atexit
+import functools
 import importlib.util
+import json
 import os
-import re
 import subprocess
 import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from tests.conftest import EXAMPLES
+from tests.conftest import EXAMPLES, ROOT
 
 try:
     HAS_TRAINER = importlib.util.find_spec("megatron.training") is not None
@@ -22,6 +27,7 @@ needs_trainer = pytest.mark.skipif(
 )
 
 ROW = 128
+PRETRAIN_PACKED = EXAMPLES / "pretrain_packed_gpt.py"
 MODEL = f"""
     --num-layers 4 --hidden-size 64 --num-attention-heads 4 --seq-length {ROW}
     --max-position-embeddings {ROW} --position-embedding-type rope --normalization RMSNorm --swiglu
@@ -39,25 +45,110 @@ TRAINING = """
     --calculate-per-token-loss --no-create-attention-mask-in-dataloader --ckpt-format torch_dist
     --eval-iters 0 --eval-interval 1000 --log-interval 1 --num-workers 0 --split 100,0,0
 """
-LOSS = re.compile(r" iteration +(\d+)/.*lm loss: ([\d.E+-]+)")
 
 
-def pretrain(flags: str, ranks: int = 1, without: str = "") -> tuple[int, str]:
-    """Run the example script through the CPU launcher; returns its exit status and output."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(ranks), str(EXAMPLES / "cpu_trainer.py")]
+@dataclass(frozen=True)
+class Step:
+    """An optimizer step, as the trainer logged it, with all digits."""
+
+    loss: float
+    grad_norm: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run left behind."""
+
+    status: int
+    output: str
+    """Of all ranks, one after another."""
+    steps: list[Step]
+    evaluations: list[float]
+    """Losses of the validation passes, then of the test passes."""
+    rows: list[list[str]]
+    """Of each rank that reads tokens: a hash of every row it was given."""
+    operations: list[dict[str, float]]
+    """Of each step: what the trainer counted as floating-point operations, and from what."""
+
+
+def pretrain(
+    flags: str,
+    ranks: int = 1,
+    without: str = "",
+    *,
+    script: Path = PRETRAIN_PACKED,
+    kill_after: int | None = None,
+    timeout: float = 120,
+) -> Run:
+    """Train with the model and settings above and ``flags``.
+
+    Args:
+        flags: Later ones overrule earlier ones.
+        ranks: Processes.
+        without: A text to leave out of all flags.
+        script: What to run.
+        kill_after: Kill all ranks with SIGKILL once so many steps were logged.
+        timeout: Seconds; a run that takes longer is killed and fails the test.
+    """
     words = (MODEL + CPU + TRAINING + flags).replace(without, "").split()
-    command += [str(EXAMPLES / "pretrain_packed_gpt.py"), *words]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        answer = _ask(
+            argv=[str(script), *words],
+            ranks=ranks,
+            folder=name,
+            kill_after=kill_after,
+            timeout=timeout,
+        )
+        output = "".join(path.read_text(errors="replace") for path in sorted(folder.glob("log.*")))
+        assert not answer["timed_out"], f"no end within {timeout} s: {output[-3000:]}"
+        steps, evaluations, rows, operations = (
+            [_read_lines(path) for path in sorted(folder.glob(f"{kind}.*.jsonl"))]
+            for kind in ("steps", "evaluations", "rows", "operations")
+        )
+    # Ranks of the last stage log the same.
+    return Run(
+        status=next((status for status in answer["statuses"] if status), 0),
+        output=output,
+        steps=[Step(step["lm loss"], step["grad_norm"]) for step in next(iter(steps), [])],
+        evaluations=[loss["lm loss"] for loss in next(iter(evaluations), [])],
+        rows=rows,
+        operations=next(iter(operations), []),
+    )
+
+
+def train(flags: str, ranks: int = 1, **options) -> Run:
+    """As ``pretrain``, of a run that must succeed."""
+    run = pretrain(flags, ranks, **options)
+    assert run.status == 0, run.output[-5000:]
+    return run
+
+
+def _read_lines(path: Path) -> list:
+    # What was being written when a rank was killed is no line.
+    text = path.read_text()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def _ask(**request) -> dict:
+    server = _server()
+    server.stdin.write(json.dumps(request) + "\n")
+    server.stdin.flush()
+    answer = server.stdout.readline()
+    assert answer, "the trainer's server ended"
+    return json.loads(answer)
+
+
+@functools.cache
+def _server() -> subprocess.Popen:
     # Megatron asks for one connection under tensor parallelism; no device hides the GPUs.
     settings = {"OMP_NUM_THREADS": "1", "CUDA_DEVICE_MAX_CONNECTIONS": "1"}
-    environment = {**os.environ, **settings, "CUDA_VISIBLE_DEVICES": ""}
-    process = subprocess.run(
-        command,
-        env=environment,
+    server = subprocess.Popen(
+        [sys.executable, ROOT / "tests" / "trainer_server.py"],
+        env={**os.environ, **settings, "CUDA_VISIBLE_DEVICES": ""},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
         text=True,
-        timeout=240,
-        check=False,
     )
-    return process.returncode, process.stdout
+    atexit.register(server.kill)
+    return server

@@ -10,6 +10,10 @@ from typing import Any
 from megatron_packing.errors import InputError
 from megatron_packing.index.plan import OVERLONG, STRATEGIES
 from megatron_packing.megatron.dataset import PackedDatasetConfig
+from megatron_packing.megatron.layer_spec import BACKENDS
+from megatron_packing.thd.alignment import row_multiple, segment_alignment
+from megatron_packing.thd.layout import ATTENTION, POSITION_IDS
+from megatron_packing.thd.loss_weights import NORMALISERS
 
 
 def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
@@ -42,6 +46,47 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
         help="Divide packs up to a multiple of N, so that epochs are whole global batches.",
     )
     group.add_argument(
+        "--packing-alignment",
+        type=int,
+        default=None,
+        metavar="A",
+        help="Each document takes a multiple of A positions in its row; without it the least that "
+        "context parallelism asks for. Give 2 * C to go on later with up to C context-parallel "
+        "ranks on the same packs.",
+    )
+    group.add_argument(
+        "--packing-attention",
+        choices=ATTENTION,
+        default="document",
+        help="Whether a document sees itself alone, or those before it in its row too.",
+    )
+    group.add_argument(
+        "--packing-position-ids",
+        choices=POSITION_IDS,
+        default=None,
+        help="Whether positions restart in each document or continue through the row; without it "
+        "they do what --packing-attention does.",
+    )
+    group.add_argument(
+        "--packing-attention-backend",
+        choices=BACKENDS,
+        default=None,
+        help="What computes attention; without it Transformer Engine, or with --transformer-impl "
+        "local torch's variable-length kernels on GPUs and the reference elsewhere.",
+    )
+    group.add_argument(
+        "--packing-normaliser",
+        choices=NORMALISERS,
+        default="token",
+        help="What weighs the same in the loss of a global batch: each trained token, each "
+        "document, or each trained turn.",
+    )
+    group.add_argument(
+        "--packing-new-stream",
+        action="store_true",
+        help="Go on from a checkpoint with other data than it was trained with.",
+    )
+    group.add_argument(
         "--packing-indexes",
         nargs="+",
         default=[],
@@ -59,21 +104,18 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
 
 
 def check_packing_arguments(args: Namespace) -> None:
-    """Refuse settings under which packed training would be wrong.
+    """Refuse settings under which packed training would be wrong; fill in what others decide.
 
     Raises:
         InputError: Names the flag and what to give instead.
     """
-    if args.micro_batch_size != 1:
-        raise InputError(
-            f"--micro-batch-size is {args.micro_batch_size}; a packed row is a micro-batch of its "
-            f"own: give --micro-batch-size 1 and a longer --seq-length"
-        )
-    if args.context_parallel_size != 1:
-        raise InputError(
-            f"--context-parallel-size is {args.context_parallel_size}; "
-            f"packed rows cannot be cut for context parallelism yet: give 1"
-        )
+    for name in ("micro_batch_size", "eval_micro_batch_size"):  # the second from 0.19 on
+        if getattr(args, name, 1) not in (None, 1):
+            flag = _flag(name)
+            raise InputError(
+                f"{flag} is {getattr(args, name)}; a packed row is a micro-batch of its own: "
+                f"give {flag} 1 and a longer --seq-length"
+            )
     if args.create_attention_mask_in_dataloader:
         raise InputError(
             "the dataloader would make attention masks, whose place cu_seqlens take: "
@@ -84,8 +126,73 @@ def check_packing_arguments(args: Namespace) -> None:
             "without --calculate-per-token-loss Megatron averages the means of micro-batches, "
             "so that tokens of sparsely trained rows weigh more: give that flag"
         )
+    for name, why in _REFUSED.items():
+        if getattr(args, name, None):
+            raise InputError(f"{_flag(name)} does not go with packing: {why}; leave it out")
+    if getattr(args, "cuda_graph_impl", "none") not in (None, "none"):
+        raise InputError(
+            f"--cuda-graph-impl is {args.cuda_graph_impl}, but captured graphs keep the boundaries "
+            f"of one row: leave it out"
+        )
+    _check_lengths(args)
+    _check_positions(args)
     if args.packing_balance:
         _check_balance(args)
+
+
+# Flags of some of Megatron's versions.
+_REFUSED = {
+    "sft": "it makes Megatron log means of micro-batch means, and packed data need none of it",
+    "mtp_num_layers": "Megatron divides its loss by each micro-batch's own count, so it would "
+    "depend on the packs",
+    "reset_position_ids": "--packing-position-ids says what they do",
+    "reset_attention_mask": "--packing-attention says what documents see",
+    "eod_mask_loss": "the corpus says which tokens are trained",
+    "hybrid_context_parallel": "packs have one length, so ranks share all rows alike",
+    "overlap_moe_expert_parallel_comm": "its schedule takes no cu_seqlens",
+}
+
+
+def _check_lengths(args: Namespace) -> None:
+    multiple = row_multiple(
+        context_parallel_size=args.context_parallel_size,
+        tensor_model_parallel_size=args.tensor_model_parallel_size,
+        sequence_parallel=args.sequence_parallel,
+        fp8_recipe=args.fp8_recipe if getattr(args, "fp8", None) else None,
+    )
+    if args.seq_length % multiple:
+        raise InputError(
+            f"--seq-length is {args.seq_length}, but context, tensor and sequence parallelism and "
+            f"the FP8 recipe of this run cut rows into parts of equal length: "
+            f"give a multiple of {multiple}"
+        )
+    least = segment_alignment(args.context_parallel_size)
+    alignment = args.packing_alignment
+    if alignment is None:
+        return
+    if alignment < 1 or alignment % least or args.seq_length % alignment:
+        raise InputError(
+            f"--packing-alignment is {alignment}; it must be a multiple of {least}, as "
+            f"--context-parallel-size {args.context_parallel_size} asks, and divide --seq-length "
+            f"{args.seq_length}"
+        )
+
+
+def _check_positions(args: Namespace) -> None:
+    if args.packing_position_ids is None:
+        restart = args.packing_attention == "document"
+        args.packing_position_ids = "restart" if restart else "continue"
+    rotates = args.position_embedding_type in ("rope", "yarn", "mrope")
+    if args.packing_attention == "pack" and args.packing_position_ids == "restart" and rotates:
+        raise InputError(
+            f"--packing-position-ids restart does not go with --packing-attention pack and "
+            f"--position-embedding-type {args.position_embedding_type}, whose positions count "
+            f"through whatever attention sees: give continue"
+        )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _check_balance(args: Namespace) -> None:
@@ -98,7 +205,7 @@ def _check_balance(args: Namespace) -> None:
     for name in ("rampup_batch_size", "step_batch_size_schedule"):
         if getattr(args, name, None) is not None:  # Megatron's versions have some of them
             raise InputError(
-                f"--{name.replace('_', '-')} is {getattr(args, name)}, but --packing-balance needs "
+                f"{_flag(name)} is {getattr(args, name)}, but --packing-balance needs "
                 f"global batches of one size: leave one of the two flags out"
             )
     if args.global_batch_size % args.data_parallel_size:
@@ -134,6 +241,10 @@ def dataset_config_from_args(
         "eod_mask_loss": False,
         "create_attention_mask": args.create_attention_mask_in_dataloader,
         "packing_indexes": tuple(args.packing_indexes),
+        "packing_eval_packs_multiple_of": (
+            getattr(args, "eval_global_batch_size", None) or args.global_batch_size
+        ),
+        "packing_with_padding_mask": args.num_experts is not None,
     }
     # Fields that Megatron's versions share with their flags.
     for field in fields(PackedDatasetConfig):

@@ -1,67 +1,138 @@
-"""A layer spec whose attention takes packed rows without Transformer Engine.
-
-Megatron's own Transformer Engine spec takes packed rows as it is; use this one with
-``--transformer-impl local``, where Megatron's attention refuses them.
-"""
+"""Layers whose attention takes packed rows, with or without Transformer Engine."""
 
 from __future__ import annotations
 
 import copy
+import logging
 import math
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Literal, get_args
 
 import torch
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import MegatronModule
-from megatron.core.transformer.transformer_block import (
-    TransformerBlockSubmodules,
-    get_num_layers_to_build,
-)
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from torch import Tensor
 
 from megatron_packing.errors import InputError
-from megatron_packing.thd.attention import causal_attention, packed_attention
+from megatron_packing.thd.attention import causal_attention, packed_attention, varlen_attention
+
+logger = logging.getLogger(__name__)
+
+Backend = Literal["transformer_engine", "varlen", "reference"]
+
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
-def local_layer_spec(
-    config: TransformerConfig, vp_stage: int | None = None
-) -> TransformerBlockSubmodules:
-    """The layers of this pipeline stage: Megatron's local ones with an attention for packed rows.
+def choose_backend(config: TransformerConfig, told: str | None = None) -> Backend:
+    """Choose what computes attention over packed rows.
+
+    Transformer Engine where ``--transformer-impl`` is that, which is Megatron's default; else
+    torch's variable-length kernels on a GPU in half precision; else the reference.
+
+    Args:
+        config: Of the model.
+        told: One of ``BACKENDS``, to choose that; None to choose by the machine.
 
     Raises:
-        InputError: The model has a part that this attention does not compute.
+        InputError: The one told cannot run here, or lacks a part of the model.
     """
+    backend: Backend
+    if told is None:
+        if config.transformer_impl == "transformer_engine":
+            backend = "transformer_engine"
+        else:
+            backend = "reference" if _why_not_varlen(config) else "varlen"
+    elif told in BACKENDS:
+        backend = told
+    else:
+        raise InputError(f"the attention backend is {told!r}; use one of {', '.join(BACKENDS)}")
+    if backend == "transformer_engine":
+        if config.transformer_impl != "transformer_engine":
+            raise InputError(
+                f"--packing-attention-backend is transformer_engine, but --transformer-impl is "
+                f"{config.transformer_impl}: give transformer_engine to both"
+            )
+        if find_spec("transformer_engine") is None:
+            raise InputError(
+                "Transformer Engine is not installed: install it, or give --transformer-impl local"
+            )
+        return backend
+    if config.transformer_impl != "local":
+        raise InputError(
+            f"--packing-attention-backend is {backend}, but --transformer-impl is "
+            f"{config.transformer_impl}: give --transformer-impl local"
+        )
+    if backend == "varlen" and (why_not := _why_not_varlen(config)):
+        raise InputError(f"--packing-attention-backend is varlen, but {why_not}: leave it out")
     refused = {
         "attention dropout": config.attention_dropout,
         "a sliding window": config.window_size,
         "multi-latent attention": config.multi_latent_attention,
-        "context parallelism": config.context_parallel_size > 1,
+        "a softmax of another kind than vanilla": _softmax_type(config) != "vanilla",
     }
     for part, used in refused.items():
         if used:
             raise InputError(
-                f"the local attention over packed rows does not do {part}; use Transformer Engine "
-                f"(--transformer-impl transformer_engine) or leave it out"
+                f"the {backend} attention over packed rows does not do {part}; use Transformer "
+                f"Engine (--transformer-impl transformer_engine) or leave it out"
             )
-    spec = copy.deepcopy(
-        get_gpt_layer_local_spec(
-            num_experts=config.num_moe_experts,
-            moe_grouped_gemm=config.moe_grouped_gemm,
-            qk_layernorm=config.qk_layernorm,
-            normalization=config.normalization,
-        )
+    return backend
+
+
+def packed_layer_spec(
+    config: TransformerConfig, vp_stage: int | None = None, backend: str | None = None
+) -> TransformerBlockSubmodules:
+    """The layers of this pipeline stage, by the backend that ``choose_backend`` chooses.
+
+    Under Transformer Engine they are Megatron's own; otherwise Megatron's local ones with another
+    core attention, and norms that can do sequence parallelism.
+
+    Raises:
+        InputError: As ``choose_backend`` does.
+    """
+    chosen = choose_backend(config, backend)
+    logger.info(f"attention over packed rows is computed by: {chosen}")
+    is_te = chosen == "transformer_engine"
+    block = get_gpt_decoder_block_spec(
+        config,
+        use_transformer_engine=is_te,
+        normalization=config.normalization,
+        vp_stage=vp_stage,
     )
-    spec.submodules.self_attention.submodules.core_attention = PackedAttention
-    spec.submodules.input_layernorm = TorchNorm
-    spec.submodules.pre_mlp_layernorm = TorchNorm
-    num_layers = get_num_layers_to_build(config, vp_stage)
-    return TransformerBlockSubmodules(layer_specs=[spec] * num_layers, layer_norm=TorchNorm)
+    if is_te:
+        return block
+    attention = {"varlen": VarlenAttention, "reference": ReferenceAttention}[chosen]
+    block = copy.deepcopy(block)
+    for layer in block.layer_specs:
+        parts = layer.submodules.self_attention.submodules
+        parts.core_attention = attention
+        if config.qk_layernorm:
+            parts.q_layernorm = parts.k_layernorm = TorchNorm
+        layer.submodules.input_layernorm = TorchNorm
+        layer.submodules.pre_mlp_layernorm = TorchNorm
+    block.layer_norm = TorchNorm
+    return block
 
 
-class PackedAttention(MegatronModule):
+def _why_not_varlen(config: TransformerConfig) -> str | None:
+    if not torch.cuda.is_available():
+        return "there is no GPU"
+    if config.params_dtype not in (torch.float16, torch.bfloat16):
+        return f"the model is in {config.params_dtype}, not --bf16 or --fp16"
+    if find_spec("torch.nn.attention.varlen") is None:
+        return f"torch {torch.__version__} has no torch.nn.attention.varlen"
+    return None
+
+
+def _softmax_type(config: TransformerConfig) -> str:
+    return getattr(config, "softmax_type", "vanilla")
+
+
+class ReferenceAttention(MegatronModule):
     """Megatron's core attention with ``packed_seq_params``; see ``thd.attention``."""
 
     def __init__(
@@ -76,11 +147,14 @@ class PackedAttention(MegatronModule):
         pg_collection: ProcessGroupCollection | None = None,
     ) -> None:
         """Take Megatron's arguments; what this attention has no use for is ignored."""
-        del attn_mask_type, attention_type, attention_dropout, cp_comm_type, pg_collection
+        del attn_mask_type, attention_type, attention_dropout, cp_comm_type
         super().__init__(config=config)
         self.softmax_scale = softmax_scale or 1.0 / math.sqrt(config.kv_channels)
         if config.apply_query_key_layer_scaling:
             self.softmax_scale /= max(1, layer_number)
+        if pg_collection is None:
+            pg_collection = ProcessGroupCollection.use_mpu_process_groups(required_pgs=["cp"])
+        self.group = pg_collection.cp
 
     def forward(
         self,
@@ -99,13 +173,33 @@ class PackedAttention(MegatronModule):
         """
         del attention_mask, attn_mask_type, attention_bias
         if packed_seq_params is not None:
-            output = packed_attention(
-                query, key, value, packed_seq_params.cu_seqlens_q, self.softmax_scale
-            )
+            output = self.attend(query, key, value, packed_seq_params)
             return output.reshape(output.shape[0], -1)
         query, key, value = (tensor.permute(1, 2, 0, 3) for tensor in (query, key, value))
         output = causal_attention(query, key, value, self.softmax_scale).permute(2, 0, 1, 3)
         return output.reshape(*output.shape[:2], -1)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, packed: PackedSeqParams) -> Tensor:
+        """Attend within the segments of a row."""
+        return packed_attention(
+            query, key, value, packed.cu_seqlens_q, self.softmax_scale, self.group
+        )
+
+
+class VarlenAttention(ReferenceAttention):
+    """The same by torch's fused kernels."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, packed: PackedSeqParams) -> Tensor:
+        """Attend within the segments of a row."""
+        return varlen_attention(
+            query,
+            key,
+            value,
+            packed.cu_seqlens_q,
+            self.softmax_scale,
+            self.group,
+            max_seqlen=packed.max_seqlen_q,
+        )
 
 
 class TorchNorm:

@@ -8,26 +8,25 @@ from torch import Tensor
 
 
 def loss_func(
-    loss_mask: Tensor, output: Tensor, *, check_for_nan: bool = False
+    loss_mask: Tensor, denominator: Tensor, output: Tensor, *, check_for_nan: bool = False
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Sum the losses of the trained tokens.
+    """Sum the weighted losses of the trained tokens.
 
-    With ``calculate_per_token_loss`` Megatron divides the gradient by the number of trained tokens
-    of the whole global batch, so every trained token weighs the same however rows are filled.
+    With ``calculate_per_token_loss`` Megatron divides the gradient by the sum of the denominators
+    of the whole global batch, over micro-batches and over data- and context-parallel ranks; so what
+    a token weighs does not depend on how rows are filled or shared. See ``thd.loss_weights``.
 
     Args:
-        loss_mask: ``(1, sequence_length)``, 1 where the label is trained.
-        output: ``(1, sequence_length)``, the losses of the model.
+        loss_mask: ``(1, positions)``, the weight of each label; 0 where it is not trained.
+        denominator: int32, (): of the row; 0 on all but one of the ranks that share a row.
+        output: ``(1, positions)``, the losses of the model.
         check_for_nan: Stop on a loss that is not finite (Megatron's --check-for-nan-in-loss).
 
     Returns:
-        The sum, the number of trained tokens (int32), and ``{"lm loss": [sum, number]}`` which
-        Megatron sums over ranks and divides for its log.
+        The sum, the denominator, and ``{"lm loss": [sum, denominator]}`` which Megatron sums over
+        ranks and divides for its log.
     """
-    losses = output.view(-1).float()
-    mask = loss_mask.view(-1).float()
-    loss = torch.sum(losses * mask)
-    num_tokens = mask.sum().detach().to(torch.int)
+    loss = torch.sum(output.view(-1).float() * loss_mask.view(-1))
     if check_for_nan:
         for rejected, name in ((torch.isnan, "NaN"), (torch.isinf, "Inf")):
             get_rerun_state_machine().validate_result(
@@ -37,4 +36,5 @@ def loss_func(
                 tolerance=0.0,
                 fatal=True,
             )
-    return loss, num_tokens, {"lm loss": torch.stack([loss.detach(), num_tokens.float()])}
+    report = torch.stack([loss.detach(), denominator.float()])
+    return loss, denominator.detach().clone(), {"lm loss": report}

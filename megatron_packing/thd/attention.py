@@ -1,18 +1,32 @@
-"""Causal attention over packed rows, on any device.
+"""Causal attention over packed rows.
 
-The reference that the tests and machines without a GPU use. Transformer Engine's fused attention
-takes its place where it is installed (``megatron_packing.megatron.layer_spec``).
+``packed_attention`` is the reference, for any device: tests and machines without a GPU use it.
+``varlen_attention`` is the same by torch's fused kernels, on GPUs without Transformer Engine, whose
+own attention takes their place where it is installed (``megatron_packing.megatron.layer_spec``).
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from megatron_packing.thd.context_parallel import CausalChunks, GatherRow, causal_chunks
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
 
 def packed_attention(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, softmax_scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    softmax_scale: float,
+    group: ProcessGroup | None = None,
 ) -> Tensor:
     """Causal attention in which each segment of a row sees itself alone.
 
@@ -20,26 +34,102 @@ def packed_attention(
         query: ``(positions, heads, head_dim)``.
         key: ``(positions, groups, head_dim)``; ``heads`` is a multiple of ``groups``.
         value: ``(positions, groups, value_dim)``.
-        cu_seqlens: Integers ``(num_segments + 1,)`` from 0 to ``positions``, never falling;
-            repeated values are segments of no positions.
+        cu_seqlens: Integers ``(num_segments + 1,)`` from 0 to the positions of the row, never
+            falling; repeated values are segments of no positions.
         softmax_scale: Factor on the scores.
+        group: The ranks that share the row; each gives what ``partition_indices`` says it holds.
+            Keys and values are gathered. None: this rank has the whole row.
 
     Returns:
         ``(positions, heads, value_dim)``.
+
+    Raises:
+        ValueError: ``cu_seqlens`` does not cover the row.
     """
-    lengths = torch.diff(cu_seqlens).tolist()
-    if sum(lengths) != query.shape[0]:
-        raise ValueError(f"cu_seqlens covers {sum(lengths)} positions of {query.shape[0]}")
-    # (1, heads, positions, dim), cut into segments.
-    queries, keys, values = (
-        tensor.transpose(0, 1).unsqueeze(0).split(lengths, dim=2) for tensor in (query, key, value)
+    num_ranks = 1 if group is None else group.size()
+    _check_covered(query, cu_seqlens, num_ranks)
+    if group is None or num_ranks == 1:
+        lengths = torch.diff(cu_seqlens).tolist()
+        queries, keys, values = (_heads_first(x).split(lengths, dim=2) for x in (query, key, value))
+        outputs = [
+            causal_attention(*segment, softmax_scale)
+            for segment in zip(queries, keys, values, strict=True)
+            if segment[0].shape[2] > 0
+        ]
+        return _positions_first(torch.cat(outputs, dim=2))
+    chunks = causal_chunks(cu_seqlens, num_ranks, group.rank())
+    key, value = (_heads_first(GatherRow.apply(x, cu_seqlens, group)) for x in (key, value))
+    outputs = []
+    for queries, start, num_keys in zip(
+        _heads_first(query).split(chunks.num_queries, dim=2),
+        chunks.key_starts,
+        chunks.num_keys,
+        strict=True,
+    ):
+        num_queries = queries.shape[2]
+        seen = torch.ones(num_queries, num_keys, dtype=torch.bool, device=query.device)
+        outputs.append(
+            scaled_dot_product_attention(
+                queries,
+                key.narrow(2, start, num_keys),
+                value.narrow(2, start, num_keys),
+                attn_mask=seen.tril(num_keys - num_queries),
+                scale=softmax_scale,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
+        )
+    return _positions_first(torch.cat(outputs, dim=2))
+
+
+def varlen_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    softmax_scale: float,
+    group: ProcessGroup | None = None,
+    *,
+    max_seqlen: int,
+) -> Tensor:
+    """As ``packed_attention``, by ``torch.nn.attention.varlen``: half precision, CUDA alone.
+
+    Args:
+        query: As above; float16 or bfloat16.
+        key: As above.
+        value: As above.
+        cu_seqlens: As above, int32.
+        softmax_scale: As above.
+        group: As above.
+        max_seqlen: At least the longest segment of the row.
+    """
+    from torch.nn.attention.varlen import varlen_attn  # newer than torch's oldest
+
+    if group is None or group.size() == 1:
+        query_offsets = key_offsets = cu_seqlens
+        max_queries = max_keys = max_seqlen
+    else:
+        chunks = causal_chunks(cu_seqlens, group.size(), group.rank())
+        held = _seen_keys(chunks, query.device)
+        key, value = (GatherRow.apply(x, cu_seqlens, group)[held] for x in (key, value))
+        query_offsets, key_offsets = (
+            torch.tensor([0, *numbers], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+            for numbers in (chunks.num_queries, chunks.num_keys)
+        )
+        query_offsets, key_offsets = query_offsets.to(query.device), key_offsets.to(query.device)
+        max_queries, max_keys = max(chunks.num_queries), max(chunks.num_keys)
+    output: Tensor = varlen_attn(
+        query,
+        key,
+        value,
+        query_offsets,
+        key_offsets,
+        max_queries,
+        max_keys,
+        scale=softmax_scale,
+        window_size=(-1, 0),  # causal, aligned to the lower right corner
+        enable_gqa=query.shape[1] != key.shape[1],
     )
-    outputs = [
-        causal_attention(*segment, softmax_scale)
-        for segment in zip(queries, keys, values, strict=True)
-        if segment[0].shape[2] > 0
-    ]
-    return torch.cat(outputs, dim=2).squeeze(0).transpose(0, 1)
+    return output
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, softmax_scale: float) -> Tensor:
@@ -52,3 +142,28 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, softmax_scale: f
         scale=softmax_scale,
         enable_gqa=query.shape[1] != key.shape[1],
     )
+
+
+def _check_covered(query: Tensor, cu_seqlens: Tensor, num_ranks: int) -> None:
+    positions = query.shape[0] * num_ranks
+    offsets = cu_seqlens.tolist()
+    falls = any(stop < start for start, stop in pairwise(offsets))
+    if offsets[0] != 0 or offsets[-1] != positions or falls:
+        raise ValueError(
+            f"cu_seqlens goes from {offsets[0]} to {offsets[-1]}{' and falls' if falls else ''}; "
+            f"it must rise from 0 to the {positions} positions of the row"
+        )
+
+
+def _seen_keys(chunks: CausalChunks, device: torch.device) -> Tensor:
+    """The positions of all chunks' keys, one chunk after another."""
+    pairs = zip(chunks.key_starts, chunks.num_keys, strict=True)
+    return torch.cat([torch.arange(start, start + count, device=device) for start, count in pairs])
+
+
+def _heads_first(tensor: Tensor) -> Tensor:
+    return tensor.transpose(0, 1).unsqueeze(0)
+
+
+def _positions_first(tensor: Tensor) -> Tensor:
+    return tensor.squeeze(0).transpose(0, 1)

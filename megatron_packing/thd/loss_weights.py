@@ -1,0 +1,82 @@
+"""How much each trained token weighs in the loss of a global batch.
+
+The loss is the sum of weight * loss over all trained tokens of the batch, divided by the sum of the
+rows' denominators. Weights and denominators come from documents alone, so neither the packs nor the
+micro-batches nor the ranks that share the batch change it:
+
+    token      each trained token weighs the same: weight 1; trained tokens
+    sequence   each document weighs the same (LongAlign, arXiv 2401.18058, section 3.2)
+    turn       each turn of a document weighs the same; a turn is a run of trained tokens
+
+Megatron counts denominators in 32-bit integers. A document or turn that is whole in its row counts
+``SHARES``; one that was split counts its part of that in each of its rows, at least 1. A global
+batch may hold eight million of them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_packing.corpus.corpus import TokenDocuments
+from megatron_packing.index.pack_index import Segments
+from megatron_packing.thd.layout import Placement
+
+Normaliser = Literal["token", "sequence", "turn"]
+
+NORMALISERS: tuple[Normaliser, ...] = get_args(Normaliser)
+
+SHARES = 256
+
+
+def weigh(
+    loss_mask: NDArray[np.uint8],
+    corpus: TokenDocuments,
+    segments: Segments,
+    placement: Placement,
+    normaliser: Normaliser,
+    *,
+    parts_are_elsewhere: bool,
+) -> tuple[NDArray[np.float32], int]:
+    """Weigh the trained tokens of a row.
+
+    Args:
+        loss_mask: Shape ``(sequence_length,)``: 1 where the label is trained.
+        corpus: Where the loss masks of documents are, for those that were split.
+        segments: Of the row's pack.
+        placement: Of its segments.
+        normaliser: What weighs the same.
+        parts_are_elsewhere: Whether positions of a document that are not in its segment are
+            trained in other rows; False where they were cut off.
+
+    Returns:
+        The weights, ``(sequence_length,)``, and the row's denominator.
+    """
+    if normaliser == "token":
+        return loss_mask.astype(np.float32), int(np.count_nonzero(loss_mask))
+    weights = np.zeros(len(loss_mask), np.float32)
+    denominator = 0
+    for (document, start, length), row in zip(segments, placement.starts.tolist(), strict=True):
+        num_positions = int(corpus.num_tokens[document]) - 1
+        if parts_are_elsewhere and length < num_positions:
+            trained = np.asarray(corpus.loss_mask(document, 1, num_positions + 1)) != 0
+            begin = start
+        else:
+            trained, begin = loss_mask[row : row + length] != 0, 0
+        for positions in _units(trained, normaliser):
+            here = positions[(positions >= begin) & (positions < begin + length)] - begin
+            if len(here):
+                share = max(1, round(SHARES * len(here) / len(positions)))
+                weights[row + here] = share / len(here)
+                denominator += share
+    return weights, denominator
+
+
+def _units(trained: NDArray[np.bool_], normaliser: Normaliser) -> list[NDArray[np.int64]]:
+    """The trained positions of a document, or of each of its turns."""
+    positions = np.flatnonzero(trained)
+    if normaliser == "sequence":
+        return [positions]
+    return np.split(positions, np.flatnonzero(np.diff(positions) > 1) + 1)
