@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -65,8 +66,8 @@ class Run:
     steps: list[Step]
     evaluations: list[float]
     """Losses of the validation passes, then of the test passes."""
-    rows: list[list[str]]
-    """Of each rank that reads tokens: a hash of every row it was given."""
+    rows: dict[int, list[str]]
+    """Of each step: a hash of every row that was read for it, sorted."""
     operations: list[dict[str, float]]
     """Of each step: what the trainer counted as floating-point operations, and from what."""
 
@@ -77,6 +78,7 @@ def pretrain(
     without: str = "",
     *,
     script: Path = PRETRAIN_PACKED,
+    environment: dict[str, str] | None = None,
     kill_after: int | None = None,
     timeout: float = 120,
 ) -> Run:
@@ -87,6 +89,7 @@ def pretrain(
         ranks: Processes.
         without: A text to leave out of all flags.
         script: What to run.
+        environment: Variables beside those of this process.
         kill_after: Kill all ranks with SIGKILL once so many steps were logged.
         timeout: Seconds; a run that takes longer is killed and fails the test.
     """
@@ -97,22 +100,26 @@ def pretrain(
             argv=[str(script), *words],
             ranks=ranks,
             folder=name,
+            environment=environment or {},
             kill_after=kill_after,
             timeout=timeout,
         )
         output = "".join(path.read_text(errors="replace") for path in sorted(folder.glob("log.*")))
         assert not answer["timed_out"], f"no end within {timeout} s: {output[-3000:]}"
-        steps, evaluations, rows, operations = (
+        steps, evaluations, reads, operations = (
             [_read_lines(path) for path in sorted(folder.glob(f"{kind}.*.jsonl"))]
             for kind in ("steps", "evaluations", "rows", "operations")
         )
+    rows: dict[int, set[str]] = {}
+    for step, row in itertools.chain(*reads):
+        rows.setdefault(step, set()).add(row)  # ranks that share a row each read it
     # Ranks of the last stage log the same.
     return Run(
         status=next((status for status in answer["statuses"] if status), 0),
         output=output,
         steps=[Step(step["lm loss"], step["grad_norm"]) for step in next(iter(steps), [])],
         evaluations=[loss["lm loss"] for loss in next(iter(evaluations), [])],
-        rows=rows,
+        rows={step: sorted(found) for step, found in rows.items()},
         operations=next(iter(operations), []),
     )
 

@@ -7,6 +7,7 @@ and, in each rank, ``observe``: what the trainer computed, with all its digits, 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 warnings.simplefilter("ignore")
@@ -59,13 +61,17 @@ def observe(folder: Path, rank: int) -> None:
             write("evaluations", {name: float(loss) for name, loss in result[0].items()})
         return result
 
-    def read(*args, **kwargs):
-        batch = get_batch(*args, **kwargs)
-        if batch.tokens is not None:
-            boundaries = batch.packed_seq_params.cu_seqlens_q.numpy()
-            row = batch.tokens.numpy().tobytes() + boundaries.tobytes()
-            write("rows", hashlib.sha256(row).hexdigest()[:16])
-        return batch
+    def read(data_iterator, vp_stage):
+        return get_batch(data_iterator and written(data_iterator), vp_stage)
+
+    def written(data_iterator):
+        while True:
+            sample = next(data_iterator)
+            if "tokens" in sample:
+                row = sample["tokens"].numpy().tobytes() + sample["cu_seqlens"].numpy().tobytes()
+                step = training.get_args().curr_iteration + 1
+                write("rows", [step, hashlib.sha256(row).hexdigest()[:16]])
+            yield sample
 
     def count(args, batch_size, **kwargs):
         operations_counted = operations(args, batch_size, **kwargs)
@@ -90,6 +96,7 @@ def run_rank(request: dict, rank: int, port: int) -> None:
         LOCAL_WORLD_SIZE=ranks,
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
+        **request["environment"],
     )
     log = os.open(folder / f"log.{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
@@ -121,6 +128,8 @@ def run(request: dict) -> dict:
         pid = os.fork()
         if pid == 0:
             run_rank(request, rank, port)
+        with contextlib.suppress(PermissionError):
+            os.setpgid(pid, pid)  # in the rank too: whoever comes first
         ranks[pid] = rank
     statuses: dict[int, int] = {}
     deadline = time.monotonic() + request["timeout"]
@@ -130,6 +139,7 @@ def run(request: dict) -> dict:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid:
             statuses[ranks.pop(pid)] = os.waitstatus_to_exitcode(status)
+            kill([pid])  # what it started to write checkpoints lives on otherwise
             if status:
                 time.sleep(1)  # the others may be about to say the same
                 kill(ranks)
@@ -146,13 +156,11 @@ def run(request: dict) -> dict:
     return {"statuses": [statuses[rank] for rank in sorted(statuses)], "timed_out": timed_out}
 
 
-def kill(ranks: dict[int, int]) -> None:
+def kill(pids: Iterable[int]) -> None:
     """Kill ranks and what they started."""
-    for pid in ranks:
-        try:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            os.kill(pid, signal.SIGKILL)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from megatron_packing.index.plan import OVERLONG, STRATEGIES
 from megatron_packing.megatron.dataset import PackedDatasetConfig
 from megatron_packing.megatron.layer_spec import BACKENDS
 from megatron_packing.thd.alignment import row_multiple, segment_alignment
-from megatron_packing.thd.layout import ATTENTION, POSITION_IDS
+from megatron_packing.thd.layout import ATTENTION, POSITION_IDS, positions_of
 from megatron_packing.thd.loss_weights import NORMALISERS
 
 
@@ -104,7 +104,7 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
 
 
 def check_packing_arguments(args: Namespace) -> None:
-    """Refuse settings under which packed training would be wrong; fill in what others decide.
+    """Refuse settings under which packed training would be wrong.
 
     Raises:
         InputError: Names the flag and what to give instead.
@@ -179,11 +179,9 @@ def _check_lengths(args: Namespace) -> None:
 
 
 def _check_positions(args: Namespace) -> None:
-    if args.packing_position_ids is None:
-        restart = args.packing_attention == "document"
-        args.packing_position_ids = "restart" if restart else "continue"
+    position_ids = args.packing_position_ids or positions_of(args.packing_attention)
     rotates = args.position_embedding_type in ("rope", "yarn", "mrope")
-    if args.packing_attention == "pack" and args.packing_position_ids == "restart" and rotates:
+    if args.packing_attention == "pack" and position_ids == "restart" and rotates:
         raise InputError(
             f"--packing-position-ids restart does not go with --packing-attention pack and "
             f"--position-embedding-type {args.position_embedding_type}, whose positions count "

@@ -24,7 +24,14 @@ from megatron_packing.index.order import pack_at
 from megatron_packing.index.pack_index import MANIFEST, PackIndex, PlanSettings, Segments
 from megatron_packing.index.plan import OVERLONG, STRATEGIES
 from megatron_packing.thd.alignment import segment_alignment
-from megatron_packing.thd.layout import ATTENTION, POSITION_IDS, Placement, lay_out, place
+from megatron_packing.thd.layout import (
+    ATTENTION,
+    POSITION_IDS,
+    Placement,
+    lay_out,
+    place,
+    positions_of,
+)
 from megatron_packing.thd.loss_weights import NORMALISERS, weigh
 
 logger = logging.getLogger(__name__)
@@ -59,8 +66,8 @@ class PackedDatasetConfig(GPTDatasetConfig):
     all; where none does, that is an error. Empty: indexes are made in ``path_to_cache``."""
     packing_attention: str = "document"
     """``document``: documents see themselves alone; ``pack``: and those before them in the row."""
-    packing_position_ids: str = "restart"
-    """``restart``: from 0 in each segment; ``continue``: through the row."""
+    packing_position_ids: str | None = None
+    """``restart``: from 0 in each segment; ``continue``: through the row. None: as attention."""
     packing_normaliser: str = "token"
     """What weighs the same in the loss: each ``token``, ``sequence`` or ``turn``."""
     packing_with_tokens: bool = True
@@ -70,6 +77,8 @@ class PackedDatasetConfig(GPTDatasetConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.packing_position_ids is None:
+            self.packing_position_ids = positions_of(self.packing_attention)
         for name, choices in (
             ("packing_strategy", STRATEGIES),
             ("packing_overlong", OVERLONG),
@@ -169,8 +178,11 @@ class PackedDataset(MegatronDataset):
         ]
 
     def __len__(self) -> int:
-        """Samples that were asked for, over as many epochs as that takes; else one epoch."""
-        return len(self.index) if self.num_samples is None else self.num_samples
+        """Samples that were asked for, over as many epochs as that takes; else one epoch.
+
+        Megatron asks for none where it never evaluates, but takes an empty dataset for an error.
+        """
+        return self.num_samples or len(self.index)
 
     def __getitem__(self, idx: int) -> dict[str, torch.Tensor]:
         """Lay sample ``idx`` out."""

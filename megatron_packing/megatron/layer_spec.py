@@ -147,11 +147,10 @@ class ReferenceAttention(MegatronModule):
         pg_collection: ProcessGroupCollection | None = None,
     ) -> None:
         """Take Megatron's arguments; what this attention has no use for is ignored."""
-        del attn_mask_type, attention_type, attention_dropout, cp_comm_type
+        del layer_number, attn_mask_type, attention_type, attention_dropout, cp_comm_type
         super().__init__(config=config)
+        # --apply-query-key-layer-scaling only reorders factors against overflow in half precision.
         self.softmax_scale = softmax_scale or 1.0 / math.sqrt(config.kv_channels)
-        if config.apply_query_key_layer_scaling:
-            self.softmax_scale /= max(1, layer_number)
         if pg_collection is None:
             pg_collection = ProcessGroupCollection.use_mpu_process_groups(required_pgs=["cp"])
         self.group = pg_collection.cp

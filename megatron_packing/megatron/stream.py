@@ -39,24 +39,26 @@ def describe_stream(dataset: PackedDataset | BlendedDataset) -> dict[str, Any]:
                 "corpus": part.index.corpus.fingerprint,
                 "first document": part.index.corpus.first_document,
                 "documents": part.index.corpus.num_documents,
-                "packs": len(part.index),
                 **asdict(part.index.plan),
+                "packs": len(part.index),
             }
             for part in datasets
         ],
     }
 
 
-def recorded_alignment(args: Namespace) -> int | None:
+def recorded_alignment(args: Namespace, smallest: int) -> int | None:
     """The alignment of the packs that the checkpoint to resume from was trained on.
 
-    So a run that started under context parallelism keeps its packs without it.
+    So a run that started under context parallelism keeps its packs without it. None where there is
+    no record, or it is no multiple of ``smallest``: then ``check_stream`` will say so.
     """
     record = _read_record(args)
     if record is None:
         return None
-    alignments = {part.get("alignment") for part in record["datasets"]}
-    return alignments.pop() if len(alignments) == 1 else None
+    alignments = {part["alignment"] for part in record["datasets"]}
+    fits = len(alignments) == 1 and not next(iter(alignments)) % smallest
+    return alignments.pop() if fits else None
 
 
 def check_stream(dataset: PackedDataset | BlendedDataset, args: Namespace) -> None:

@@ -44,7 +44,9 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
     """
     args = get_args()
     config = dataset_config_from_args(args, build_tokenizer(args), get_blend_and_blend_per_split)
-    config.packing_alignment = config.packing_alignment or recorded_alignment(args)
+    config.packing_alignment = config.packing_alignment or recorded_alignment(
+        args, config.smallest_alignment
+    )
     config.packing_with_tokens = is_tokens_stage(vp_stage)
     print_rank_0("> packing the training, validation and test documents ...")
     is_built = partial(is_dataset_built_on_rank, vp_stage=vp_stage)

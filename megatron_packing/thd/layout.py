@@ -26,6 +26,11 @@ POSITION_IDS: tuple[PositionIds, ...] = get_args(PositionIds)
 _BUCKETS = 8
 
 
+def positions_of(attention: str) -> PositionIds:
+    """What position ids do where nobody says: restart with whatever attention keeps apart."""
+    return "continue" if attention == "pack" else "restart"
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where the segments of a pack stand in their row; known from their lengths alone."""

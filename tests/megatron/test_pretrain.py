@@ -2,17 +2,16 @@ from __future__ import annotations
 
 import pytest
 
+pytest.importorskip("megatron.core")
+
+from megatron_packing import PackIndex
+from megatron_packing.index.build import build_pack_index
+from megatron_packing.index.pack_index import PlanSettings
 from tests.conftest import chat_like_lengths, write_corpus
-from tests.trainer import LOSS, ROW, needs_trainer, pretrain
+from tests.trainer import ROW, needs_trainer, pretrain, train
 
 pytestmark = needs_trainer
 STEPS = 20
-
-
-def losses_of(flags: str, ranks: int = 1) -> list[float]:
-    status, output = pretrain(flags, ranks)
-    assert status == 0, output[-5000:]
-    return [float(loss) for _, loss in LOSS.findall(output)]
 
 
 @pytest.fixture(scope="module")
@@ -28,41 +27,68 @@ def data(corpus):
 
 @pytest.fixture(scope="module")
 def checkpoint(data, corpus):
-    """Weights to start every layout from: initial ones depend on the layout."""
+    """Weights to start from: initial ones depend on the layout."""
     path = corpus.prefix.parent / "checkpoint"
-    losses_of(f"{data} --train-iters 1 --save {path} --save-interval 1")
+    train(f"{data} --train-iters 1 --save {path} --save-interval 1")
     return path
 
 
 @pytest.fixture(scope="module")
 def one_rank(data, checkpoint):
-    losses = losses_of(f"{data} --train-iters {STEPS} --load {checkpoint} --finetune")
-    assert len(losses) == STEPS
-    assert losses[-1] < losses[0] - 0.1
-    return losses
+    run = train(f"{data} --train-iters {STEPS} --load {checkpoint} --finetune")
+    assert len(run.steps) == STEPS
+    assert run.steps[-1].loss < run.steps[0].loss - 0.1
+    return run
+
+
+@pytest.mark.parametrize("flags", ["", "--packing-balance"])
+def test_many_steps_on_two_ranks_have_the_losses_of_one(data, checkpoint, one_rank, flags):
+    flags = f"{data} --train-iters {STEPS} --load {checkpoint} --finetune {flags}"
+    run = train(flags, ranks=2)
+    losses = [step.loss for step in run.steps]
+    assert losses == pytest.approx([step.loss for step in one_rank.steps], abs=1e-5, rel=0)
+
+
+def test_balanced_steps_read_what_unbalanced_ones_read(data, one_rank):
+    run = train(f"{data} --train-iters {STEPS} --packing-balance", ranks=2)
+    assert run.rows == one_rank.rows
 
 
 @pytest.mark.parametrize(
-    ("flags", "ranks"),
+    ("layout", "ranks"),
     [
-        ("--tensor-model-parallel-size 2", 2),
-        ("--tensor-model-parallel-size 2 --sequence-parallel", 2),
-        ("--pipeline-model-parallel-size 2", 2),
-        ("", 2),
-        ("--use-distributed-optimizer", 2),
+        ("", 1),
+        ("--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1", 2),
+        ("--context-parallel-size 2", 2),
+        ("--eval-interval 1 --eval-iters 1 --split 90,10,0 --tensor-model-parallel-size 2", 2),
     ],
-    ids=["TP=2", "TP=2 and sequence parallel", "PP=2", "DP=2", "DP=2 and distributed optimizer"],
+    ids=["one rank", "virtual stages", "CP=2", "TP=2 with evaluations"],
 )
-def test_a_parallel_run_has_the_losses_of_one_rank(data, checkpoint, one_rank, flags, ranks):
-    losses = losses_of(
-        f"{data} --train-iters {STEPS} --load {checkpoint} --finetune {flags}", ranks
+def test_floating_point_operations_are_counted_from_real_lengths(
+    data, corpus, tmp_path, layout, ranks
+):
+    flags = f"{data} --train-iters 2 --packing-alignment 4 --data-cache-path {tmp_path} {layout}"
+    run = train(flags, ranks)
+    (path,) = (
+        path
+        for path in (tmp_path / "pack_indexes").iterdir()
+        if PackIndex.open(path).corpus.first_document == 0
     )
-    assert losses == pytest.approx(one_rank, abs=1e-5, rel=0)
-
-
-def test_balanced_steps_have_the_losses_of_unbalanced_ones(data, checkpoint, one_rank):
-    flags = f"{data} --train-iters {STEPS} --load {checkpoint} --finetune --packing-balance"
-    assert losses_of(flags, ranks=2) == pytest.approx(one_rank, abs=1e-5, rel=0)
+    index = PackIndex.open(path)
+    positions = sum(
+        int(index.segments(pack, corpus.num_tokens).lengths.sum()) for pack in range(len(index))
+    )
+    for step in run.operations[:2]:
+        tokens, squares = (
+            step[f"{name}_in_batch"] for name in ("total_real_tokens", "seqlen_squared_sum")
+        )
+        assert 0 < tokens <= min(4 * ROW, positions)
+        assert tokens < squares <= tokens * ROW
+    if "split" not in layout:
+        whole = train(f"{flags} --train-iters {-(-len(index) // 4)}", ranks)
+        counted = sum(step["total_real_tokens_in_batch"] for step in whole.operations)
+        # The last batch holds the first packs of the next epoch too.
+        assert counted >= positions
 
 
 @pytest.mark.parametrize(
@@ -70,17 +96,61 @@ def test_balanced_steps_have_the_losses_of_unbalanced_ones(data, checkpoint, one
     [
         ("--packing-balance --dataloader-type cyclic", "--dataloader-type is cyclic"),
         ("--micro-batch-size 2", "--micro-batch-size is 2"),
+        ("--sft", "--sft does not go with packing"),
+        ("--reset-position-ids", "--reset-position-ids does not go with packing"),
+        ("--packing-attention pack --packing-position-ids restart", "--packing-position-ids"),
+        ("--packing-alignment 3", "--packing-alignment is 3"),
+        ("--packing-attention-backend varlen", "there is no GPU"),
+        ("--transformer-impl transformer_engine", "Transformer Engine is not installed"),
+        ("--window-size 8,0", "does not do a sliding window"),
         ("--packing-indexes /nowhere", "/nowhere is not a pack index"),
         ("--seq-length 64", "longer than the sequence length 64"),
         ("--data-path /nowhere", "/nowhere.idx does not exist"),
     ],
 )
 def test_a_wrong_setting_stops_the_run_with_one_sentence(data, flags, message):
-    status, output = pretrain(f"{data} --train-iters 1 {flags}")
-    assert status != 0
-    (line,) = (line for line in output.splitlines() if "error: " in line and message in line)
-    assert "Traceback" not in output.split(line)[0]
-    assert not LOSS.search(output)
+    run = pretrain(f"{data} --train-iters 1 {flags}")
+    assert run.status != 0
+    (line,) = (line for line in run.output.splitlines() if "error: " in line and message in line)
+    assert "Traceback" not in run.output.split(line)[0]
+    assert not run.steps
+
+
+@pytest.mark.parametrize(
+    ("flags", "ranks", "message"),
+    [
+        ("--context-parallel-size 2 --seq-length 130", 2, "give a multiple of 4"),
+        ("--context-parallel-size 2 --packing-alignment 2", 2, "it must be a multiple of 4"),
+        (
+            "--context-parallel-size 2 --tensor-model-parallel-size 4 --sequence-parallel "
+            "--seq-length 132",
+            8,
+            "give a multiple of 8",
+        ),
+    ],
+)
+def test_lengths_that_a_layout_cannot_cut_are_refused(data, flags, ranks, message):
+    run = pretrain(f"{data} --train-iters 1 --max-position-embeddings 256 {flags}", ranks)
+    assert run.status != 0
+    assert message in run.output
+    assert not run.steps
+
+
+def test_an_index_of_a_smaller_alignment_is_refused_with_the_command_that_makes_the_right_one(
+    data, corpus, tmp_path
+):
+    index = build_pack_index(
+        corpus, PlanSettings(strategy="optimal", sequence_length=ROW), tmp_path / "packs"
+    )
+    flags = f"{data} --train-iters 1 --context-parallel-size 2 --packing-indexes {index.path}"
+    run = pretrain(flags, ranks=2)
+    assert run.status != 0
+    assert f"error: the pack index {index.path} has segments aligned to 1" in run.output
+    assert (
+        f"megatron-packing pack {corpus.prefix} --sequence-length {ROW} --overlong error "
+        f"--alignment 4 --documents 0:150 --output DIR" in run.output
+    )
+    assert not run.steps
 
 
 @pytest.mark.parametrize(
@@ -91,7 +161,7 @@ def test_a_wrong_setting_stops_the_run_with_one_sentence(data, flags, message):
     ],
 )
 def test_without_a_flag_that_packing_needs_the_run_is_refused(data, flag, message):
-    status, output = pretrain(f"{data} --train-iters 1", without=flag)
-    assert status != 0
-    assert message in output
-    assert not LOSS.search(output)
+    run = pretrain(f"{data} --train-iters 1", without=flag)
+    assert run.status != 0
+    assert message in run.output
+    assert not run.steps

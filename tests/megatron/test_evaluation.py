@@ -1,0 +1,51 @@
+"""Packed validation and test splits have the losses of unpacked ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("megatron.core")
+
+from megatron_packing import PackIndex
+from megatron_packing.thd.loss_weights import NORMALISERS
+from tests.conftest import chat_like_lengths, write_corpus
+from tests.megatron.test_parallel import PADDED, PADDED_ROWS
+from tests.trainer import ROW, needs_trainer, train
+
+pytestmark = needs_trainer
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluation")
+    corpus = write_corpus(folder / "corpus", chat_like_lengths(150, longest=ROW))
+    data = f"--data-path {corpus.prefix} --split 60,30,10 --packing-alignment 4"
+    # The order of the documents of a step is that of packs, so all runs share indexes.
+    data += f" --data-cache-path {folder / 'cache'}"
+    train(f"{data} --train-iters 1 --save {folder / 'checkpoint'} --save-interval 1")
+    return f"{data} --load {folder / 'checkpoint'} --finetune --train-iters 2 --eval-interval 1"
+
+
+def packs_of(data: str) -> list[int]:
+    """Packs of the validation and of the test split."""
+    cache = data.split("--data-cache-path ")[1].split()[0]
+    indexes = [PackIndex.open(path) for path in (Path(cache) / "pack_indexes").iterdir()]
+    return [len(index) for index in indexes if index.corpus.first_document > 0]
+
+
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+@pytest.mark.parametrize("layout", ["", "--pipeline-model-parallel-size 2"])
+def test_an_evaluation_has_the_loss_of_an_unpacked_one(data, normaliser, layout):
+    packs = packs_of(data)
+    assert all(count % 4 == 0 for count in packs)
+    flags = f"{data} --eval-iters {max(packs) // 4} --packing-normaliser {normaliser}"
+    padded = train(
+        f"{flags} --global-batch-size {PADDED_ROWS} --eval-global-batch-size {PADDED_ROWS}",
+        script=PADDED,
+        environment={"PACKED_GLOBAL_BATCH_SIZE": "4"},
+    )
+    packed = train(f"{flags} {layout}", ranks=2 if layout else 1)
+    assert len(packed.evaluations) == len(padded.evaluations) == 4  # two steps, the end, the test
+    assert packed.evaluations == pytest.approx(padded.evaluations, abs=1e-6, rel=0)

@@ -1,0 +1,170 @@
+"""Packed training is padded training, in every parallel layout, under every normaliser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from megatron_packing.thd.loss_weights import NORMALISERS
+from tests.conftest import chat_like_lengths, write_corpus
+from tests.trainer import PRETRAIN_PACKED, ROW, Run, needs_trainer, train
+
+pytestmark = needs_trainer
+
+STEPS = 5
+PADDED = Path(__file__).with_name("pretrain_padded_gpt.py")
+PADDED_ROWS = 40  # at least the documents of four packs
+LAYOUTS = {
+    "one rank": ("", 1),
+    "TP=2 with sequence parallel": ("--tensor-model-parallel-size 2 --sequence-parallel", 2),
+    "PP=2": ("--pipeline-model-parallel-size 2", 2),
+    "PP=2 with virtual stages": (
+        "--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1",
+        2,
+    ),
+    "PP=4": ("--pipeline-model-parallel-size 4", 4),
+    "CP=2": ("--context-parallel-size 2", 2),
+    "CP=2 with TP=2": ("--context-parallel-size 2 --tensor-model-parallel-size 2", 4),
+    "DP=2 with distributed optimizer": ("--use-distributed-optimizer", 2),
+}
+# What changes the model or how it is computed, beside what is packed.
+MODELS = {
+    "recomputation": (
+        "--recompute-granularity full --recompute-method uniform --recompute-num-layers 1"
+    ),
+    "selective recomputation": "--recompute-granularity selective",
+    "grouped queries": "--group-query-attention --num-query-groups 2",
+    "query and key norms": "--qk-layernorm",
+    "learned positions": "--position-embedding-type learned_absolute",
+    "softmax scale by layer": "--apply-query-key-layer-scaling --attention-softmax-in-fp32",
+    "experts": "--num-experts 4 --moe-router-topk 2 --moe-router-load-balancing-type none",
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parallel")
+    return write_corpus(folder / "corpus", chat_like_lengths(150, longest=ROW))
+
+
+@pytest.fixture(scope="module")
+def data(corpus):
+    cache = corpus.prefix.parent / "cache"
+    return f"--data-path {corpus.prefix} --data-cache-path {cache} --packing-alignment 4"
+
+
+@pytest.fixture(scope="module")
+def begin(data, corpus):
+    """Flags that start a run from one checkpoint: initial weights depend on the layout."""
+    checkpoints: dict[str, str] = {}
+
+    def flags(model: str = "") -> str:
+        if model not in checkpoints:
+            path = corpus.prefix.parent / f"checkpoint{len(checkpoints)}"
+            train(f"{data} {model} --train-iters 1 --save {path} --save-interval 1")
+            checkpoints[model] = f"{data} {model} --load {path} --finetune --train-iters {STEPS}"
+        return checkpoints[model]
+
+    return flags
+
+
+@pytest.fixture(scope="module")
+def padded(begin):
+    """A padded run of the same documents on one rank, by Megatron's own attention."""
+    runs: dict[tuple[str, str], Run] = {}
+
+    def run(normaliser: str = "token", model: str = "") -> Run:
+        if (normaliser, model) not in runs:
+            runs[normaliser, model] = train(
+                f"{begin(model)} --global-batch-size {PADDED_ROWS} "
+                f"--packing-normaliser {normaliser}",
+                script=PADDED,
+                environment={"PACKED_GLOBAL_BATCH_SIZE": "4"},
+            )
+        return runs[normaliser, model]
+
+    return run
+
+
+def assert_equal(run: Run, reference: Run) -> None:
+    assert len(run.steps) == len(reference.steps) == STEPS
+    for step, expected in zip(run.steps, reference.steps, strict=True):
+        assert step.loss == pytest.approx(expected.loss, abs=1e-6, rel=0)
+        assert step.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_packed_run_has_losses_and_gradient_norms_of_a_padded_one(
+    begin, padded, layout, normaliser
+):
+    flags, ranks = LAYOUTS[layout]
+    run = train(f"{begin()} --packing-normaliser {normaliser} {flags}", ranks)
+    assert_equal(run, padded(normaliser))
+
+
+def test_normalisers_differ(padded):
+    losses = {padded(normaliser).steps[0].loss for normaliser in NORMALISERS}
+    assert max(losses) - min(losses) > 1e-3
+    assert len(losses) == len(NORMALISERS)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_what_the_model_is_made_of_changes_nothing(begin, padded, model):
+    flags = MODELS[model]
+    run = train(f"{begin(flags)} --packing-normaliser sequence")
+    assert_equal(run, padded("sequence", flags))
+
+
+@pytest.mark.parametrize("layout", ["one rank", "TP=2 with sequence parallel", "PP=2", "CP=2"])
+def test_frozen_parameters_change_nothing(begin, layout):
+    wrapper = PADDED.with_name("pretrain_frozen.py")
+    reference = train(
+        f"{begin()} --global-batch-size {PADDED_ROWS}",
+        script=wrapper,
+        environment={"SCRIPT": str(PADDED), "PACKED_GLOBAL_BATCH_SIZE": "4"},
+    )
+    flags, ranks = LAYOUTS[layout]
+    run = train(
+        f"{begin()} {flags}", ranks, script=wrapper, environment={"SCRIPT": str(PRETRAIN_PACKED)}
+    )
+    assert_equal(run, reference)
+
+
+@pytest.mark.parametrize(
+    ("layout", "ranks"),
+    [
+        ("--expert-model-parallel-size 2", 2),
+        ("--pipeline-model-parallel-size 2", 2),
+        ("--context-parallel-size 2", 2),
+        ("--tensor-model-parallel-size 2 --sequence-parallel", 2),
+        (
+            "--tensor-model-parallel-size 2 --sequence-parallel --pipeline-model-parallel-size 2 "
+            "--expert-model-parallel-size 2",
+            4,
+        ),
+    ],
+)
+def test_experts_train_alike_in_every_layout(begin, padded, layout, ranks):
+    model = f"{MODELS['experts']} --moe-token-dispatcher-type alltoall"
+    run = train(f"{begin(model)} {layout}", ranks)
+    assert_equal(run, padded("token", model))
+
+
+@pytest.mark.parametrize(
+    "balancing",
+    [
+        "--moe-router-load-balancing-type aux_loss --moe-aux-loss-coeff 0.5",
+        "--moe-router-load-balancing-type seq_aux_loss --moe-aux-loss-coeff 0.5",
+        "--moe-router-load-balancing-type none --moe-z-loss-coeff 0.5",
+        "--moe-router-load-balancing-type none --moe-router-enable-expert-bias "
+        "--moe-router-score-function sigmoid --moe-router-bias-update-rate 0.1",
+    ],
+    ids=["auxiliary loss", "auxiliary loss by sequence", "z loss", "expert bias"],
+)
+def test_routers_do_not_count_padding(begin, balancing):
+    model = f"--num-experts 4 --moe-router-topk 2 {balancing} --packing-strategy padding"
+    longer = f"--seq-length {2 * ROW} --max-position-embeddings {2 * ROW}"
+    short, long = (train(f"{begin(model)} {rows}") for rows in ("", longer))
+    assert_equal(long, short)

@@ -1,0 +1,111 @@
+"""A run that was stopped goes on with the documents that it left off at."""
+
+from __future__ import annotations
+
+import random
+from signal import SIGKILL
+
+import pytest
+
+pytest.importorskip("megatron.core")
+
+from megatron_packing.megatron.stream import RECORD
+from tests.conftest import chat_like_lengths, write_corpus
+from tests.trainer import ROW, needs_trainer, pretrain, train
+
+pytestmark = needs_trainer
+
+TOPOLOGIES = {
+    "DP=2": "",
+    "TP=2": "--tensor-model-parallel-size 2 --sequence-parallel",
+    "PP=2": "--pipeline-model-parallel-size 2",
+    "CP=2": "--context-parallel-size 2",
+}
+
+
+@pytest.fixture
+def corpora(tmp_path):
+    lengths = chat_like_lengths(200, longest=ROW)
+    return [write_corpus(tmp_path / f"corpus{i}", lengths[i::2], seed=i) for i in range(2)]
+
+
+@pytest.fixture
+def data(corpora, tmp_path):
+    blend = " ".join(f"{weight} {corpus.prefix}" for weight, corpus in zip((3, 1), corpora))  # noqa: B905
+    return f"--data-path {blend} --data-cache-path {tmp_path / 'cache'} --packing-alignment 4"
+
+
+def saving(folder) -> str:
+    # Without the last Megatron refuses to go on for longer than it was told at first.
+    return f"--save {folder} --load {folder} --save-interval 1 --override-opt_param-scheduler"
+
+
+@pytest.mark.slow
+def test_two_processes_killed_at_20_random_steps_read_what_an_uninterrupted_run_reads(
+    data, corpora, tmp_path
+):
+    steps = 45
+    uninterrupted = train(f"{data} --train-iters {steps}", ranks=2)
+    assert sorted(uninterrupted.rows) == list(range(1, steps + 1))
+    assert all(len(rows) == 4 for rows in uninterrupted.rows.values())
+    assert 4 * steps > 2 * sum(len(corpus) for corpus in corpora) / 5  # more than two epochs
+
+    choose = random.Random(0)
+    flags = f"{data} --train-iters {steps} {saving(tmp_path / 'checkpoints')}"
+    first = 0
+    for kill in range(21):
+        after = choose.randint(1, 3) if kill < 20 else None
+        run = pretrain(
+            f"{flags} {choose.choice(list(TOPOLOGIES.values()))}", ranks=2, kill_after=after
+        )
+        assert run.status == (0 if kill == 20 else -SIGKILL), run.output[-3000:]
+        assert min(run.rows) <= first + 1  # nothing was left out
+        first = max(run.rows)
+        for step, rows in run.rows.items():
+            assert set(rows) <= set(uninterrupted.rows[step])
+            if step < first:
+                assert rows == uninterrupted.rows[step]
+    assert first == steps
+
+
+def test_a_longer_run_goes_on_where_the_shorter_one_ended(data, tmp_path):
+    flags = f"{data} {saving(tmp_path / 'checkpoints')}"
+    whole = train(f"{data} --train-iters 12")
+    begun = train(f"{flags} --train-iters 5")
+    ended = train(f"{flags} --train-iters 12")
+    assert begun.rows | ended.rows == whole.rows
+    losses = [step.loss for step in begun.steps + ended.steps]
+    assert losses == pytest.approx([step.loss for step in whole.steps], abs=1e-5)
+
+
+def test_packs_made_under_context_parallelism_are_kept_without_it(corpora, tmp_path):
+    data = f"--data-path {corpora[0].prefix} --data-cache-path {tmp_path / 'cache'}"
+    flags = f"{data} {saving(tmp_path / 'checkpoints')}"
+    context_parallel = "--context-parallel-size 2"
+    whole = train(f"{data} --train-iters 4 {context_parallel}", ranks=2)
+    train(f"{flags} --train-iters 2 {context_parallel}", ranks=2)
+    ended = train(f"{flags} --train-iters 4")
+    assert ended.rows == {step: whole.rows[step] for step in (3, 4)}
+
+
+@pytest.mark.parametrize(
+    ("change", "ranks", "message"),
+    [
+        ("--seed 9", 1, "seed was 1234 and is 9"),
+        ("--packing-strategy greedy", 1, "datasets 0 strategy was optimal and is greedy"),
+        ("--split 90,10,0", 1, "datasets 0 documents was 100 and is 90"),
+        ("--context-parallel-size 2", 2, "datasets 0 alignment was 1 and is 4"),
+    ],
+)
+def test_other_packs_than_the_checkpoint_s_are_refused(corpora, tmp_path, change, ranks, message):
+    folder = tmp_path / "checkpoints"
+    data = f"--data-path {corpora[0].prefix} --data-cache-path {tmp_path / 'cache'}"
+    flags = f"{data} {saving(folder)}"
+    train(f"{flags} --train-iters 1")
+    run = pretrain(f"{flags} --train-iters 2 {change}", ranks)
+    assert run.status != 0
+    assert f"error: {folder / RECORD} says" in run.output
+    assert message in run.output
+    assert not run.steps
+    for steps, allowed in ((2, "--packing-new-stream"), (3, "--finetune")):
+        train(f"{flags} --train-iters {steps} {change} {allowed}", ranks)
