@@ -42,6 +42,10 @@ class CudaTensorsOnCpu(TorchFunctionMode):
             kwargs["device"] = CPU
         if kwargs.get("pin_memory"):
             kwargs["pin_memory"] = False
+        if getattr(func, "__name__", "") == "all_to_all_single":
+            # Megatron makes lists of the sizes when it moves them from a CUDA device.
+            args = args[:2] + tuple(_as_list(value) for value in args[2:])
+            kwargs = {name: _as_list(value) for name, value in kwargs.items()}
         if func is torch.Tensor.to and len(args) > 1 and _is_cuda(args[1]):
             args = (args[0], CPU, *args[2:])
         return func(*args, **kwargs)
@@ -53,6 +57,10 @@ def _is_cuda(device: Any) -> bool:
     if isinstance(device, str):
         return device.startswith("cuda")
     return isinstance(device, torch.device) and device.type == "cuda"
+
+
+def _as_list(value: Any) -> Any:
+    return value.tolist() if torch.is_tensor(value) and value.dim() == 1 else value
 
 
 class _Event:

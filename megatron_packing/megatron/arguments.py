@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
+import megatron.core
+
 from megatron_packing.errors import InputError
 from megatron_packing.index.plan import OVERLONG, STRATEGIES
 from megatron_packing.megatron.dataset import PackedDatasetConfig
@@ -134,6 +136,12 @@ def check_packing_arguments(args: Namespace) -> None:
             f"--cuda-graph-impl is {args.cuda_graph_impl}, but captured graphs keep the boundaries "
             f"of one row: leave it out"
         )
+    if getattr(args, "moe_router_enable_expert_bias", False) and not _counts_experts_unpadded():
+        raise InputError(
+            f"--moe-router-enable-expert-bias does not go with packing under megatron-core "
+            f"{megatron.core.__version__}, whose routers fail where padding is not to be counted; "
+            f"use 0.20 or later, or leave it out"
+        )
     _check_lengths(args)
     _check_positions(args)
     if args.packing_balance:
@@ -151,6 +159,12 @@ _REFUSED = {
     "hybrid_context_parallel": "packs have one length, so ranks share all rows alike",
     "overlap_moe_expert_parallel_comm": "its schedule takes no cu_seqlens",
 }
+
+
+def _counts_experts_unpadded() -> bool:
+    """Before 0.20 the shapes of two masks do not match (router.py, ``_apply_expert_bias``)."""
+    major, minor = megatron.core.__version__.split(".")[:2]
+    return (int(major), int(minor)) >= (0, 20)
 
 
 def _check_lengths(args: Namespace) -> None:

@@ -74,9 +74,8 @@ def weigh(mask, normaliser):
 def datasets_provider(num_samples, vp_stage=None):  # noqa: ARG001
     args = get_args()
     config = dataset_config_from_args(args, build_tokenizer(args), get_blend_and_blend_per_split)
-    config.packing_alignment = config.packing_alignment or 1
+    packs = config.packing_eval_packs_multiple_of = int(os.environ["PACKED_GLOBAL_BATCH_SIZE"])
     builder = BlendedMegatronDatasetBuilder(PackedDataset, [None] * 3, lambda: True, config)
-    packs = int(os.environ["PACKED_GLOBAL_BATCH_SIZE"])
     return [
         dataset and PaddedDocuments(dataset, packs, args.global_batch_size, samples)
         for dataset, samples in zip(builder.build(), num_samples, strict=True)

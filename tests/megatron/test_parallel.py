@@ -141,7 +141,7 @@ def test_frozen_parameters_change_nothing(begin, layout):
         ("--tensor-model-parallel-size 2 --sequence-parallel", 2),
         (
             "--tensor-model-parallel-size 2 --sequence-parallel --pipeline-model-parallel-size 2 "
-            "--expert-model-parallel-size 2",
+            "--expert-model-parallel-size 2 --expert-tensor-parallel-size 1",
             4,
         ),
     ],
@@ -158,10 +158,8 @@ def test_experts_train_alike_in_every_layout(begin, padded, layout, ranks):
         "--moe-router-load-balancing-type aux_loss --moe-aux-loss-coeff 0.5",
         "--moe-router-load-balancing-type seq_aux_loss --moe-aux-loss-coeff 0.5",
         "--moe-router-load-balancing-type none --moe-z-loss-coeff 0.5",
-        "--moe-router-load-balancing-type none --moe-router-enable-expert-bias "
-        "--moe-router-score-function sigmoid --moe-router-bias-update-rate 0.1",
     ],
-    ids=["auxiliary loss", "auxiliary loss by sequence", "z loss", "expert bias"],
+    ids=["auxiliary loss", "auxiliary loss by sequence", "z loss"],
 )
 def test_routers_do_not_count_padding(begin, balancing):
     model = f"--num-experts 4 --moe-router-topk 2 {balancing} --packing-strategy padding"

@@ -102,6 +102,11 @@ def test_floating_point_operations_are_counted_from_real_lengths(
         ("--packing-alignment 3", "--packing-alignment is 3"),
         ("--packing-attention-backend varlen", "there is no GPU"),
         ("--transformer-impl transformer_engine", "Transformer Engine is not installed"),
+        ("--mtp-num-layers 1", "--mtp-num-layers does not go with packing"),
+        (
+            "--num-experts 4 --moe-router-enable-expert-bias --moe-router-score-function sigmoid",
+            "--moe-router-enable-expert-bias does not go with packing under megatron-core 0.1",
+        ),
         ("--window-size 8,0", "does not do a sliding window"),
         ("--packing-indexes /nowhere", "/nowhere is not a pack index"),
         ("--seq-length 64", "longer than the sequence length 64"),
