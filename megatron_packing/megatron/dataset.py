@@ -221,10 +221,11 @@ class PackedDataset(MegatronDataset):
         """What attention computes for sample ``idx``, without reading its tokens.
 
         Returns:
-            Shape ``(cu_seqlens_width - 1,)``: positions between neighbours of ``cu_seqlens``, pads
-            and tail among them; together ``sequence_length``.
+            Shape ``(num_stretches,)``: positions between neighbours of ``cu_seqlens``, pads and
+            tail among them; together ``sequence_length``.
         """
-        return np.diff(self._place(self._segments(idx)).cu_seqlens).astype(np.int64)
+        lengths = np.diff(self._place(self._segments(idx)).cu_seqlens).astype(np.int64)
+        return lengths[lengths > 0]
 
     def _place(self, segments: Segments) -> Placement:
         return place(

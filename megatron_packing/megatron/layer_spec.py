@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 from importlib.util import find_spec
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
@@ -18,13 +18,15 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from torch import Tensor
 
 from megatron_packing.errors import InputError
-from megatron_packing.thd.attention import causal_attention, packed_attention, varlen_attention
+from megatron_packing.thd.attention import (
+    BACKENDS,
+    Backend,
+    causal_attention,
+    packed_attention,
+    varlen_attention,
+)
 
 logger = logging.getLogger(__name__)
-
-Backend = Literal["transformer_engine", "varlen", "reference"]
-
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 def choose_backend(config: TransformerConfig, told: str | None = None) -> Backend:

@@ -8,7 +8,7 @@ own attention takes their place where it is installed (``megatron_packing.megatr
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,6 +18,10 @@ from megatron_packing.thd.context_parallel import CausalChunks, GatherRow, causa
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+Backend = Literal["transformer_engine", "varlen", "reference"]
+
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 def packed_attention(

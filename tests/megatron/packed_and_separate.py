@@ -1,7 +1,10 @@
-"""Compares a packed row with its documents one at a time, in megatron-core's GPTModel.
+"""Compares documents in packed rows with the same documents alone, in megatron-core's GPTModel.
 
-Run by test_packed_equals_separate.py in a process of its own, since it puts CUDA's stand-ins in
-place. Prints one JSON object.
+Run by test_packed_equals_separate.py in processes of their own, as CUDA's stand-ins are put in
+place; several processes share the rows. Prints one JSON object.
+
+    packed_and_separate.py documents POSITION_EMBEDDING   each document of 200 packs, on one rank
+    packed_and_separate.py layout FOLDER FLAGS...         the loss of all rows under a layout
 """
 
 from __future__ import annotations
@@ -9,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -24,17 +26,20 @@ run_cuda_code_on_cpu()
 
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
+from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron.core.transformer import TransformerConfig
 
-from megatron_packing.megatron.batch import get_batch
-from megatron_packing.megatron.layer_spec import local_layer_spec
+from megatron_packing.megatron.batch import get_batch, is_tokens_stage, run_model
+from megatron_packing.megatron.layer_spec import packed_layer_spec
 from megatron_packing.megatron.loss import loss_func
-from tests.conftest import write_corpus
+from tests.conftest import chat_like_lengths, write_corpus
 from tests.megatron.test_dataset import ROW, build
 
+PACKS = 200
 
-def make_model(position_embedding: str) -> GPTModel:
+
+def make_model(position_embedding: str = "rope", **layout) -> GPTModel:
     config = TransformerConfig(
         num_layers=2,
         hidden_size=64,
@@ -49,84 +54,141 @@ def make_model(position_embedding: str) -> GPTModel:
         gated_linear_unit=True,
         activation_func=torch.nn.functional.silu,
         apply_rope_fusion=False,
+        transformer_impl="local",
+        calculate_per_token_loss=True,
+        pipeline_dtype=torch.float32,
+        batch_p2p_comm=False,
+        **layout,
     )
     torch.default_generator.manual_seed(0)
     return GPTModel(
         config,
-        local_layer_spec(config),
+        packed_layer_spec(config),
         vocab_size=256,
         max_sequence_length=ROW,
         position_embedding_type=position_embedding,
         share_embeddings_and_output_weights=False,
+        pre_process=parallel_state.is_pipeline_first_stage(),
+        post_process=parallel_state.is_pipeline_last_stage(),
     )
 
 
-def gradients(model: GPTModel) -> dict[str, torch.Tensor]:
-    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    model.zero_grad()
-    return found
+def difference(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    return max((a - b).abs().max().item() for a, b in zip(found, expected, strict=True))
 
 
-def packed(model: GPTModel, train) -> tuple[float, int, dict[str, torch.Tensor]]:
-    """Sum of losses, trained tokens and gradients over all rows."""
-    total, count = 0.0, 0
+def compare_documents(folder: Path, position_embedding: str) -> dict[str, float]:
+    """Losses and gradients of each document in its row and alone; bits of the others."""
+    corpus = write_corpus(folder / "corpus", chat_like_lengths(1400, longest=ROW))
+    (train, _, _) = build([corpus.prefix], folder, packing_alignment=4)
+    model = make_model(position_embedding)
+    parameters = list(model.parameters())
+    generator = torch.Generator().manual_seed(0)
+    result = {"packs": 0, "documents": 0, "loss": 0.0, "gradient": 0.0, "bits changed": 0}
+
+    def losses_of(sample):
+        loader = iter(torch.utils.data.DataLoader([sample], batch_size=1))
+        return run_model(model, get_batch(loader))[0]
+
+    for pack in range(PACKS):
+        sample = train[pack]
+        segments = list(train._segments(pack))
+        starts = sample["cu_seqlens"].tolist()
+        rows = [slice(a, a + length) for a, (_, _, length) in zip(starts, segments, strict=False)]
+        losses = losses_of(sample)
+        for here, (document, _, _) in zip(rows, segments, strict=True):
+            tokens = torch.from_numpy(corpus.tokens(document).astype("int64"))[None]
+            positions = torch.arange(tokens.shape[1] - 1)[None]
+            alone = model(tokens[:, :-1], positions, None, labels=tokens[:, 1:])[0]
+            result["loss"] = max(result["loss"], difference([losses[here]], [alone]))
+            gradients = [
+                torch.autograd.grad(loss.mean(), parameters, retain_graph=True, allow_unused=True)
+                for loss in (losses[here], alone)
+            ]
+            result["gradient"] = max(result["gradient"], difference(*gradients))
+            result["documents"] += 1
+        # Another document in one place: the others must not notice, not by a bit.
+        changed = rows[int(torch.randint(len(rows), (1,), generator=generator))]
+        noise = torch.randint(256, sample["tokens"][changed].shape, generator=generator)
+        with torch.no_grad():
+            others = {**sample, "tokens": sample["tokens"].clone()}
+            others["tokens"][changed] = noise
+            after = losses_of(others)
+        keep = torch.ones(ROW, dtype=torch.bool)
+        keep[changed] = False
+        result["bits changed"] += int((after[keep] != losses[keep]).sum())
+        assert not torch.equal(after[changed], losses[changed])
+        result["packs"] += 1
+    return result
+
+
+def train_step(folder: Path, **layout) -> dict[str, float]:
+    """The loss of all rows of a corpus, by Megatron's schedules; its gradient where rows are cut.
+
+    The first run, on one rank, leaves its gradients in the folder.
+    """
+    corpus = write_corpus(
+        folder / f"corpus{os.environ['RANK']}", chat_like_lengths(60, longest=ROW)
+    )
+    settings = {"context_parallel_size": 2, "packing_normaliser": "sequence"}
+    settings["packing_with_tokens"] = is_tokens_stage()
+    (train, _, _) = build([corpus.prefix], folder / rank, **settings)
+    model = make_model(**layout)
     loader = iter(torch.utils.data.DataLoader(train, batch_size=1))
-    for _ in range(len(train)):
-        batch = get_batch(loader)
-        output = model(
-            batch.tokens,
-            batch.position_ids,
-            None,
-            labels=batch.labels,
-            packed_seq_params=batch.packed_seq_params,
-        )
-        loss, num_tokens, _ = loss_func(batch.loss_mask, output)
-        loss.backward()
-        total += loss.item()
-        count += int(num_tokens)
-    return total, count, gradients(model)
+    sums = torch.zeros(2, dtype=torch.float64)
 
+    def forward_step(iterator, model):
+        batch = get_batch(iterator)
 
-def separate(model: GPTModel, corpus) -> tuple[float, int, dict[str, torch.Tensor]]:
-    """The same over documents alone, as unpacked (sbhd) batches of one."""
-    total, count = 0.0, 0
-    for document in range(len(corpus)):
-        tokens = torch.from_numpy(corpus.tokens(document).astype("int64"))[None]
-        mask = torch.from_numpy(corpus.loss_mask(document).astype("float32"))[None, 1:]
-        positions = torch.arange(tokens.shape[1] - 1)[None]
-        losses = model(tokens[:, :-1], positions, None, labels=tokens[:, 1:])
-        loss = (losses * mask).sum()
-        loss.backward()
-        total += loss.item()
-        count += int(mask.sum())
-    return total, count, gradients(model)
+        def loss_of(output):
+            loss, denominator, report = loss_func(batch.loss_mask, batch.denominator, output)
+            sums.add_(report["lm loss"].double())
+            return loss, denominator, report
+
+        return run_model(model, batch), loss_of
+
+    get_forward_backward_func()(
+        forward_step_func=forward_step,
+        data_iterator=loader,
+        model=model,
+        num_microbatches=len(train),
+        seq_length=ROW,
+        micro_batch_size=1,
+        forward_only=False,
+    )
+    torch.distributed.all_reduce(sums)
+    loss = (sums[0] / sums[1]).item()
+    expected = folder / "gradients.pt"
+    result = {"rows": len(train), "loss": loss}
+    if not layout:
+        torch.save([parameter.grad for parameter in model.parameters()], expected)
+    elif layout.keys() == {"context_parallel_size"}:
+        gradients = [parameter.grad for parameter in model.parameters()]
+        for gradient in gradients:
+            torch.distributed.all_reduce(gradient)
+        total = sums[1].item()
+        alone = [gradient / total for gradient in torch.load(expected)]
+        result["gradient"] = difference([gradient / total for gradient in gradients], alone)
+    return result
 
 
 def main() -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", RANK="0", WORLD_SIZE="1")
-    with tempfile.TemporaryDirectory() as folder:
-        store = torch.distributed.FileStore(f"{folder}/store", 1)
-        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-        parallel_state.initialize_model_parallel()
-        model_parallel_cuda_manual_seed(1)
-        lengths = [38, 6, 65, 2, 23, 40, 25, 64, 10, 12, 3]
-        corpus = write_corpus(Path(folder) / "corpus", lengths)
-        (train, _, _) = build([corpus.prefix], Path(folder))
-        results = {}
-        for position_embedding in ("rope", "learned_absolute"):
-            model = make_model(position_embedding)
-            loss, count, grads = packed(model, train)
-            alone, alone_count, alone_grads = separate(model, corpus)
-            results[position_embedding] = {
-                "rows": len(train),
-                "tokens": [count, alone_count],
-                "mean losses": [loss / count, alone / alone_count],
-                "gradient difference": max(
-                    ((grads[name] - grad).abs().max() / grad.abs().max()).item()
-                    for name, grad in alone_grads.items()
-                ),
-            }
-        sys.stdout.write(json.dumps(results) + "\n")
+    verb, folder, *rest = sys.argv[1:]
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    layout = dict(zip(rest[::2], map(int, rest[1::2]), strict=True)) if verb == "layout" else {}
+    if layout.pop("sequence_parallel", 0):
+        layout["sequence_parallel"] = True
+    store = torch.distributed.FileStore(f"{folder}/store{'-'.join(rest)}", world)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
+    sizes = {name: size for name, size in layout.items() if name != "sequence_parallel"}
+    parallel_state.initialize_model_parallel(**sizes)
+    model_parallel_cuda_manual_seed(1)
+    if verb == "documents":
+        result = compare_documents(Path(folder), *rest)
+    else:
+        result = train_step(Path(folder), **layout)
+    if rank == 0:
+        sys.stdout.write(json.dumps(result) + "\n")
 
 
 if __name__ == "__main__":

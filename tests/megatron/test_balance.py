@@ -260,6 +260,10 @@ def arguments(*flags: str, **changes) -> Namespace:
     settings = {
         "micro_batch_size": 1,
         "context_parallel_size": 1,
+        "tensor_model_parallel_size": 1,
+        "sequence_parallel": False,
+        "seq_length": ROW,
+        "position_embedding_type": "rope",
         "create_attention_mask_in_dataloader": False,
         "calculate_per_token_loss": True,
         "dataloader_type": "single",

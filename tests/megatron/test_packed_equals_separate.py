@@ -1,3 +1,5 @@
+"""Packed rows against documents alone, in megatron-core, with and without its trainer."""
+
 from __future__ import annotations
 
 import json
@@ -10,29 +12,73 @@ import pytest
 
 pytest.importorskip("megatron.core")
 
+SCRIPT = Path(__file__).with_name("packed_and_separate.py")
+
+
+def run(*arguments: object, ranks: int = 1) -> dict[str, float]:
+    settings = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WORLD_SIZE": str(ranks)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, SCRIPT, *map(str, arguments)],
+            env={**os.environ, **settings, "RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    try:
+        outputs = [process.communicate(timeout=240) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, (_, errors) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, errors[-3000:]
+    return json.loads(outputs[0][0].splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("position_embedding", ["rope", "learned_absolute"])
+def test_each_document_of_200_packs_has_the_losses_and_gradients_that_it_has_alone(
+    tmp_path, position_embedding
+):
+    result = run("documents", tmp_path, position_embedding)
+    assert result["packs"] == 200
+    assert result["documents"] > 3 * 200
+    assert result["loss"] < 2e-6
+    assert result["gradient"] < 1e-6
+    assert result["bits changed"] == 0
+
 
 @pytest.fixture(scope="module")
-def results():
-    script = Path(__file__).with_name("packed_and_separate.py")
-    environment = dict(os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
-    process = subprocess.run(
-        [sys.executable, script],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
-    return json.loads(process.stdout.splitlines()[-1])
+def one_rank(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("layouts")
+    return folder, run("layout", folder)
 
 
-@pytest.mark.parametrize("position_embedding", ["rope", "learned_absolute"])
-def test_packed_loss_and_gradients_are_those_of_documents_alone(results, position_embedding):
-    result = results[position_embedding]
-    assert 1 < result["rows"] < 11  # there are 11 documents, so rows hold several
-    count, alone_count = result["tokens"]
-    assert count == alone_count > 0
-    loss, alone = result["mean losses"]
-    assert loss == pytest.approx(alone, abs=1e-6)
-    assert result["gradient difference"] < 1e-5
+@pytest.mark.parametrize(
+    ("layout", "ranks"),
+    [
+        ({"context_parallel_size": 2}, 2),
+        ({"tensor_model_parallel_size": 2}, 2),
+        ({"tensor_model_parallel_size": 2, "sequence_parallel": 1}, 2),
+        ({"pipeline_model_parallel_size": 2}, 2),
+        (
+            {
+                "tensor_model_parallel_size": 2,
+                "sequence_parallel": 1,
+                "context_parallel_size": 2,
+            },
+            4,
+        ),
+    ],
+)
+def test_rows_have_the_same_loss_in_every_layout(one_rank, layout, ranks):
+    folder, expected = one_rank
+    words = [word for pair in layout.items() for word in pair]
+    result = run("layout", folder, *words, ranks=ranks)
+    assert result["rows"] == expected["rows"] > 3
+    if "pipeline_model_parallel_size" not in layout:  # stages start from other random numbers
+        assert result["loss"] == pytest.approx(expected["loss"], abs=1e-6)
+    if "gradient" in result:
+        assert result["gradient"] < 1e-7

@@ -61,10 +61,11 @@ def test_gradients_stay_within_a_segment():
         assert torch.count_nonzero(tensor.grad[5:12]) > 0
 
 
-def test_lengths_that_do_not_cover_the_row_are_refused():
+@pytest.mark.parametrize("cu_seqlens", [[0, 5, 12], [1, 20], [0, 12, 5, 20]])
+def test_lengths_that_do_not_cover_the_row_are_refused(cu_seqlens):
     query, key, value = random_qkv(20)
-    with pytest.raises(ValueError, match="covers 12 positions of 20"):
-        packed_attention(query, key, value, torch.tensor([0, 5, 12]), 0.3)
+    with pytest.raises(ValueError, match="must rise from 0 to the 20 positions of the row"):
+        packed_attention(query, key, value, torch.tensor(cu_seqlens), 0.3)
 
 
 def test_unpacked_attention_is_causal():
