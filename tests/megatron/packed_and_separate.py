@@ -3,8 +3,8 @@
 Run by test_packed_equals_separate.py in processes of their own, as CUDA's stand-ins are put in
 place; several processes share the rows. Prints one JSON object.
 
-    packed_and_separate.py documents POSITION_EMBEDDING   each document of 200 packs, on one rank
-    packed_and_separate.py layout FOLDER FLAGS...         the loss of all rows under a layout
+    packed_and_separate.py documents FOLDER POSITION_EMBEDDING DTYPE   each document of 200 packs
+    packed_and_separate.py layout FOLDER NAME SIZE...   the loss of all rows under a layout
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 warnings.simplefilter("ignore")
@@ -77,47 +78,62 @@ def difference(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float
     return max((a - b).abs().max().item() for a, b in zip(found, expected, strict=True))
 
 
-def compare_documents(folder: Path, position_embedding: str) -> dict[str, float]:
-    """Losses and gradients of each document in its row and alone; bits of the others."""
+def compare_documents(folder: Path, position_embedding: str, precision: str) -> dict[str, float]:
+    """Losses and gradients of each document in its row and alone; bits of the others.
+
+    In float64 the loss is torch's, as Megatron's is computed in float32. Gradients are those of the
+    document's part of its row's mean loss.
+    """
     corpus = write_corpus(folder / "corpus", chat_like_lengths(1400, longest=ROW))
     (train, _, _) = build([corpus.prefix], folder, packing_alignment=4)
-    model = make_model(position_embedding)
+    model = make_model(position_embedding).to(getattr(torch, precision))
     parameters = list(model.parameters())
     generator = torch.Generator().manual_seed(0)
     result = {"packs": 0, "documents": 0, "loss": 0.0, "gradient": 0.0, "bits changed": 0}
 
-    def losses_of(sample):
-        loader = iter(torch.utils.data.DataLoader([sample], batch_size=1))
-        return run_model(model, get_batch(loader))[0]
+    def losses_of(call, labels):
+        if precision == "float32":
+            return call(labels)[0]
+        return torch.nn.functional.cross_entropy(call(None)[0], labels[0], reduction="none")
+
+    def packed(sample):
+        batch = get_batch(iter(torch.utils.data.DataLoader([sample], batch_size=1)))
+        return losses_of(
+            lambda labels: run_model(model, replace(batch, labels=labels)), batch.labels
+        )
+
+    def alone(tokens):
+        positions = torch.arange(tokens.shape[1] - 1)[None]
+        inputs = (tokens[:, :-1], positions, None)
+        return losses_of(lambda labels: model(*inputs, labels=labels), tokens[:, 1:])
 
     for pack in range(PACKS):
         sample = train[pack]
         segments = list(train._segments(pack))
         starts = sample["cu_seqlens"].tolist()
         rows = [slice(a, a + length) for a, (_, _, length) in zip(starts, segments, strict=False)]
-        losses = losses_of(sample)
+        losses = packed(sample)
         for here, (document, _, _) in zip(rows, segments, strict=True):
             tokens = torch.from_numpy(corpus.tokens(document).astype("int64"))[None]
-            positions = torch.arange(tokens.shape[1] - 1)[None]
-            alone = model(tokens[:, :-1], positions, None, labels=tokens[:, 1:])[0]
-            result["loss"] = max(result["loss"], difference([losses[here]], [alone]))
+            # Megatron's cross entropy overwrites what a second backward pass would need.
+            pair = packed(sample)[here], alone(tokens)
+            result["loss"] = max(result["loss"], difference(*([loss] for loss in pair)))
             gradients = [
-                torch.autograd.grad(loss.mean(), parameters, retain_graph=True, allow_unused=True)
-                for loss in (losses[here], alone)
+                torch.autograd.grad(loss.sum() / sum(train._segments(pack).lengths), parameters)
+                for loss in pair
             ]
             result["gradient"] = max(result["gradient"], difference(*gradients))
             result["documents"] += 1
         # Another document in one place: the others must not notice, not by a bit.
-        changed = rows[int(torch.randint(len(rows), (1,), generator=generator))]
-        noise = torch.randint(256, sample["tokens"][changed].shape, generator=generator)
-        with torch.no_grad():
-            others = {**sample, "tokens": sample["tokens"].clone()}
-            others["tokens"][changed] = noise
-            after = losses_of(others)
-        keep = torch.ones(ROW, dtype=torch.bool)
-        keep[changed] = False
-        result["bits changed"] += int((after[keep] != losses[keep]).sum())
-        assert not torch.equal(after[changed], losses[changed])
+        changed = int(torch.randint(len(rows), (1,), generator=generator))
+        noise = torch.randint(256, sample["tokens"][rows[changed]].shape, generator=generator)
+        noisy = {**sample, "tokens": sample["tokens"].clone()}
+        noisy["tokens"][rows[changed]] = noise
+        after = packed(noisy)
+        for i, here in enumerate(rows):
+            if i != changed:
+                result["bits changed"] += int((after[here] != losses[here]).sum())
+        assert not torch.equal(after[rows[changed]], losses[rows[changed]])
         result["packs"] += 1
     return result
 
@@ -127,12 +143,11 @@ def train_step(folder: Path, **layout) -> dict[str, float]:
 
     The first run, on one rank, leaves its gradients in the folder.
     """
-    corpus = write_corpus(
-        folder / f"corpus{os.environ['RANK']}", chat_like_lengths(60, longest=ROW)
-    )
+    rank = os.environ["RANK"]
+    corpus = write_corpus(folder / f"corpus{rank}", chat_like_lengths(60, longest=ROW))
     settings = {"context_parallel_size": 2, "packing_normaliser": "sequence"}
     settings["packing_with_tokens"] = is_tokens_stage()
-    (train, _, _) = build([corpus.prefix], folder / rank, **settings)
+    (train, _, _) = build([corpus.prefix], folder, **settings)
     model = make_model(**layout)
     loader = iter(torch.utils.data.DataLoader(train, batch_size=1))
     sums = torch.zeros(2, dtype=torch.float64)

@@ -38,15 +38,22 @@ def run(*arguments: object, ranks: int = 1) -> dict[str, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("position_embedding", ["rope", "learned_absolute"])
+@pytest.mark.parametrize(
+    ("position_embedding", "precision", "tolerance"),
+    [
+        ("rope", "float32", 1e-6),
+        ("learned_absolute", "float32", 1e-6),
+        ("rope", "float64", 1e-13),
+    ],
+)
 def test_each_document_of_200_packs_has_the_losses_and_gradients_that_it_has_alone(
-    tmp_path, position_embedding
+    tmp_path, position_embedding, precision, tolerance
 ):
-    result = run("documents", tmp_path, position_embedding)
+    result = run("documents", tmp_path, position_embedding, precision)
     assert result["packs"] == 200
-    assert result["documents"] > 3 * 200
-    assert result["loss"] < 2e-6
-    assert result["gradient"] < 1e-6
+    assert result["documents"] > 5 * 200
+    assert result["loss"] <= tolerance
+    assert result["gradient"] <= tolerance
     assert result["bits changed"] == 0
 
 
