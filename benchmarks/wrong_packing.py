@@ -1,89 +1,121 @@
 """How wrong training becomes where packing is done carelessly.
 
-    python benchmarks/wrong_packing.py
+    python benchmarks/wrong_packing.py [--steps N] [--json FILE]
 
 Trains a small GPT by Megatron's own pretrain() on the CPU, from one checkpoint on the same real
-conversations in every run: padded, one document a row, by Megatron's own attention; packed as this
-project does; and with mistakes that others make. Prints by how much losses and gradient norms of
-the optimizer steps differ from the padded run. In float32, so what is right is right to rounding.
-Takes a minute on two CPU cores; needs the test suite's environment (make test).
+conversations in every run: padded, one document a row, by Megatron's own unpacked attention; packed
+as this project does; and with mistakes that others make. Prints by how much losses and gradient
+norms of the optimizer steps differ from the padded run. In float32, so what is right is right to
+rounding. Takes two minutes on two cores, in the test suite's environment (make test).
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from machine import write_json
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from megatron_packing.report.console import console
-from tests.trainer import Run, train
+from megatron_packing.report.console import console  # noqa: E402
+from tests.trainer import Run, train  # noqa: E402
 
-STEPS = 8
 ROW = 256
 PADDED_ROWS = 48  # at least the documents of four packs
 MEGATRON = ROOT / "tests" / "megatron"
 PIPELINE = "--pipeline-model-parallel-size 4"
 TRAINING = f"""
     --seq-length {ROW} --max-position-embeddings {ROW} --vocab-size 32768 --lr 3e-3
-    --packing-overlong drop --train-iters {STEPS}
+    --packing-overlong drop
 """
 
 
-def compare() -> Table:
-    """Run all, and tabulate them."""
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Of a run from the padded one."""
+
+    run: str
+    loss: float
+    """Absolute, at the worst step."""
+    grad_norm: float
+    """Relative, at the worst step."""
+
+    @classmethod
+    def between(cls, name: str, run: Run, padded: Run) -> Difference:
+        """Compare step by step."""
+        pairs = list(zip(run.steps, padded.steps, strict=True))
+        return cls(
+            name,
+            max(abs(step.loss - expected.loss) for step, expected in pairs),
+            max(abs(step.grad_norm / expected.grad_norm - 1) for step, expected in pairs),
+        )
+
+
+def compare(steps: int) -> list[Difference]:
+    """Train in all ways."""
     with tempfile.TemporaryDirectory() as folder:
-        prefix = f"{folder}/chat"
-        for command in (
-            [sys.executable, ROOT / "examples" / "chitchat.py", folder],
-            [
-                *(sys.executable, "-m", "megatron_packing.cli", "tokenize"),
-                *(f"{folder}/conversations.jsonl", "--output-prefix", prefix),
-                *("--tokenizer", f"{folder}/tokenizer"),
-            ],
-        ):
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        flags = f"{TRAINING} --data-path {prefix} --data-cache-path {folder}/cache"
+        flags = f"{TRAINING} {prepare(Path(folder))} --train-iters {steps}"
         train(f"{flags} --train-iters 1 --save {folder}/checkpoint --save-interval 1")
         flags = f"{flags} --load {folder}/checkpoint --finetune"
-        wrongly = MEGATRON / "pretrain_wrongly.py"
         padded = train(
             f"{flags} --global-batch-size {PADDED_ROWS}",
             script=MEGATRON / "pretrain_padded_gpt.py",
-            timeout=300,
             environment={"PACKED_GLOBAL_BATCH_SIZE": "4"},
+            timeout=400,
         )
+
+        def wrong(mistake: str, flags: str, ranks: int = 1) -> Run:
+            script = MEGATRON / "pretrain_wrongly.py"
+            return train(flags, ranks, script=script, environment={"WRONG": mistake})
+
         runs = {
             "packed": train(flags),
             "packed, 4 pipeline stages": train(f"{flags} {PIPELINE}", 4),
-            "documents see their predecessors": train(f"{flags} --packing-attention pack"),
-            "means of rows are averaged": train(
-                flags, script=wrongly, environment={"WRONG": "averaged"}
-            ),
-            "middle stages lose cu_seqlens": train(
-                f"{flags} {PIPELINE}", 4, script=wrongly, environment={"WRONG": "middle"}
-            ),
+            "documents see those before them": train(f"{flags} --packing-attention pack"),
+            "means of rows are averaged": wrong("averaged", flags),
+            "middle stages lose cu_seqlens": wrong("middle", f"{flags} {PIPELINE}", 4),
         }
-    table = Table("against padding", "loss, worst step", "loss, last step", "gradient norm, worst")
+    return [Difference.between(name, run, padded) for name, run in runs.items()]
+
+
+def prepare(folder: Path) -> str:
+    """Tokenise the example conversations; returns the flags that train on them."""
+    prefix = folder / "chat"
+    tokenize = (sys.executable, "-m", "megatron_packing.cli", "tokenize")
+    for command in (
+        [sys.executable, ROOT / "examples" / "chitchat.py", folder],
+        [
+            *(*tokenize, folder / "conversations.jsonl", "--output-prefix", prefix),
+            *("--tokenizer", folder / "tokenizer"),
+        ],
+    ):
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return f"--data-path {prefix} --data-cache-path {folder}/cache"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    args = parser.parse_args()
+    differences = compare(args.steps)
+    table = Table("against padding", "loss differs by", "gradient norm differs by")
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, run in runs.items():
-        table.add_row(name, *differences(run, padded))
-    return table
-
-
-def differences(run: Run, padded: Run) -> tuple[str, str, str]:
-    """Of losses, absolute; of gradient norms, relative."""
-    pairs = list(zip(run.steps, padded.steps, strict=True))
-    losses = [abs(step.loss - expected.loss) for step, expected in pairs]
-    norms = [abs(step.grad_norm / expected.grad_norm - 1) for step, expected in pairs]
-    return f"{max(losses):.1e}", f"{losses[-1]:.1e}", f"{max(norms):.1e}"
+    for found in differences:
+        table.add_row(found.run, f"{found.loss:.1e}", f"{found.grad_norm:.1e}")
+    console.print(table)
+    if args.json is not None:
+        write_json(args.json, [asdict(found) for found in differences])
 
 
 if __name__ == "__main__":
-    console.print(compare())
+    main()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, chat_like_lengths, write_corpus
-from tests.trainer import LOSS, needs_trainer, pretrain
+from tests.trainer import PRETRAIN_PACKED, needs_trainer, train
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -68,12 +68,19 @@ def test_the_python_example_runs():
 @needs_trainer
 def test_the_flags_train(tmp_path):
     corpus = write_corpus(tmp_path / "corpus", chat_like_lengths(200, longest=300))
-    (flags,) = blocks("sh")
+    (command,) = blocks("sh")
+    script, _, flags = command.replace("\\\n", " ").partition("$MODEL_AND_OPTIMIZER")
+    assert script.split() == ["torchrun", *"--nproc-per-node 8".split(), str(PRETRAIN_PACKED.relative_to(ROOT))]
+        "torchrun",
+        "--nproc-per-node",
+        "8",
+        "examples/pretrain_packed_gpt.py",
+    ]
     flags = flags.replace("data/chat", str(corpus.prefix))
-    status, output = pretrain(f"{flags} --train-iters 2 --eval-iters 1")
-    assert status == 0, output[-5000:]
-    assert len(LOSS.findall(output)) == 2
-    assert "validation loss at iteration 2" in output
+    run = train(f"{flags} --train-iters 2 --eval-iters 1", ranks=2)
+    assert len(run.steps) == 2
+    assert len(run.evaluations) == 1
+    assert "validation loss at iteration 2" in run.output
 
 
 def test_the_make_commands_are_the_makefiles():

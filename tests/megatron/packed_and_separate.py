@@ -4,6 +4,7 @@ Run by test_packed_equals_separate.py in processes of their own, as CUDA's stand
 place; several processes share the rows. Prints one JSON object.
 
     packed_and_separate.py documents FOLDER POSITION_EMBEDDING DTYPE   each document of 200 packs
+    packed_and_separate.py stock FOLDER   batches by Megatron 0.19's own functions; two ranks
     packed_and_separate.py layout FOLDER NAME SIZE...   the loss of all rows under a layout
 """
 
@@ -59,6 +60,7 @@ def make_model(position_embedding: str = "rope", **layout) -> GPTModel:
         calculate_per_token_loss=True,
         pipeline_dtype=torch.float32,
         batch_p2p_comm=False,
+        deallocate_pipeline_outputs=True,  # as the trainer: by a backward that sees the stand-ins
         **layout,
     )
     torch.default_generator.manual_seed(0)
@@ -187,6 +189,69 @@ def train_step(folder: Path, **layout) -> dict[str, float]:
     return result
 
 
+def compare_with_stock_batches(folder: Path) -> dict[str, float]:
+    """What pretrain_gpt.py --sft of Megatron 0.19 makes of a sample, and what this project does.
+
+    Its get_batch calls these three functions in this order, and its forward_step the model.
+    """
+    from megatron.core.utils import (
+        flatten_batch_for_packed_sequences,
+        get_batch_on_this_cp_rank,
+        get_batch_on_this_tp_rank,
+    )
+
+    corpus = write_corpus(
+        folder / f"corpus{os.environ['RANK']}", chat_like_lengths(60, longest=ROW)
+    )
+    (train, _, _) = build([corpus.prefix], folder)
+    model = make_model(tensor_model_parallel_size=2)
+    tensor_rank = parallel_state.get_tensor_model_parallel_rank()
+    largest = 0.0
+    for sample in torch.utils.data.DataLoader(train, batch_size=1):
+        keys = ("attention_mask", "cu_seqlens", "cu_seqlens_padded", "hybrid_cp_group", "labels")
+        keys += ("local_cp_size", "loss_mask", "max_seqlen", "position_ids", "tokens")
+        stock = get_batch_on_this_tp_rank(
+            {key: sample.get(key) for key in keys} if tensor_rank == 0 else {},
+            broadcast_src_rank=parallel_state.get_tensor_model_parallel_src_rank(),
+            broadcast_group=parallel_state.get_tensor_model_parallel_group(),
+            has_cu_seqlens=True,
+            is_hybrid_cp=False,
+            create_attention_mask_in_dataloader=False,
+            cp_size=1,
+            tp_rank=tensor_rank,
+            micro_batch_size=1,
+            seq_length=ROW,
+            mtp_on_this_rank=False,
+        )
+        stock = flatten_batch_for_packed_sequences(stock)
+        group = parallel_state.get_context_parallel_group()
+        stock = get_batch_on_this_cp_rank(stock, is_hybrid_cp=False, cp_group=group)
+        ours = get_batch(iter([sample]))
+        for name in ("tokens", "labels", "loss_mask", "position_ids"):
+            assert torch.equal(stock[name], getattr(ours, name)), name
+        cu_seqlens = stock["cu_seqlens"].squeeze(0)
+        assert torch.equal(cu_seqlens, ours.packed_seq_params.cu_seqlens_q.unique_consecutive())
+        assert stock["cu_seqlens_padded"] is None
+        length = int(stock["max_seqlen"].item())
+        packed = replace(
+            ours.packed_seq_params,
+            cu_seqlens_q=cu_seqlens,
+            cu_seqlens_kv=cu_seqlens,
+            max_seqlen_q=length,
+            max_seqlen_kv=length,
+        )
+        theirs = model(
+            stock["tokens"],
+            stock["position_ids"],
+            None,
+            labels=stock["labels"],
+            loss_mask=stock["loss_mask"],
+            packed_seq_params=packed,
+        )
+        largest = max(largest, difference([theirs], [run_model(model, ours)]))
+    return {"rows": len(train), "loss": largest}
+
+
 def main() -> None:
     verb, folder, *rest = sys.argv[1:]
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -195,11 +260,15 @@ def main() -> None:
         layout["sequence_parallel"] = True
     store = torch.distributed.FileStore(f"{folder}/store{'-'.join(rest)}", world)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
+    if verb == "stock":
+        layout["tensor_model_parallel_size"] = 2
     sizes = {name: size for name, size in layout.items() if name != "sequence_parallel"}
     parallel_state.initialize_model_parallel(**sizes)
     model_parallel_cuda_manual_seed(1)
     if verb == "documents":
         result = compare_documents(Path(folder), *rest)
+    elif verb == "stock":
+        result = compare_with_stock_batches(Path(folder))
     else:
         result = train_step(Path(folder), **layout)
     if rank == 0:

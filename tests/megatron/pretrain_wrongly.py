@@ -12,19 +12,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 
+import pretrain_packed_gpt
 import torch
 from megatron.core import parallel_state
 
 import megatron_packing.megatron.trainer as trainer
-import pretrain_packed_gpt
 
 WRONG = os.environ["WRONG"]
 
 
 def average_rows(loss_mask, denominator, output, *, check_for_nan=False):
-    loss, denominator, _ = right_loss(
-        loss_mask, denominator, output, check_for_nan=check_for_nan
-    )
+    loss, denominator, _ = right_loss(loss_mask, denominator, output, check_for_nan=check_for_nan)
     mean, one = loss / denominator, torch.ones_like(denominator)
     return mean, one, {"lm loss": torch.stack([mean.detach(), one.float()])}
 

@@ -12,6 +12,8 @@ import pytest
 
 pytest.importorskip("megatron.core")
 
+import megatron.core.utils
+
 SCRIPT = Path(__file__).with_name("packed_and_separate.py")
 
 
@@ -55,6 +57,16 @@ def test_each_document_of_200_packs_has_the_losses_and_gradients_that_it_has_alo
     assert result["loss"] <= tolerance
     assert result["gradient"] <= tolerance
     assert result["bits changed"] == 0
+
+
+@pytest.mark.skipif(
+    not hasattr(megatron.core.utils, "flatten_batch_for_packed_sequences"),
+    reason="Megatron's own batch path takes 1-D cu_seqlens from 0.19 on only",
+)
+def test_megatron_s_own_batch_path_takes_the_samples(tmp_path):
+    result = run("stock", tmp_path, ranks=2)
+    assert result["rows"] > 3
+    assert result["loss"] == 0
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from megatron_packing.thd.attention import causal_attention, packed_attention  # noqa: E402
+from megatron_packing.thd.attention import (  # noqa: E402
+    causal_attention,
+    packed_attention,
+    varlen_attention,
+)
+from megatron_packing.thd.context_parallel import partition_indices  # noqa: E402
 
 
 def random_qkv(positions: int, heads: int = 4, groups: int = 2, dim: int = 8):
@@ -66,6 +71,71 @@ def test_lengths_that_do_not_cover_the_row_are_refused(cu_seqlens):
     query, key, value = random_qkv(20)
     with pytest.raises(ValueError, match="must rise from 0 to the 20 positions of the row"):
         packed_attention(query, key, value, torch.tensor(cu_seqlens), 0.3)
+
+
+class Group:
+    """One of several ranks whose tensors are all here: gathers from them in turn."""
+
+    def __init__(self, size: int, rank: int):
+        self._size, self._rank = size, rank
+
+    def size(self):
+        return self._size
+
+    def rank(self):
+        return self._rank
+
+
+def gathered(monkeypatch, parts_of):
+    """Let all_gather find the parts of a tensor that other ranks would send."""
+
+    def all_gather(parts, part, group):
+        whole = next(whole for whole in parts_of[group.rank()] if whole[0] is part)[1]
+        for place, found in zip(parts, whole, strict=True):
+            place.copy_(found)
+
+    monkeypatch.setattr(torch.distributed, "all_gather", all_gather)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_that_share_a_row_compute_its_attention(monkeypatch, size):
+    cu_seqlens = torch.tensor([0, 12, 12, 36, 48])
+    query, key, value = random_qkv(48)
+    expected = packed_attention(query, key, value, cu_seqlens, 0.3)
+    held = [partition_indices(cu_seqlens, size, rank) for rank in range(size)]
+    for rank in range(size):
+        parts = [tensor[held[rank]] for tensor in (query, key, value)]
+        others = [[tensor[indices] for indices in held] for tensor in (query, key, value)]
+        gathered(monkeypatch, {rank: list(zip(parts, others, strict=True))})
+        output = packed_attention(*parts, cu_seqlens, 0.3, Group(size, rank))
+        assert torch.allclose(output, expected[held[rank]], atol=1e-12)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_varlen_attention_is_the_reference(groups):
+    cu_seqlens = torch.tensor([0, 300, 301, 640, 1024, 1024], dtype=torch.int32)
+    qkv = [tensor.float() for tensor in random_qkv(1024, groups=groups, dim=64)]
+    expected = [tensor.clone().requires_grad_() for tensor in qkv]
+    reference = packed_attention(*expected, cu_seqlens, 0.1)
+    reference.sum().backward()
+    found = [tensor.cuda().bfloat16().requires_grad_() for tensor in qkv]
+    output = varlen_attention(*found, cu_seqlens.cuda(), 0.1, max_seqlen=400)
+    output.float().sum().backward()
+    assert torch.allclose(output.float().cpu(), reference, atol=3e-2)
+    for tensor, exact in zip(found, expected, strict=True):
+        assert torch.allclose(tensor.grad.float().cpu(), exact.grad, atol=1e-1, rtol=3e-2)
+
+
+def test_varlen_attention_hands_the_kernel_what_it_takes():
+    # The kernel's own shape function, on tensors without data: there is no kernel for the CPU.
+    query, key, value = (
+        torch.empty(64, heads, 16, dtype=torch.bfloat16, device="meta") for heads in (4, 2, 2)
+    )
+    cu_seqlens = torch.empty(5, dtype=torch.int32, device="meta")
+    output = varlen_attention(query, key, value, cu_seqlens, 0.1, max_seqlen=40)
+    assert output.shape == (64, 4, 16)
 
 
 def test_unpacked_attention_is_causal():
