@@ -70,12 +70,8 @@ def test_the_flags_train(tmp_path):
     corpus = write_corpus(tmp_path / "corpus", chat_like_lengths(200, longest=300))
     (command,) = blocks("sh")
     script, _, flags = command.replace("\\\n", " ").partition("$MODEL_AND_OPTIMIZER")
-    assert script.split() == ["torchrun", *"--nproc-per-node 8".split(), str(PRETRAIN_PACKED.relative_to(ROOT))]
-        "torchrun",
-        "--nproc-per-node",
-        "8",
-        "examples/pretrain_packed_gpt.py",
-    ]
+    assert script.split()[0] == "torchrun"
+    assert ROOT / script.split()[-1] == PRETRAIN_PACKED
     flags = flags.replace("data/chat", str(corpus.prefix))
     run = train(f"{flags} --train-iters 2 --eval-iters 1", ranks=2)
     assert len(run.steps) == 2
