@@ -54,10 +54,22 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
     train, valid, test = builder.build()
     if train is not None:
         check_stream(train, args)
+    _advise_on_evaluation(valid, args)
     return balance_steps(train, args), valid, test
 
 
 datasets_provider.is_distributed = True  # type: ignore[attr-defined]  # every rank calls it
+
+
+def _advise_on_evaluation(valid: Any, args: Namespace) -> None:
+    if not isinstance(valid, PackedDataset) or args.full_validation or not args.eval_iters:
+        return
+    rows, batch = len(valid.index), valid.config.packing_eval_packs_multiple_of
+    if args.eval_iters * batch % rows:
+        print_rank_0(
+            f"> an evaluation takes {args.eval_iters * batch:,} rows, but the validation documents "
+            f"fill {rows:,}: --eval-iters {rows // batch} takes each of them once"
+        )
 
 
 def use_packed_layers(model_config: Any, args: Namespace) -> None:

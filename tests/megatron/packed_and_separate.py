@@ -4,6 +4,7 @@ Run by test_packed_equals_separate.py in processes of their own, as CUDA's stand
 place; several processes share the rows. Prints one JSON object.
 
     packed_and_separate.py documents FOLDER POSITION_EMBEDDING DTYPE   each document of 200 packs
+    packed_and_separate.py rows FOLDER POSITION_EMBEDDING POSITION_IDS   documents that see others
     packed_and_separate.py stock FOLDER   batches by Megatron 0.19's own functions; two ranks
     packed_and_separate.py layout FOLDER NAME SIZE...   the loss of all rows under a layout
 """
@@ -140,6 +141,25 @@ def compare_documents(folder: Path, position_embedding: str, precision: str) -> 
     return result
 
 
+def compare_rows(folder: Path, position_embedding: str, position_ids: str) -> dict[str, float]:
+    """Rows whose documents see each other, and the same tokens as one unpacked sequence."""
+    corpus = write_corpus(folder / "corpus", chat_like_lengths(100, longest=ROW))
+    settings = {"packing_attention": "pack", "packing_position_ids": position_ids}
+    (train, _, _) = build([corpus.prefix], folder, **settings)
+    model = make_model(position_embedding)
+    largest = 0.0
+    for sample in torch.utils.data.DataLoader(train, batch_size=1):
+        filled = int(sample["real_lengths"].sum())
+        tokens, labels, positions = (
+            sample[name][:, :filled] for name in ("tokens", "labels", "position_ids")
+        )
+        packed = run_model(model, get_batch(iter([sample])))[:, :filled]
+        largest = max(
+            largest, difference([packed], [model(tokens, positions, None, labels=labels)])
+        )
+    return {"rows": len(train), "loss": largest}
+
+
 def train_step(folder: Path, **layout) -> dict[str, float]:
     """The loss of all rows of a corpus, by Megatron's schedules; its gradient where rows are cut.
 
@@ -267,6 +287,8 @@ def main() -> None:
     model_parallel_cuda_manual_seed(1)
     if verb == "documents":
         result = compare_documents(Path(folder), *rest)
+    elif verb == "rows":
+        result = compare_rows(Path(folder), *rest)
     elif verb == "stock":
         result = compare_with_stock_batches(Path(folder))
     else:

@@ -36,8 +36,8 @@ def packs_of(data: str) -> list[int]:
 
 
 @pytest.mark.parametrize("normaliser", NORMALISERS)
-@pytest.mark.parametrize("layout", ["", "--pipeline-model-parallel-size 2"])
-def test_an_evaluation_has_the_loss_of_an_unpacked_one(data, normaliser, layout):
+@pytest.mark.parametrize(("layout", "ranks"), [("", 1), ("--pipeline-model-parallel-size 2", 2)])
+def test_an_evaluation_has_the_loss_of_an_unpacked_one(data, normaliser, layout, ranks):
     packs = packs_of(data)
     assert all(count % 4 == 0 for count in packs)
     flags = f"{data} --eval-iters {max(packs) // 4} --packing-normaliser {normaliser}"
@@ -46,6 +46,14 @@ def test_an_evaluation_has_the_loss_of_an_unpacked_one(data, normaliser, layout)
         script=PADDED,
         environment={"PACKED_GLOBAL_BATCH_SIZE": "4"},
     )
-    packed = train(f"{flags} {layout}", ranks=2 if layout else 1)
+    packed = train(f"{flags} {layout}", ranks)
     assert len(packed.evaluations) == len(padded.evaluations) == 4  # two steps, the end, the test
     assert packed.evaluations == pytest.approx(padded.evaluations, abs=1e-6, rel=0)
+
+
+def test_a_number_of_batches_that_is_no_whole_pass_is_mentioned(data):
+    (packs, _) = sorted(packs_of(data), reverse=True)
+    run = train(f"{data} --eval-iters {packs // 4 + 1}")
+    assert f"> an evaluation takes {packs + 4} rows" in run.output
+    assert f"--eval-iters {packs // 4} takes each of them once" in run.output
+    assert "> an evaluation takes" not in train(f"{data} --eval-iters {packs // 4}").output

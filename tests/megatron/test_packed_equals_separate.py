@@ -59,6 +59,20 @@ def test_each_document_of_200_packs_has_the_losses_and_gradients_that_it_has_alo
     assert result["bits changed"] == 0
 
 
+@pytest.mark.parametrize(
+    ("position_embedding", "position_ids"),
+    [
+        ("rope", "continue"),
+        ("learned_absolute", "continue"),
+        ("learned_absolute", "restart"),
+    ],
+)
+def test_documents_that_see_each_other_are_one_sequence(tmp_path, position_embedding, position_ids):
+    result = run("rows", tmp_path, position_embedding, position_ids)
+    assert result["rows"] > 10
+    assert result["loss"] < 2e-6
+
+
 @pytest.mark.skipif(
     not hasattr(megatron.core.utils, "flatten_batch_for_packed_sequences"),
     reason="Megatron's own batch path takes 1-D cu_seqlens from 0.19 on only",
