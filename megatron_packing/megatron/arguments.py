@@ -11,7 +11,7 @@ import megatron.core
 
 from megatron_packing.errors import InputError
 from megatron_packing.index.plan import OVERLONG, STRATEGIES
-from megatron_packing.megatron.dataset import PackedDatasetConfig
+from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.thd.alignment import row_multiple, segment_alignment
 from megatron_packing.thd.attention import BACKENDS
 from megatron_packing.thd.layout import ATTENTION, POSITION_IDS, positions_of

@@ -17,7 +17,8 @@ from megatron_packing import PackIndex
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.pack_index import PlanSettings
-from megatron_packing.megatron.dataset import PackedDataset, PackedDatasetConfig
+from megatron_packing.megatron.config import PackedDatasetConfig
+from megatron_packing.megatron.dataset import PackedDataset
 from tests.conftest import chat_like_lengths, write_corpus
 
 ROW = 64

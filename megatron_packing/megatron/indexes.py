@@ -1,0 +1,142 @@
+"""Finds the pack index of each split, or makes it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from megatron.core.datasets.utils import Split
+
+from megatron_packing.corpus.corpus import Corpus
+from megatron_packing.corpus.joined import JoinedCorpus
+from megatron_packing.errors import InputError
+from megatron_packing.index.build import build_pack_index
+from megatron_packing.index.pack_index import MANIFEST, PackIndex, PlanSettings
+from megatron_packing.megatron.config import PackedDatasetConfig
+
+logger = logging.getLogger(__name__)
+
+_CACHE_FOLDER = "pack_indexes"
+# What rank 0 wrote may show on a network file system after this long only.
+_VISIBLE_AFTER_SECONDS = 120
+
+
+def find_index(
+    corpus: Corpus | JoinedCorpus, documents: range, split: Split, config: PackedDatasetConfig
+) -> PackIndex:
+    """Find the pack index of a split, or make it on rank 0 while the others wait for it.
+
+    Raises:
+        InputError: No index given fits, one does not fit this run, or none can be made.
+    """
+    if config.packing_indexes:
+        return _find_given(corpus, documents, config)
+    settings = PlanSettings(
+        strategy=config.packing_strategy,
+        sequence_length=config.sequence_length,
+        overlong=config.packing_overlong,
+        max_documents_per_pack=config.packing_max_documents_per_pack,
+        packs_multiple_of=(
+            config.packing_packs_multiple_of
+            if split is Split.train
+            else config.packing_eval_packs_multiple_of
+        ),
+        alignment=config.packing_alignment or config.smallest_alignment,
+        seed=config.random_seed,
+    )
+    folder = Path(config.path_to_cache or corpus.folder / "cache") / _CACHE_FOLDER
+    identity = [corpus.fingerprint, documents.start, documents.stop, asdict(settings)]
+    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    path = folder / name
+    if _is_builder() and not (path / MANIFEST).exists():
+        started = time.monotonic()
+        try:
+            index = build_pack_index(corpus, settings, path, documents=documents)
+        except InputError:
+            if not (path / MANIFEST).exists():  # else another job made it meanwhile
+                raise
+        else:
+            seconds = time.monotonic() - started
+            logger.info(
+                f"packed {len(documents):,} documents of {corpus.prefix} into {len(index):,} rows, "
+                f"lower bound {index.figures.lower_bound:,} "
+                f"({index.figures.utilisation:.2%} used) in {seconds:.2f} s: {path}"
+            )
+    _wait_until_visible(path / MANIFEST)
+    return _check(PackIndex.open(path), corpus, config)
+
+
+def _find_given(
+    corpus: Corpus | JoinedCorpus, documents: range, config: PackedDatasetConfig
+) -> PackIndex:
+    """Choose the one index of this corpus whose documents all belong to this split."""
+    found = []
+    for path in config.packing_indexes:
+        index = PackIndex.open(path)
+        first = index.corpus.first_document
+        inside = documents.start <= first and (first + index.corpus.num_documents <= documents.stop)
+        if inside and index.corpus.fingerprint == corpus.fingerprint:
+            found.append(index)
+    given = ", ".join(config.packing_indexes)
+    split = f"the documents {documents.start} to {documents.stop - 1} of {corpus.prefix}"
+    if not found:
+        raise InputError(
+            f"none of the pack indexes {given} is made of {split}, which this split holds; "
+            f"{_pack_command(corpus, config)} --documents {documents.start}:{documents.stop} "
+            f"--output DIR"
+        )
+    if len(found) > 1:
+        raise InputError(f"more than one of the pack indexes {given} is made of {split}; give one")
+    count = found[0].corpus.num_documents
+    if count < len(documents):
+        logger.warning(f"{found[0].path} holds {count:,} of the {len(documents):,} in {split}")
+    return _check(found[0], corpus, config)
+
+
+def _pack_command(corpus: Corpus | JoinedCorpus, config: PackedDatasetConfig) -> str:
+    alignment = config.packing_alignment or config.smallest_alignment
+    return (
+        f"make one with: megatron-packing pack {corpus.prefix} "
+        f"--sequence-length {config.sequence_length} --overlong {config.packing_overlong}"
+        + (f" --alignment {alignment}" if alignment > 1 else "")
+    )
+
+
+def _check(
+    index: PackIndex, corpus: Corpus | JoinedCorpus, config: PackedDatasetConfig
+) -> PackIndex:
+    index.check_corpus(corpus.prefix, corpus.fingerprint)
+    if index.plan.sequence_length != config.sequence_length:
+        raise InputError(
+            f"the pack index {index.path} has rows of {index.plan.sequence_length} positions, but "
+            f"--seq-length is {config.sequence_length}; make one for that length"
+        )
+    if index.plan.alignment % config.smallest_alignment:
+        raise InputError(
+            f"the pack index {index.path} has segments aligned to {index.plan.alignment}, but "
+            f"--context-parallel-size {config.context_parallel_size} cuts them into "
+            f"{config.smallest_alignment} equal chunks; {_pack_command(corpus, config)} "
+            f"--documents {index.corpus.first_document}:"
+            f"{index.corpus.first_document + index.corpus.num_documents} --output DIR"
+        )
+    return index
+
+
+def _is_builder() -> bool:
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+def _wait_until_visible(path: Path) -> None:
+    deadline = time.monotonic() + _VISIBLE_AFTER_SECONDS
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise InputError(
+                f"{path} did not appear within {_VISIBLE_AFTER_SECONDS} s of rank 0 writing it; "
+                f"--data-cache-path must be a folder that all ranks share"
+            )
+        time.sleep(0.2)
