@@ -67,7 +67,7 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
         choices=POSITION_IDS,
         default=None,
         help="Whether positions restart in each document or continue through the row; without it "
-        "they do what --packing-attention does.",
+        "they do what --packing-attention does. Rotary embeddings always do.",
     )
     group.add_argument(
         "--packing-attention-backend",
@@ -131,17 +131,23 @@ def check_packing_arguments(args: Namespace) -> None:
     for name, why in _REFUSED.items():
         if getattr(args, name, None):
             raise InputError(f"{_flag(name)} does not go with packing: {why}; leave it out")
+    if args.dataloader_type != "single":
+        raise InputError(
+            f"--dataloader-type is {args.dataloader_type}, whose order of rows depends on how long "
+            f"the run is, and packs have a random order already: give single"
+        )
     if getattr(args, "cuda_graph_impl", "none") not in (None, "none"):
         raise InputError(
             f"--cuda-graph-impl is {args.cuda_graph_impl}, but captured graphs keep the boundaries "
             f"of one row: leave it out"
         )
-    if getattr(args, "moe_router_enable_expert_bias", False) and not _counts_experts_unpadded():
+    if getattr(args, "full_validation", False) and not args.multiple_validation_sets:
         raise InputError(
-            f"--moe-router-enable-expert-bias does not go with packing under megatron-core "
-            f"{megatron.core.__version__}, whose routers fail where padding is not to be counted; "
-            f"use 0.20 or later, or leave it out"
+            "--full-validation fails in Megatron with one validation set: give --eval-iters, of "
+            "which the log says how many take each document once"
         )
+    if args.num_experts is not None:
+        _check_experts(args)
     _check_lengths(args)
     _check_positions(args)
     if args.packing_balance:
@@ -158,7 +164,41 @@ _REFUSED = {
     "eod_mask_loss": "the corpus says which tokens are trained",
     "hybrid_context_parallel": "packs have one length, so ranks share all rows alike",
     "overlap_moe_expert_parallel_comm": "its schedule takes no cu_seqlens",
+    "mock_data": "it makes rows, not documents",
+    "dataloader_fast_cache_load": "pack indexes are memory-mapped and load at once",
+    "check_for_spiky_loss": "the loss of a row has no usual size",
+    "moe_expert_capacity_factor": "padding would take the capacity of experts",
+    "moe_expert_rank_capacity_factor": "padding would take the capacity of experts",
 }
+
+
+def _check_experts(args: Namespace) -> None:
+    """Refuse routers that count padding, or whose losses are divided by what they do not expect."""
+    balancing = args.moe_router_load_balancing_type
+    kinds = {balancing} if isinstance(balancing, str) else set(balancing)
+    for kind in ("sinkhorn", "quantile_balancing"):
+        if kind in kinds:
+            raise InputError(
+                f"--moe-router-load-balancing-type is {kind}, which routes padding among the "
+                f"tokens: give aux_loss, seq_aux_loss, global_aux_loss or none"
+            )
+    coefficients = args.moe_aux_loss_coeff
+    if not isinstance(coefficients, list):
+        coefficients = [coefficients]
+    if kinds == {"none"}:
+        coefficients = []
+    if args.packing_normaliser != "token" and (any(coefficients) or args.moe_z_loss_coeff):
+        raise InputError(
+            f"--packing-normaliser {args.packing_normaliser} does not go with a load balancing or "
+            f"z loss of experts, which Megatron multiplies by tokens: give token, or "
+            f"--moe-aux-loss-coeff 0 and no --moe-z-loss-coeff"
+        )
+    if getattr(args, "moe_router_enable_expert_bias", False) and not _counts_experts_unpadded():
+        raise InputError(
+            f"--moe-router-enable-expert-bias does not go with packing under megatron-core "
+            f"{megatron.core.__version__}, whose routers fail where padding is not to be counted; "
+            f"use 0.20 or later, or leave it out"
+        )
 
 
 def _counts_experts_unpadded() -> bool:
@@ -173,6 +213,7 @@ def _check_lengths(args: Namespace) -> None:
         tensor_model_parallel_size=args.tensor_model_parallel_size,
         sequence_parallel=args.sequence_parallel,
         fp8_recipe=args.fp8_recipe if getattr(args, "fp8", None) else None,
+        fp4=bool(getattr(args, "fp4", None)),
     )
     if args.seq_length % multiple:
         raise InputError(
@@ -209,11 +250,6 @@ def _flag(name: str) -> str:
 
 def _check_balance(args: Namespace) -> None:
     """Refuse settings under which a global batch is not one run of samples, known beforehand."""
-    if args.dataloader_type != "single":
-        raise InputError(
-            f"--dataloader-type is {args.dataloader_type}, which deals packs in an order of its "
-            f"own: give single or leave --packing-balance out"
-        )
     for name in ("rampup_batch_size", "step_batch_size_schedule"):
         if getattr(args, name, None) is not None:  # Megatron's versions have some of them
             raise InputError(

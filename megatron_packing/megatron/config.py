@@ -53,7 +53,6 @@ class PackedDatasetConfig(GPTDatasetConfig):
         for name, choices in (
             ("packing_strategy", STRATEGIES),
             ("packing_overlong", OVERLONG),
-            ("packing_overlong", OVERLONG),
             ("packing_attention", ATTENTION),
             ("packing_position_ids", POSITION_IDS),
             ("packing_normaliser", NORMALISERS),

@@ -53,7 +53,7 @@ class PackedDataset(MegatronDataset):
         super().__init__(dataset, dataset_path, indices, num_samples, index_split, config)
         if indices is None:
             raise InputError(
-                "--dataloader-fast-cache-load gives no documents to pack; leave it out "
+                "fast_cache_load gives no documents to pack; leave it out "
                 "(pack indexes are memory-mapped and load at once)"
             )
         if len(indices) == 0:
@@ -154,10 +154,13 @@ class PackedDataset(MegatronDataset):
         )
 
     def _segments(self, idx: int) -> Segments:
-        seed = self.config.random_seed
+        num_tokens, seed = self.corpus.num_tokens, self.config.random_seed
+        if self.index_split is not Split.train:
+            # Any run of so many samples holds each pack once, wherever an evaluation starts.
+            return self.index.segments(int(idx) % len(self.index), num_tokens)
         return self.index.segments(
             pack_at(int(idx), len(self.index), seed),
-            self.corpus.num_tokens,
+            num_tokens,
             epoch=int(idx) // len(self.index),
             seed=seed,
         )

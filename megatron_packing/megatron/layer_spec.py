@@ -23,6 +23,7 @@ from megatron_packing.thd.attention import (
     Backend,
     causal_attention,
     packed_attention,
+    takes_scale_window_and_groups,
     varlen_attention,
 )
 
@@ -75,12 +76,16 @@ def choose_backend(config: TransformerConfig, told: str | None = None) -> Backen
         "a sliding window": config.window_size,
         "multi-latent attention": config.multi_latent_attention,
         "a softmax of another kind than vanilla": _softmax_type(config) != "vanilla",
+        "norms with weights around zero (--apply-layernorm-1p)": (
+            config.layernorm_zero_centered_gamma
+        ),
+        "memory-efficient norms": config.memory_efficient_layer_norm,
     }
     for part, used in refused.items():
         if used:
             raise InputError(
-                f"the {backend} attention over packed rows does not do {part}; use Transformer "
-                f"Engine (--transformer-impl transformer_engine) or leave it out"
+                f"layers with the {backend} attention over packed rows do not do {part}; use "
+                f"Transformer Engine (--transformer-impl transformer_engine) or leave it out"
             )
     return backend
 
@@ -125,8 +130,9 @@ def _why_not_varlen(config: TransformerConfig) -> str | None:
         return "there is no GPU"
     if config.params_dtype not in (torch.float16, torch.bfloat16):
         return f"the model is in {config.params_dtype}, not --bf16 or --fp16"
-    if find_spec("torch.nn.attention.varlen") is None:
-        return f"torch {torch.__version__} has no torch.nn.attention.varlen"
+    found = find_spec("torch.nn.attention.varlen") is not None
+    if not found or not takes_scale_window_and_groups():
+        return f"torch {torch.__version__} has no torch.nn.attention.varlen that does all it needs"
     return None
 
 

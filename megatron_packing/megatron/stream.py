@@ -53,7 +53,7 @@ def recorded_alignment(args: Namespace, smallest: int) -> int | None:
     So a run that started under context parallelism keeps its packs without it. None where there is
     no record, or it is no multiple of ``smallest``: then ``check_stream`` will say so.
     """
-    record = _read_record(args)
+    record = _read_record(Path(args.load)) if _resumes(args) else None
     if record is None:
         return None
     alignments = {part["alignment"] for part in record["datasets"]}
@@ -73,7 +73,7 @@ def check_stream(dataset: PackedDataset | BlendedDataset, args: Namespace) -> No
     """
     stream = describe_stream(dataset)
     if _resumes(args) and not args.packing_new_stream:
-        record = _read_record(args)
+        record = _read_record(Path(args.load))
         if record is None:
             logger.warning(
                 f"{Path(args.load) / RECORD} does not exist, so nothing proves that the data of "
@@ -86,6 +86,8 @@ def check_stream(dataset: PackedDataset | BlendedDataset, args: Namespace) -> No
                 f"samples are not the first of these; give what it was trained with, or "
                 f"--packing-new-stream to go on with the new data"
             )
+    if args.save and not args.packing_new_stream:
+        _refuse_other_checkpoints(Path(args.save), stream)
     is_first_rank = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
     if args.save and is_first_rank:
         folder = Path(args.save)
@@ -94,13 +96,23 @@ def check_stream(dataset: PackedDataset | BlendedDataset, args: Namespace) -> No
 
 
 def _resumes(args: Namespace) -> bool:
+    """Whether samples were consumed before; with --finetune Megatron counts from 0."""
     return bool(args.load) and args.consumed_train_samples > 0
 
 
-def _read_record(args: Namespace) -> dict[str, Any] | None:
-    if not args.load or args.finetune:
-        return None
-    path = Path(args.load) / RECORD
+def _refuse_other_checkpoints(folder: Path, stream: dict[str, Any]) -> None:
+    """The record of a folder is that of all its checkpoints, so they are of one stream."""
+    has_checkpoints = (folder / "latest_checkpointed_iteration.txt").exists()
+    record = _read_record(folder)
+    if has_checkpoints and record is not None and record != stream:
+        raise InputError(
+            f"--save {folder} holds checkpoints that were trained on other packs "
+            f"({_difference(record, stream)}): give another folder, or --packing-new-stream"
+        )
+
+
+def _read_record(folder: Path) -> dict[str, Any] | None:
+    path = folder / RECORD
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

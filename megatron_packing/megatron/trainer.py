@@ -21,6 +21,7 @@ from megatron.training import get_args, get_timers, print_rank_0
 from megatron.training.utils import get_blend_and_blend_per_split
 from torch import Tensor
 
+from megatron_packing.errors import InputError
 from megatron_packing.megatron.arguments import dataset_config_from_args
 from megatron_packing.megatron.balance import balance_steps
 from megatron_packing.megatron.batch import (
@@ -52,24 +53,32 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
     is_built = partial(is_dataset_built_on_rank, vp_stage=vp_stage)
     builder = BlendedMegatronDatasetBuilder(PackedDataset, num_samples, is_built, config)
     train, valid, test = builder.build()
-    if train is not None:
+    if train is not None and not args.skip_train:
         check_stream(train, args)
-    _advise_on_evaluation(valid, args)
+    for split in (valid, test):
+        _advise_on_evaluation(split, args)
     return balance_steps(train, args), valid, test
 
 
 datasets_provider.is_distributed = True  # type: ignore[attr-defined]  # every rank calls it
 
 
-def _advise_on_evaluation(valid: Any, args: Namespace) -> None:
-    if not isinstance(valid, PackedDataset) or args.full_validation or not args.eval_iters:
+def _advise_on_evaluation(dataset: Any, args: Namespace) -> None:
+    """Say how an evaluation takes each document once, where it does not."""
+    if not isinstance(dataset, PackedDataset) or args.full_validation or not args.eval_iters:
         return
-    rows, batch = len(valid.index), valid.config.packing_eval_packs_multiple_of
-    if args.eval_iters * batch % rows:
-        print_rank_0(
-            f"> an evaluation takes {args.eval_iters * batch:,} rows, but the validation documents "
-            f"fill {rows:,}: --eval-iters {rows // batch} takes each of them once"
-        )
+    rows, batch = len(dataset.index), dataset.config.packing_eval_packs_multiple_of
+    if args.eval_iters * batch % rows == 0:
+        return
+    advice = (
+        f"--eval-iters {rows // batch} takes each of them once"
+        if rows % batch == 0
+        else f"make their index with --packs-multiple-of {batch}, so that batches take each once"
+    )
+    print_rank_0(
+        f"> an evaluation takes {args.eval_iters * batch:,} rows, but the documents of the "
+        f"{dataset.index_split.name} split fill {rows:,}: {advice}"
+    )
 
 
 def use_packed_layers(model_config: Any, args: Namespace) -> None:
@@ -85,6 +94,12 @@ def use_packed_layers(model_config: Any, args: Namespace) -> None:
     backend = choose_backend(model_config.transformer, args.packing_attention_backend)
     if backend == "transformer_engine":
         return
+    for name in ("spec", "heterogeneous_layers_config_path"):
+        if getattr(args, name, None) is not None:
+            raise InputError(
+                f"--{name.replace('_', '-')} and --transformer-impl local both say what layers "
+                f"are made of: leave the first out, or use Transformer Engine"
+            )
 
     def layer_spec(model_config: Any, vp_stage: int | None = None) -> TransformerBlockSubmodules:
         print_rank_0(f"> attention over packed rows is computed by: {backend}")

@@ -7,6 +7,7 @@ own attention takes their place where it is installed (``megatron_packing.megatr
 
 from __future__ import annotations
 
+import inspect
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -134,6 +135,15 @@ def varlen_attention(
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return output
+
+
+def takes_scale_window_and_groups() -> bool:
+    """Whether this torch's varlen_attn is one that ``varlen_attention`` can call."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return {"scale", "window_size", "enable_gqa"} <= inspect.signature(
+        varlen_attn
+    ).parameters.keys()
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, softmax_scale: float) -> Tensor:

@@ -2,15 +2,15 @@
 
 The loss is the sum of weight * loss over all trained tokens of the batch, divided by the sum of the
 rows' denominators. Weights and denominators come from documents alone, so neither the packs nor the
-micro-batches nor the ranks that share the batch change it:
+micro-batches nor the ranks that share the batch change it, where documents are whole:
 
     token      each trained token weighs the same: weight 1; trained tokens
     sequence   each document weighs the same (LongAlign, arXiv 2401.18058, section 3.2)
     turn       each turn of a document weighs the same; a turn is a run of trained tokens
 
 Megatron counts denominators in 32-bit integers. A document or turn that is whole in its row counts
-``SHARES``; one that was split counts its part of that in each of its rows, at least 1. A global
-batch may hold eight million of them.
+``SHARES``; one that was split counts its part of that in each of its rows, rounded, at least
+1. A global batch may hold eight million of them.
 """
 
 from __future__ import annotations

@@ -264,6 +264,7 @@ def arguments(*flags: str, **changes) -> Namespace:
         "sequence_parallel": False,
         "seq_length": ROW,
         "position_embedding_type": "rope",
+        "num_experts": None,
         "create_attention_mask_in_dataloader": False,
         "calculate_per_token_loss": True,
         "dataloader_type": "single",
@@ -291,7 +292,6 @@ def test_the_flag_decides(train):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dataloader_type": "cyclic"}, "--dataloader-type is cyclic"),
         ({"rampup_batch_size": ["4", "4", "64"]}, "--rampup-batch-size is "),
         ({"step_batch_size_schedule": "0:4 1B:8"}, "--step-batch-size-schedule is 0:4 1B:8"),
         ({"global_batch_size": 10}, "--global-batch-size is 10, which 4 data-parallel ranks"),

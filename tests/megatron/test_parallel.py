@@ -104,6 +104,19 @@ def test_a_packed_run_has_losses_and_gradient_norms_of_a_padded_one(
     assert_equal(run, padded(normaliser))
 
 
+@pytest.mark.parametrize(
+    ("model", "layout", "ranks"),
+    [
+        ("", "--pipeline-model-parallel-size 2 --decoder-first-pipeline-num-layers 1", 2),
+        ("", "--pipeline-model-parallel-size 3 --pipeline-model-parallel-layout Ett|tt|L", 3),
+        (MODELS["query and key norms"], "--tensor-model-parallel-size 2 --sequence-parallel", 2),
+    ],
+    ids=["uneven stages", "a layout of stages", "query and key norms, TP=2"],
+)
+def test_so_has_one_in_a_rarer_layout(begin, padded, model, layout, ranks):
+    assert_equal(train(f"{begin(model)} {layout}", ranks), padded("token", model))
+
+
 def test_normalisers_differ(padded):
     losses = {padded(normaliser).steps[0].loss for normaliser in NORMALISERS}
     assert max(losses) - min(losses) > 1e-3

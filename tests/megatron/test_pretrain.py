@@ -94,7 +94,16 @@ def test_floating_point_operations_are_counted_from_real_lengths(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--packing-balance --dataloader-type cyclic", "--dataloader-type is cyclic"),
+        ("--dataloader-type cyclic", "--dataloader-type is cyclic"),
+        ("--full-validation", "--full-validation fails in Megatron"),
+        ("--apply-layernorm-1p", "--apply-layernorm-1p"),
+        ("--spec no.such module", "--spec and --transformer-impl local"),
+        ("--num-experts 4 --moe-router-load-balancing-type sinkhorn", "which routes padding"),
+        ("--num-experts 4 --moe-expert-capacity-factor 1.0", "--moe-expert-capacity-factor does"),
+        (
+            "--num-experts 4 --moe-aux-loss-coeff 0.1 --packing-normaliser sequence",
+            "--packing-normaliser sequence does not go with a load balancing or z loss",
+        ),
         ("--micro-batch-size 2", "--micro-batch-size is 2"),
         ("--sft", "--sft does not go with packing"),
         ("--reset-position-ids", "--reset-position-ids does not go with packing"),
@@ -107,7 +116,7 @@ def test_floating_point_operations_are_counted_from_real_lengths(
             "--num-experts 4 --moe-router-enable-expert-bias --moe-router-score-function sigmoid",
             "--moe-router-enable-expert-bias does not go with packing under megatron-core 0.1",
         ),
-        ("--window-size 8,0", "does not do a sliding window"),
+        ("--window-size 8,0", "do not do a sliding window"),
         ("--packing-indexes /nowhere", "/nowhere is not a pack index"),
         ("--seq-length 64", "longer than the sequence length 64"),
         ("--data-path /nowhere", "/nowhere.idx does not exist"),

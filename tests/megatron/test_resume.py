@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from signal import SIGKILL
 
@@ -107,5 +108,30 @@ def test_other_packs_than_the_checkpoint_s_are_refused(corpora, tmp_path, change
     assert f"error: {folder / RECORD} says" in run.output
     assert message in run.output
     assert not run.steps
-    for steps, allowed in ((2, "--packing-new-stream"), (3, "--finetune")):
-        train(f"{flags} --train-iters {steps} {change} {allowed}", ranks)
+    run = pretrain(f"{flags} --train-iters 2 {change} --finetune", ranks)
+    assert (
+        f"error: --save {folder} holds checkpoints that were trained on other packs" in run.output
+    )
+    train(f"{flags} --train-iters 2 {change} --finetune --save {tmp_path / 'another'}", ranks)
+    train(f"{flags} --train-iters 2 {change} --packing-new-stream", ranks)
+
+
+def test_a_record_without_a_checkpoint_decides_nothing(corpora, tmp_path):
+    folder = tmp_path / "checkpoints"
+    data = f"--data-path {corpora[0].prefix} --data-cache-path {tmp_path / 'cache'}"
+    flags = f"{data} --load {folder} --save {folder}"
+    train(f"{flags} --train-iters 1 --packing-alignment 8")  # saves at its end
+    (folder / "latest_checkpointed_iteration.txt").unlink()
+    train(f"{flags} --train-iters 1")
+    record = json.loads((folder / RECORD).read_text())
+    assert record["datasets"][0]["alignment"] == 1
+
+
+def test_a_checkpoint_is_evaluated_on_other_data(corpora, tmp_path):
+    folder = tmp_path / "checkpoints"
+    cache = f"--data-cache-path {tmp_path / 'cache'} --split 50,50,0 --eval-iters 1"
+    train(f"--data-path {corpora[0].prefix} {cache} --train-iters 1 --save {folder}")
+    run = train(
+        f"--data-path {corpora[1].prefix} {cache} --train-iters 1 --load {folder} --skip-train"
+    )
+    assert len(run.evaluations) == 1
