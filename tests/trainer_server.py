@@ -30,8 +30,13 @@ import cpu_trainer
 cpu_trainer.run_cuda_code_on_cpu()
 
 import megatron.training.training as training
+import torch.multiprocessing
 
 import megatron_packing.megatron.trainer as packed_trainer
+
+get_context = torch.multiprocessing.get_context
+# Megatron starts processes anew to write checkpoints, which then import torch for seconds.
+torch.multiprocessing.get_context = lambda _=None: get_context("fork")
 
 
 def observe(folder: Path, rank: int) -> None:
@@ -69,7 +74,7 @@ def observe(folder: Path, rank: int) -> None:
             sample = next(data_iterator)
             if "tokens" in sample:
                 row = sample["tokens"].numpy().tobytes() + sample["cu_seqlens"].numpy().tobytes()
-                step = training.get_args().curr_iteration + 1
+                step = getattr(training.get_args(), "curr_iteration", -1) + 1
                 write("rows", [step, hashlib.sha256(row).hexdigest()[:16]])
             yield sample
 

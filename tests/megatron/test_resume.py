@@ -119,8 +119,8 @@ def test_other_packs_than_the_checkpoint_s_are_refused(corpora, tmp_path, change
 def test_a_record_without_a_checkpoint_decides_nothing(corpora, tmp_path):
     folder = tmp_path / "checkpoints"
     data = f"--data-path {corpora[0].prefix} --data-cache-path {tmp_path / 'cache'}"
-    flags = f"{data} --load {folder} --save {folder}"
-    train(f"{flags} --train-iters 1 --packing-alignment 8")  # saves at its end
+    flags = f"{data} {saving(folder)}"
+    train(f"{flags} --train-iters 1 --packing-alignment 8")
     (folder / "latest_checkpointed_iteration.txt").unlink()
     train(f"{flags} --train-iters 1")
     record = json.loads((folder / RECORD).read_text())
@@ -130,7 +130,7 @@ def test_a_record_without_a_checkpoint_decides_nothing(corpora, tmp_path):
 def test_a_checkpoint_is_evaluated_on_other_data(corpora, tmp_path):
     folder = tmp_path / "checkpoints"
     cache = f"--data-cache-path {tmp_path / 'cache'} --split 50,50,0 --eval-iters 1"
-    train(f"--data-path {corpora[0].prefix} {cache} --train-iters 1 --save {folder}")
+    train(f"--data-path {corpora[0].prefix} {cache} --train-iters 1 {saving(folder)}")
     run = train(
         f"--data-path {corpora[1].prefix} {cache} --train-iters 1 --load {folder} --skip-train"
     )
