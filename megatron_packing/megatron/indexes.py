@@ -95,6 +95,12 @@ def _find_given(
     count = found[0].corpus.num_documents
     if count < len(documents):
         logger.warning(f"{found[0].path} holds {count:,} of the {len(documents):,} in {split}")
+    if _is_builder():
+        plan = found[0].plan
+        logger.info(
+            f"{split} are in {len(found[0]):,} rows of {found[0].path}, whose plan it is that "
+            f"counts: {plan.strategy}, overlong {plan.overlong}, alignment {plan.alignment}"
+        )
     return _check(found[0], corpus, config)
 
 
