@@ -160,6 +160,16 @@ def compare_rows(folder: Path, position_embedding: str, position_ids: str) -> di
     return {"rows": len(train), "loss": largest}
 
 
+def copy_stage(model: GPTModel, weights: dict[str, torch.Tensor]) -> None:
+    """Give a stage the weights of its layers in the whole model."""
+    for name, parameter in model.named_parameters():
+        if name.startswith("decoder.layers."):
+            place = int(name.split(".")[2])
+            whole = model.decoder.layers[place].layer_number - 1
+            name = name.replace(f"layers.{place}.", f"layers.{whole}.", 1)
+        parameter.data.copy_(weights[name])
+
+
 def train_step(folder: Path, **layout) -> dict[str, float]:
     """The loss of all rows of a corpus, by Megatron's schedules; its gradient where rows are cut.
 
@@ -171,6 +181,11 @@ def train_step(folder: Path, **layout) -> dict[str, float]:
     settings["packing_with_tokens"] = is_tokens_stage()
     (train, _, _) = build([corpus.prefix], folder, **settings)
     model = make_model(**layout)
+    weights = folder / "weights.pt"
+    if not layout:
+        torch.save(dict(model.named_parameters()), weights)
+    elif "pipeline_model_parallel_size" in layout:  # stages start from other random numbers
+        copy_stage(model, torch.load(weights, weights_only=False))
     loader = iter(torch.utils.data.DataLoader(train, batch_size=1))
     sums = torch.zeros(2, dtype=torch.float64)
 
