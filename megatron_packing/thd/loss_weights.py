@@ -65,18 +65,16 @@ def weigh(
             begin = start
         else:
             trained, begin = loss_mask[row : row + length] != 0, 0
-        for positions in _units(trained, normaliser):
-            here = positions[(positions >= begin) & (positions < begin + length)] - begin
-            if len(here):
-                share = max(1, round(SHARES * len(here) / len(positions)))
-                weights[row + here] = share / len(here)
-                denominator += share
+        positions = np.flatnonzero(trained)
+        if len(positions) == 0:
+            continue
+        unit = np.zeros(len(positions), np.int64)  # the document, or the turn of each position
+        if normaliser == "turn":
+            unit[1:] = np.cumsum(np.diff(positions) > 1)
+        here = (positions >= begin) & (positions < begin + length)
+        in_row = np.bincount(unit[here], minlength=unit[-1] + 1)
+        shares = np.rint(SHARES * in_row / np.bincount(unit)).astype(np.int64)
+        shares = np.maximum(shares, in_row > 0)
+        weights[row + positions[here] - begin] = (shares / np.maximum(in_row, 1))[unit[here]]
+        denominator += int(shares.sum())
     return weights, denominator
-
-
-def _units(trained: NDArray[np.bool_], normaliser: Normaliser) -> list[NDArray[np.int64]]:
-    """The trained positions of a document, or of each of its turns."""
-    positions = np.flatnonzero(trained)
-    if normaliser == "sequence":
-        return [positions]
-    return np.split(positions, np.flatnonzero(np.diff(positions) > 1) + 1)
