@@ -108,12 +108,20 @@ def test_other_packs_than_the_checkpoint_s_are_refused(corpora, tmp_path, change
     assert f"error: {folder / RECORD} says" in run.output
     assert message in run.output
     assert not run.steps
-    run = pretrain(f"{flags} --train-iters 2 {change} --finetune", ranks)
+
+
+def test_other_packs_go_to_another_folder_or_are_asked_for(corpora, tmp_path):
+    folder = tmp_path / "checkpoints"
+    data = f"--data-path {corpora[0].prefix} --data-cache-path {tmp_path / 'cache'}"
+    flags = f"{data} {saving(folder)}"
+    train(f"{flags} --train-iters 1")
+    run = pretrain(f"{flags} --train-iters 2 --seed 9 --finetune")
     assert (
         f"error: --save {folder} holds checkpoints that were trained on other packs" in run.output
     )
-    train(f"{flags} --train-iters 2 {change} --finetune --save {tmp_path / 'another'}", ranks)
-    train(f"{flags} --train-iters 2 {change} --packing-new-stream", ranks)
+    assert not run.steps
+    train(f"{flags} --train-iters 2 --seed 9 --finetune --save {tmp_path / 'another'}")
+    train(f"{flags} --train-iters 2 --seed 9 --packing-new-stream")
 
 
 def test_a_record_without_a_checkpoint_decides_nothing(corpora, tmp_path):
