@@ -113,7 +113,7 @@ def check_packing_arguments(args: Namespace) -> None:
     """
     for name in ("micro_batch_size", "eval_micro_batch_size"):  # the second from 0.19 on
         if getattr(args, name, 1) not in (None, 1):
-            flag = _flag(name)
+            flag = flag_of(name)
             raise InputError(
                 f"{flag} is {getattr(args, name)}; a packed row is a micro-batch of its own: "
                 f"give {flag} 1 and a longer --seq-length"
@@ -130,7 +130,7 @@ def check_packing_arguments(args: Namespace) -> None:
         )
     for name, why in _REFUSED.items():
         if getattr(args, name, None):
-            raise InputError(f"{_flag(name)} does not go with packing: {why}; leave it out")
+            raise InputError(f"{flag_of(name)} does not go with packing: {why}; leave it out")
     if args.dataloader_type != "single":
         raise InputError(
             f"--dataloader-type is {args.dataloader_type}, whose order of rows depends on how long "
@@ -244,7 +244,8 @@ def _check_positions(args: Namespace) -> None:
         )
 
 
-def _flag(name: str) -> str:
+def flag_of(name: str) -> str:
+    """The flag of an argument's name."""
     return f"--{name.replace('_', '-')}"
 
 
@@ -253,7 +254,7 @@ def _check_balance(args: Namespace) -> None:
     for name in ("rampup_batch_size", "step_batch_size_schedule"):
         if getattr(args, name, None) is not None:  # Megatron's versions have some of them
             raise InputError(
-                f"{_flag(name)} is {getattr(args, name)}, but --packing-balance needs "
+                f"{flag_of(name)} is {getattr(args, name)}, but --packing-balance needs "
                 f"global batches of one size: leave one of the two flags out"
             )
     if args.global_batch_size % args.data_parallel_size:

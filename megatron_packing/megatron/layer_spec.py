@@ -15,6 +15,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from megatron.core.utils import log_single_rank
 from torch import Tensor
 
 from megatron_packing.errors import InputError
@@ -75,7 +76,7 @@ def choose_backend(config: TransformerConfig, told: str | None = None) -> Backen
         "attention dropout": config.attention_dropout,
         "a sliding window": config.window_size,
         "multi-latent attention": config.multi_latent_attention,
-        "a softmax of another kind than vanilla": _softmax_type(config) != "vanilla",
+        "a softmax of another kind than vanilla": config.softmax_type != "vanilla",
         "norms with weights around zero (--apply-layernorm-1p)": (
             config.layernorm_zero_centered_gamma
         ),
@@ -102,7 +103,7 @@ def packed_layer_spec(
         InputError: As ``choose_backend`` does.
     """
     chosen = choose_backend(config, backend)
-    logger.info(f"attention over packed rows is computed by: {chosen}")
+    log_single_rank(logger, logging.INFO, f"attention over packed rows is computed by: {chosen}")
     is_te = chosen == "transformer_engine"
     block = get_gpt_decoder_block_spec(
         config,
@@ -134,10 +135,6 @@ def _why_not_varlen(config: TransformerConfig) -> str | None:
     if not found or not takes_scale_window_and_groups():
         return f"torch {torch.__version__} has no torch.nn.attention.varlen that does all it needs"
     return None
-
-
-def _softmax_type(config: TransformerConfig) -> str:
-    return getattr(config, "softmax_type", "vanilla")
 
 
 class ReferenceAttention(MegatronModule):

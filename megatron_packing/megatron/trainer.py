@@ -22,7 +22,7 @@ from megatron.training.utils import get_blend_and_blend_per_split
 from torch import Tensor
 
 from megatron_packing.errors import InputError
-from megatron_packing.megatron.arguments import dataset_config_from_args
+from megatron_packing.megatron.arguments import dataset_config_from_args, flag_of
 from megatron_packing.megatron.balance import balance_steps
 from megatron_packing.megatron.batch import (
     get_batch,
@@ -97,12 +97,11 @@ def use_packed_layers(model_config: Any, args: Namespace) -> None:
     for name in ("spec", "heterogeneous_layers_config_path"):
         if getattr(args, name, None) is not None:
             raise InputError(
-                f"--{name.replace('_', '-')} and --transformer-impl local both say what layers "
+                f"{flag_of(name)} and --transformer-impl local both say what layers "
                 f"are made of: leave the first out, or use Transformer Engine"
             )
 
     def layer_spec(model_config: Any, vp_stage: int | None = None) -> TransformerBlockSubmodules:
-        print_rank_0(f"> attention over packed rows is computed by: {backend}")
         return packed_layer_spec(model_config.transformer, vp_stage, backend)
 
     model_config.transformer_layer_spec = layer_spec
