@@ -15,5 +15,6 @@ trap 'rm -rf "$folder"' EXIT
 "$python" -m venv "$folder"
 "$folder/bin/python" -m pip install --quiet --quiet --upgrade pip setuptools
 "$folder/bin/python" -m pip install --quiet --quiet ".[dev]" "$@"
+"$folder/bin/python" -m pip install --quiet --quiet --no-deps -r requirements/files_only.txt
 "$folder/bin/python" -m pip freeze --all --exclude megatron-packing \
   | sed 's/ @ .*//; s/+cpu$//' > "requirements/python$version.txt"

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import os
-from argparse import ArgumentParser, Namespace
+import json
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
+from typing import Any
 
-from megatron_packing.corpus.tokenize import CorpusFigures, TokenizeOptions, tokenize
-from megatron_packing.report.console import console, progress_bar
+from megatron_packing.corpus.conversations import SCHEMAS
+from megatron_packing.corpus.tokenize import TokenizeOptions, tokenize
+from megatron_packing.report.tokenizing import print_result, progress_line
 
-HELP = "turn conversations into a Megatron corpus with loss masks"
+HELP = "turn conversations or texts into a Megatron corpus with loss masks"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT.jsonl")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="JSON Lines or a JSON array (plain, .gz or .zst), Parquet, or a folder that Hugging "
+        "Face datasets saved; a path, a glob in quotes, or a URL that fsspec opens",
+    )
     parser.add_argument(
         "--output-prefix", type=Path, required=True, metavar="P", help="writes P.bin, P.idx, ..."
     )
@@ -22,13 +30,66 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--tokenizer",
         required=True,
         metavar="PATH_OR_NAME",
-        help="a folder with a tokenizer.json, such a file, or a name that transformers can find",
+        help="a Hugging Face folder, a tokenizer.json, a tekken.json, a tiktoken or SentencePiece "
+        "file, or a name that transformers can find",
     )
     parser.add_argument(
         "--chat-template", type=Path, metavar="FILE", help="instead of the tokenizer's own"
     )
     parser.add_argument(
+        "--template-argument",
+        type=_name_and_value,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a variable for the template, such as enable_thinking=false",
+    )
+    parser.add_argument(
+        "--date", metavar="YYYY-MM-DD", help="what templates write as today (default: today)"
+    )
+    parser.add_argument(
+        "--loss-on",
+        choices=("assistant", "last-assistant", "all"),
+        default="assistant",
+        help="what is trained (default: every assistant turn and the token that ends it)",
+    )
+    parser.add_argument(
+        "--schema", choices=SCHEMAS, help="of the records (default: found by their fields)"
+    )
+    parser.add_argument(
+        "--end-token", metavar="TOKEN", help="what ends a plain text (default: eos_token)"
+    )
+    parser.add_argument(
+        "--on-bad-record",
+        choices=("error", "skip"),
+        default="error",
+        help="stop at the first bad record (default), or write them to P_rejects.jsonl",
+    )
+    parser.add_argument(
+        "--max-record-bytes",
+        type=int,
+        default=1 << 24,
+        metavar="N",
+        help="longer records are bad (default: 16 MiB)",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="processes of this machine (default), or a Ray cluster (RAY_ADDRESS)",
+    )
+    parser.add_argument(
         "--workers", type=int, default=None, metavar="N", help="default: one for each core"
+    )
+    parser.add_argument(
+        "--restart", action="store_true", help="throw away what an unfinished run did"
+    )
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="what at most is lost when a run is killed (default: 10)",
     )
 
 
@@ -39,21 +100,28 @@ def run(args: Namespace) -> None:
         output_prefix=args.output_prefix,
         tokenizer=args.tokenizer,
         chat_template=args.chat_template,
-        workers=len(os.sched_getaffinity(0)) if args.workers is None else args.workers,
+        template_arguments=dict(args.template_argument),
+        date=args.date,
+        loss_on=args.loss_on,
+        schema=args.schema,
+        end_token=args.end_token,
+        on_bad_record=args.on_bad_record,
+        max_record_bytes=args.max_record_bytes,
+        engine=args.engine,
+        workers=args.workers,
+        restart=args.restart,
+        checkpoint_seconds=args.checkpoint_seconds,
     )
-    total = sum(path.stat().st_size for path in args.inputs if path.is_file())
-    with progress_bar("tokenizing", total) as progress:
+    with progress_line() as show:
+        progress = tokenize(options, show)
+    print_result(args.output_prefix, progress)
 
-        def show(bytes_done: int, figures: CorpusFigures) -> None:
-            progress.update(
-                bytes_done,
-                f"{figures.num_documents:,} documents, {figures.num_tokens:,} tokens",
-            )
 
-        figures = tokenize(options, show)
-    console.print(
-        f"{args.output_prefix}: {figures.num_documents:,} documents, "
-        f"{figures.num_tokens:,} tokens, {figures.num_trained_tokens:,} of them trained "
-        f"({figures.num_trained_tokens / figures.num_tokens:.1%}); "
-        f"longest document {figures.longest_document:,} tokens"
-    )
+def _name_and_value(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

@@ -1,143 +1,263 @@
-"""Renders conversations through a chat template and finds what of them is trained.
+"""Renders conversations through a chat template.
 
-Trained is what the model itself would have written: the text of each assistant turn and the token
-that ends it. Where the template marks that with ``{% generation %}``, the marks are used. Elsewhere
-the turn is what stands between the rendering of the conversation before it, with the generation
-prompt, and the rendering that ends with it, less the white space after its last special token
-(ChatML's line break after ``<|im_end|>`` is written by the template, not by the model).
+The environment is that of ``transformers.utils.chat_template_utils``: a sandbox with
+``raise_exception``, ``strftime_now``, ``tojson``, loop controls and ``{% generation %}``. What is
+more here: one rendering also tells where in the text each message began and what was generated,
+and the date that templates may write is that of the run, not of the moment.
 """
 
 from __future__ import annotations
 
+import datetime
+import json
 import re
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import accumulate
+from types import BuiltinMethodType
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from megatron_packing.corpus.conversations import Message
+from megatron_packing.corpus.message_watch import MessageWatch, WatchedMessages
+from megatron_packing.corpus.records import RecordError
+from megatron_packing.errors import InputError
 
-from megatron_packing.corpus.conversations import Conversation, RecordError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+# Stand for generation marks in the text: noncharacters, which no text may hold.
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+_ANY_MARK = re.compile(f"[{_OPEN}{_CLOSE}]")
+_OF_DICT = frozenset(dir(dict))
+# Without format and format_map, which the sandbox watches over.
+_SAFE_OF_TEXT = frozenset(name for name in dir(str) if not name.startswith(("_", "format")))
 
 Span = tuple[int, int]
+"""First and last character, the end excluded."""
 
-_GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """A conversation as text."""
+
+    text: str
+    generated: list[Span] = field(default_factory=list)
+    """What stands between ``{% generation %}`` marks, in order."""
+    starts: list[int] | None = None
+    """Where each message was first read. None where a message was read that the text had not come
+    to yet, or the number of messages, or where they were not watched."""
 
 
 class ChatTemplate:
-    """A tokenizer and the chat template that its conversations are rendered with."""
+    """A compiled Jinja template and the variables it is rendered with."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, template: str) -> None:
-        self.tokenizer = tokenizer
-        self._template = template
-        self._has_marks = _GENERATION_MARK.search(template) is not None
-        special = {*tokenizer.all_special_tokens}
-        special |= {
-            token.content for token in tokenizer.added_tokens_decoder.values() if token.special
-        }
-        longest_first = sorted(special, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+    def __init__(
+        self, source: str, variables: Mapping[str, Any] | None = None, date: str | None = None
+    ) -> None:
+        """Compile.
 
-    def encode(self, conversation: Conversation) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-        """Tokens of a conversation and, for each, 1 where it is trained; both ``(num_tokens,)``.
+        Args:
+            source: The template.
+            variables: Special tokens (``bos_token``, ...) and what the template asks for beside.
+            date: ISO 8601, what ``strftime_now`` formats; None is today.
 
         Raises:
-            RecordError: The template refuses the conversation, or the turns cannot be found in it.
+            InputError: It is not a template.
         """
-        text, spans = self._render_with_spans(conversation)
-        encoding = self.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
-        tokens = np.asarray(encoding["input_ids"], np.int64)
-        offsets = np.asarray(encoding["offset_mapping"], np.int64).reshape(-1, 2)
-        mask = tokens_inside(offsets, spans)
-        if not mask.any():
-            raise RecordError("its assistant messages are empty, so nothing would be trained")
-        return tokens, mask
-
-    def _render_with_spans(self, conversation: Conversation) -> tuple[str, list[Span]]:
         try:
-            if self._has_marks:
-                return self._render_marked(conversation)
-            return self._find_turns(conversation)
-        except RecordError:
-            raise
-        except Exception as error:  # whatever a template raises is a reason to refuse the record
-            raise RecordError(f"the chat template refuses it: {error}") from error
+            import jinja2
+        except ImportError as error:
+            raise InputError(
+                "tokenizing needs jinja2, which is not installed; "
+                "install it with: pip install 'megatron-packing[tokenize]'"
+            ) from error
+        self.source = source
+        self._variables = dict(variables or {})
+        now = datetime.datetime.fromisoformat(date) if date else datetime.datetime.now()
+        environment = _environment()
+        environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = now.strftime
+        environment.filters["tojson"] = _to_json
+        try:
+            self._template = environment.from_string(source)
+        except jinja2.TemplateError as error:
+            raise InputError(
+                f"the chat template is not valid Jinja ({error}); correct it or give another"
+            ) from error
+        constants = environment.parse(source).find_all(jinja2.nodes.TemplateData)
+        self.has_marks = any(_OPEN in constant.data for constant in constants)
+        """Whether it marks what the model generates."""
+        self._tool_arguments_are_texts = self._wants_texts()
 
-    def _render(self, conversation: Conversation, num_messages: int, prompt: bool) -> str:
-        text = self.tokenizer.apply_chat_template(
-            conversation.messages[:num_messages],
-            tools=conversation.tools,
-            chat_template=self._template,
-            add_generation_prompt=prompt,
-            tokenize=False,
-        )
-        return str(text)
+    def render(self, messages: list[Message], tools: list[Any] | None, *, prompt: bool) -> str:
+        """The text of messages, with the opening of the next answer if ``prompt``.
 
-    def _render_marked(self, conversation: Conversation) -> tuple[str, list[Span]]:
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        rendered, generated = render_jinja_template(
-            conversations=[conversation.messages],
-            tools=conversation.tools,
-            chat_template=self._template,
-            return_assistant_tokens_mask=True,
-            add_generation_prompt=False,
-            **self.tokenizer.special_tokens_map,
-        )
-        return rendered[0], [(start, stop) for start, stop in generated[0]]
-
-    def _find_turns(self, conversation: Conversation) -> tuple[str, list[Span]]:
-        text = self._render(conversation, len(conversation.messages), prompt=False)
-        spans: list[Span] = []
-        for number, message in enumerate(conversation.messages):
-            if message["role"] != "assistant":
-                continue
-            before = self._render(conversation, number, prompt=True) if number else ""
-            after = self._render(conversation, number + 1, prompt=False)
-            if number == 0:
-                before = self._opening(after, message)
-            if not (text.startswith(after) and after.startswith(before)):
-                raise RecordError(
-                    f"the chat template renders message {number} differently when more follows, so "
-                    f"its place cannot be known; use a template with {{% generation %}} marks"
-                )
-            spans.append((len(before), self._end_of_turn(text, len(before), len(after))))
-        return text, spans
-
-    def _opening(self, rendered: str, message: dict[str, Any]) -> str:
-        """What stands before the text of a conversation's first message.
-
-        Few templates render a generation prompt alone, so the text itself is looked for.
+        Raises:
+            RecordError: The template refuses the conversation.
         """
-        start = rendered.find(message["content"].strip())
-        if start < 0 or not message["content"].strip():
-            raise RecordError(
-                "it starts with an assistant message that cannot be found in its rendering"
-            )
-        return rendered[:start]
+        with _refusals():
+            text = "".join(self._parts(self._prepared(messages), tools, prompt=prompt))
+        return _ANY_MARK.sub("", text) if self.has_marks else text
 
-    def _end_of_turn(self, text: str, start: int, stop: int) -> int:
-        end = stop
-        for special in self._special.finditer(text, start, stop):
-            end = special.end()
-        return end if not text[end:stop].strip() else stop
+    def render_marked(self, messages: list[Message], tools: list[Any] | None) -> Rendering:
+        """The text of messages and what was generated.
+
+        Raises:
+            RecordError: The template refuses the conversation.
+        """
+        self._check_no_marks(messages)
+        with _refusals():
+            text = "".join(self._parts(self._prepared(messages), tools, prompt=False))
+        return _without_marks(text, None)
+
+    def render_watched(self, messages: list[Message], tools: list[Any] | None) -> Rendering:
+        """The text of messages, where each began, and what was generated.
+
+        Raises:
+            RecordError: The template refuses the conversation.
+        """
+        self._check_no_marks(messages)
+        watch = MessageWatch(len(messages))
+        parts: list[str] = []
+        watched = WatchedMessages(self._prepared(messages), watch)
+        with _refusals():
+            for part in self._parts(watched, tools, prompt=False):
+                parts.append(part)
+                watch.length += len(part)
+        return _without_marks("".join(parts), watch.starts)
+
+    def _parts(
+        self, messages: list[Message], tools: list[Any] | None, *, prompt: bool
+    ) -> Iterator[str]:
+        variables = {
+            **self._variables,
+            "messages": messages,
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": prompt,
+        }
+        parts: Iterator[str] = self._template.root_render_func(
+            self._template.new_context(variables)
+        )
+        return parts
+
+    def _check_no_marks(self, messages: list[Message]) -> None:
+        if self.has_marks and any(
+            mark in message["content"] for message in messages for mark in (_OPEN, _CLOSE)
+        ):
+            raise RecordError("noncharacter", "it has U+FDD0 or U+FDD1, which are no characters")
+
+    def _prepared(self, messages: list[Message]) -> list[Message]:
+        """Messages with tool arguments as this template wants them."""
+        if not self._tool_arguments_are_texts:
+            return messages
+        return [_with_text_arguments(message) for message in messages]
+
+    def _wants_texts(self) -> bool:
+        """Whether tool arguments must be JSON texts, as for DeepSeek, rather than objects."""
+        self._tool_arguments_are_texts = False
+        function = {"name": "f", "arguments": {"x": 1}}
+        call = {"id": "abcdefghi", "type": "function", "function": function}
+        messages: list[Message] = [
+            {"role": "user", "content": "f?"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+        ]
+        try:
+            self.render(messages, None, prompt=False)
+        except RecordError as error:
+            return isinstance(error.__cause__, TypeError)
+        return False
 
 
-def tokens_inside(offsets: NDArray[np.int64], spans: Iterable[Span]) -> NDArray[np.uint8]:
-    """Mark the tokens whose characters lie inside a span.
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever a template raises is a reason to refuse the record
+        raise RecordError("template", f"the chat template refuses it: {error}") from error
 
-    A token that starts before a span is not marked: the prompt would have ended inside it.
 
-    Args:
-        offsets: Shape ``(num_tokens, 2)``: first and last character of each token, end excluded.
-        spans: Ranges of characters.
-    """
-    mask = np.zeros(len(offsets), np.uint8)
-    starts, ends = offsets[:, 0], offsets[:, 1]
-    for start, stop in spans:
-        mask |= (starts >= start) & (ends <= stop) & (ends > starts)
-    return mask
+def _with_text_arguments(message: Message) -> Message:
+    if "tool_calls" not in message:
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        function = call.get("function", call)
+        text = json.dumps(function.get("arguments", {}), ensure_ascii=False)
+        changed = {**function, "arguments": text}
+        calls.append({**call, "function": changed} if "function" in call else changed)
+    return {**message, "tool_calls": calls}
+
+
+def _raise_exception(message: str) -> None:
+    import jinja2
+
+    raise jinja2.TemplateError(message)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    if isinstance(value, WatchedMessages):
+        value = list(value)
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _without_marks(text: str, starts: list[int] | None) -> Rendering:
+    """Take the marks out of a text and say where they were."""
+    pieces = _ANY_MARK.split(text)
+    if len(pieces) == 1:
+        return Rendering(text, [], starts)
+    edges = [0, *accumulate(len(piece) for piece in pieces[:-1])][1:]
+    marks = [mark.start() for mark in _ANY_MARK.finditer(text)]
+    if starts is not None:
+        starts = [start - bisect_left(marks, start) for start in starts]
+    kinds = [text[mark] for mark in marks]
+    if kinds != [_OPEN, _CLOSE] * (len(marks) // 2):
+        raise RecordError("template", "the chat template's generation marks overlap")
+    spans = list(zip(edges[::2], edges[1::2], strict=True))
+    return Rendering("".join(pieces), spans, starts)
+
+
+def _environment() -> Any:
+    import jinja2.ext
+    import jinja2.sandbox
+    from jinja2 import nodes
+
+    class Generation(jinja2.ext.Extension):
+        """``{% generation %} ... {% endgeneration %}``: what the model itself would write."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Any) -> nodes.Node:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            opening = nodes.Output([nodes.TemplateData(_OPEN)])
+            closing = nodes.Output([nodes.TemplateData(_CLOSE)])
+            return nodes.Scope([opening, *body, closing]).set_lineno(line)
+
+    class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
+        """Takes short cuts to ``message.role`` and to the methods of texts, which are safe."""
+
+        def getattr(self, obj: Any, attribute: str) -> Any:
+            if type(obj) is dict and attribute in obj and attribute not in _OF_DICT:
+                return obj[attribute]
+            if type(obj) is str and attribute in _SAFE_OF_TEXT:
+                return getattr(obj, attribute)
+            return super().getattr(obj, attribute)
+
+        def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+            if type(obj) is BuiltinMethodType and type(obj.__self__) is str:
+                return obj(*args, **kwargs)
+            return super().call(context, obj, *args, **kwargs)
+
+    return Environment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[Generation, jinja2.ext.loopcontrols],
+    )

@@ -42,6 +42,7 @@ DTYPES: dict[int, np.dtype[Any]] = {
     7: np.dtype(np.float32),
     8: np.dtype(np.uint16),
 }
+_BLOCK = 1 << 20
 DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
@@ -137,22 +138,34 @@ class IndexedDatasetWriter:
         self._data.close()
         if error is None:
             sync(data_path(self.prefix))
-            self._write_index()
+            write_index(index_path(self.prefix), self.dtype, np.asarray(self._lengths, np.int32))
 
     def add(self, values: NDArray[Any], lengths: NDArray[np.int64]) -> None:
         """Append documents: their values one after another, and how many each has."""
         self._data.write(np.ascontiguousarray(values, self.dtype).tobytes())
         self._lengths.extend(lengths.tolist())
 
-    def _write_index(self) -> None:
-        lengths = np.asarray(self._lengths, np.dtype("<i4"))
-        ends = np.cumsum(lengths, dtype=np.dtype("<i8")) * self.dtype.itemsize
-        offsets = np.concatenate([np.zeros(1, np.dtype("<i8")), ends])[: len(lengths)]
-        boundaries = np.arange(len(lengths) + 1, dtype=np.dtype("<i8"))
-        header = HEADER.pack(MAGIC, VERSION, DTYPE_CODES[self.dtype], len(lengths), len(boundaries))
-        path = index_path(self.prefix)
-        with path.open("wb") as file:
-            file.write(header)
-            for array in (lengths, offsets, boundaries):
-                file.write(array.tobytes())
-        sync(path)
+
+def write_index(path: Path, dtype: np.dtype[Any], lengths: NDArray[np.int32]) -> None:
+    """Write a ``.idx`` of documents that lie one after another, a block at a time.
+
+    Args:
+        path: The file.
+        dtype: Of the values in the ``.bin``.
+        lengths: Shape ``(num_documents,)``: values of each document.
+    """
+    count = len(lengths)
+    with path.open("wb") as file:
+        file.write(HEADER.pack(MAGIC, VERSION, DTYPE_CODES[np.dtype(dtype)], count, count + 1))
+        for start in range(0, count, _BLOCK):
+            file.write(lengths[start : start + _BLOCK].astype("<i4").tobytes())
+        offset = 0
+        for start in range(0, count, _BLOCK):
+            ends = offset + np.cumsum(lengths[start : start + _BLOCK], dtype=np.int64)
+            starts = np.concatenate([[offset], ends[:-1]]) * dtype.itemsize
+            file.write(starts.astype("<i8").tobytes())
+            offset = int(ends[-1])
+        for start in range(0, count + 1, _BLOCK):
+            stop = min(start + _BLOCK, count + 1)
+            file.write(np.arange(start, stop, dtype=np.dtype("<i8")).tobytes())
+    sync(path)

@@ -1,276 +1,213 @@
-"""Tokenises conversations with all workers and writes a corpus.
+"""Tokenises records with all workers and writes a corpus.
 
-Lines are read in order by the parent, encoded in batches by worker processes, and written in order
-by the parent, so the bytes written do not depend on the number of workers. The corpus appears under
-its name only when it is complete.
+Records are read in order by this process, encoded in batches by workers, and written in order by
+this process, so the bytes written depend neither on the number of workers nor on the engine.
 """
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-import os
-import signal
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
-from dataclasses import asdict, dataclass
+import errno
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from megatron_packing.corpus.chat_template import ChatTemplate
-from megatron_packing.corpus.conversations import RecordError, read_conversation
-from megatron_packing.corpus.corpus import loss_mask_prefix
-from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter, data_path, index_path
-from megatron_packing.corpus.tokenizer import load_chat_template, token_dtype
+from megatron_packing.corpus.batches import RecordBatch
+from megatron_packing.corpus.conversations import SCHEMAS
+from megatron_packing.corpus.encoder import Encoder, EncoderOptions
+from megatron_packing.corpus.engine import EngineName, Results, make_engine
+from megatron_packing.corpus.inputs import InputFile, find_inputs
+from megatron_packing.corpus.provenance import Digests, describe_corpus, describe_job
+from megatron_packing.corpus.readers import read_batches
+from megatron_packing.corpus.tokenizer import find_tokenizer
+from megatron_packing.corpus.turns import LossOn
+from megatron_packing.corpus.unfinished import (
+    Listener,
+    Progress,
+    UnfinishedCorpus,
+    unfinished_path,
+)
 from megatron_packing.errors import InputError
-from megatron_packing.files import sync, temporary_sibling
-
-_BATCH_BYTES = 1 << 18
-_BATCHES_PER_WORKER = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizeOptions:
     """What is tokenised, and how."""
 
-    inputs: tuple[Path, ...]
-    """JSON Lines files, one conversation a line, read in this order."""
+    inputs: Sequence[str | Path]
+    """Paths, globs and URLs of records, read in this order."""
     output_prefix: Path
     tokenizer: str
-    """A folder, a ``tokenizer.json`` or a name."""
+    """A folder, a file or a name: see ``find_tokenizer``."""
     chat_template: Path | None = None
     """A Jinja file; None takes the tokenizer's own template."""
-    workers: int = 1
-    """Processes that tokenise."""
+    template_arguments: dict[str, Any] = field(default_factory=dict)
+    """More variables for the template, such as ``enable_thinking``."""
+    date: str | None = None
+    """ISO 8601: the day that templates write as today; None is today."""
+    loss_on: LossOn = "assistant"
+    schema: str | None = None
+    """One of ``SCHEMAS``; None finds each record's by its fields."""
+    end_token: str | None = None
+    """What ends a plain text; None takes the tokenizer's ``eos_token``."""
+    on_bad_record: Literal["error", "skip"] = "error"
+    max_record_bytes: int = 1 << 24
+    engine: EngineName = "local"
+    workers: int | None = 1
+    """How many encode at a time; None is one for each core."""
+    restart: bool = False
+    """Throw away what an unfinished run did."""
+    checkpoint_seconds: float = 10.0
+    """How often what was done is made certain: at most so much is lost when a run is killed."""
 
 
-@dataclass(slots=True)
-class CorpusFigures:
-    """Counts of a corpus."""
+def tokenize(options: TokenizeOptions, on_progress: Listener | None = None) -> Progress:
+    """Tokenise records into ``PREFIX.bin/.idx``.
 
-    num_documents: int = 0
-    num_tokens: int = 0
-    num_trained_tokens: int = 0
-    longest_document: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """Whole lines of one file, as bytes."""
-
-    path: Path
-    first_line: int
-    lines: list[bytes]
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(map(len, self.lines))
-
-
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    tokens: NDArray[Any]
-    mask: NDArray[np.uint8]
-    lengths: NDArray[np.int64]
-
-
-def corpus_record_path(prefix: Path) -> Path:
-    """``PREFIX_corpus.json``: how a corpus was made."""
-    return prefix.with_name(prefix.name + "_corpus.json")
-
-
-def tokenize(
-    options: TokenizeOptions, on_progress: Callable[[int, CorpusFigures], None] | None = None
-) -> CorpusFigures:
-    """Tokenise conversations into ``PREFIX.bin/.idx`` and ``PREFIX_loss_mask.bin/.idx``.
+    Beside them lie ``PREFIX_loss_mask.bin/.idx``, unless every token is trained;
+    ``PREFIX_corpus.json``, how it was made; and ``PREFIX_rejects.jsonl``, what was not used, if
+    anything. A run that is stopped goes on when it is called again with the same options; workers
+    and engine may differ.
 
     Args:
         options: What is tokenised, and how.
-        on_progress: Called with the bytes of input done and the figures so far.
+        on_progress: Called with the bytes of input that were read, those of all inputs, and what
+            was done so far.
 
     Raises:
-        InputError: An input, the tokenizer or the template cannot be used, or the corpus exists.
-            Nothing is left behind.
+        InputError: An input, the tokenizer or the template cannot be used, the corpus exists, a
+            record is bad and ``on_bad_record`` is ``error``, or the disk is full. No corpus is
+            left under the name then.
     """
-    _check(options)
-    dtype = token_dtype(load_chat_template(options.tokenizer, options.chat_template).tokenizer)
+    if options.schema is not None and options.schema not in SCHEMAS:
+        raise InputError(f"--schema is {options.schema!r}; it must be one of {', '.join(SCHEMAS)}")
+    if options.max_record_bytes < 1:
+        raise InputError(f"--max-record-bytes is {options.max_record_bytes}; it must be positive")
+    engine = make_engine(options.engine, options.workers)
+    inputs = find_inputs([str(pattern) for pattern in options.inputs])
+    encoder_options = _encoder_options(options)
+    dtype = Encoder(encoder_options).dtype
     prefix = options.output_prefix
-    figures = CorpusFigures()
-    bytes_done = 0
-    with temporary_sibling(prefix) as folder:
-        unfinished = folder / prefix.name
-        with (
-            IndexedDatasetWriter(unfinished, dtype) as tokens,
-            IndexedDatasetWriter(loss_mask_prefix(unfinished), np.dtype(np.uint8)) as masks,
-            closing(_encode_in_order(options, dtype)) as batches,
-        ):
-            for batch, encoded in batches:
-                tokens.add(encoded.tokens, encoded.lengths)
-                masks.add(encoded.mask, encoded.lengths)
-                _count(figures, encoded)
-                bytes_done += batch.num_bytes
-                if on_progress is not None:
-                    on_progress(bytes_done, figures)
-        if figures.num_documents == 0:
-            names = ", ".join(map(str, options.inputs))
-            raise InputError(f"{names} holds no conversations; nothing was written")
-        _write_record(options, figures, corpus_record_path(unfinished))
-        _publish(unfinished, prefix)
-    return figures
+    job = describe_job(inputs, encoder_options)
+    with _machine_errors(prefix), UnfinishedCorpus(prefix, job, options.restart) as unfinished:
+        if unfinished.complete:
+            unfinished.finish_publishing()
+            return unfinished.progress
+        encoder_options = replace(encoder_options, date=unfinished.job["date"])
+        with Digests(inputs) as digests:
+            results = engine(encoder_options, _unread(inputs, unfinished.progress, options))
+            with closing(results):
+                _write(options, inputs, results, unfinished, on_progress)
+            progress = unfinished.progress
+            _check(options, inputs, progress)
+            hashes = digests.result()
+        lengths = unfinished.lengths()
+        record = describe_corpus(inputs, hashes, encoder_options, progress, lengths)
+        unfinished.publish(dtype, record)
+    return progress
 
 
-def _check(options: TokenizeOptions) -> None:
-    for path in options.inputs:
-        if not path.is_file():
-            raise InputError(f"the input {path} does not exist or is not a file")
-    existing = index_path(options.output_prefix)
-    if existing.exists():
-        raise InputError(
-            f"{existing} exists already; remove that corpus or choose another --output-prefix"
-        )
-    if options.workers < 1:
-        raise InputError(f"--workers is {options.workers}; it must be at least 1")
-
-
-def _publish(unfinished: Path, prefix: Path) -> None:
-    """Rename all files to their names; the ``.idx``, without which there is no corpus, is last."""
-    masks, unfinished_masks = loss_mask_prefix(prefix), loss_mask_prefix(unfinished)
-    for source, target in (
-        (data_path(unfinished_masks), data_path(masks)),
-        (index_path(unfinished_masks), index_path(masks)),
-        (corpus_record_path(unfinished), corpus_record_path(prefix)),
-        (data_path(unfinished), data_path(prefix)),
-        (index_path(unfinished), index_path(prefix)),
-    ):
-        source.replace(target)
-    sync(prefix.parent)
-
-
-def _write_record(options: TokenizeOptions, figures: CorpusFigures, path: Path) -> None:
-    record = {
-        "inputs": [str(path) for path in options.inputs],
-        "tokenizer": options.tokenizer,
-        "chat_template": str(options.chat_template) if options.chat_template else None,
-        **asdict(figures),
-    }
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    sync(path)
-
-
-def _count(figures: CorpusFigures, encoded: _Encoded) -> None:
-    figures.num_documents += len(encoded.lengths)
-    figures.num_tokens += len(encoded.tokens)
-    figures.num_trained_tokens += int(encoded.mask.sum())
-    figures.longest_document = max(figures.longest_document, int(encoded.lengths.max(initial=0)))
-
-
-def _read_batches(paths: tuple[Path, ...]) -> Iterator[_Batch]:
-    for path in paths:
-        lines: list[bytes] = []
-        first_line, size = 1, 0
-        with path.open("rb") as file:
-            for line in file:
-                lines.append(line)
-                size += len(line)
-                if size >= _BATCH_BYTES:
-                    yield _Batch(path, first_line, lines)
-                    first_line += len(lines)
-                    lines, size = [], 0
-        if lines:
-            yield _Batch(path, first_line, lines)
-
-
-def _encode_in_order(
-    options: TokenizeOptions, dtype: np.dtype[Any]
-) -> Generator[tuple[_Batch, _Encoded], None, None]:
-    arguments = (options.tokenizer, options.chat_template, dtype)
-    batches = _read_batches(options.inputs)
-    if options.workers == 1:
-        encoder = _Encoder(*arguments)
-        for batch in batches:
-            yield batch, encoder.encode(batch)
-        return
-    # Fresh processes: a tokenizer's own threads do not survive a fork.
-    pool = ProcessPoolExecutor(
-        options.workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=arguments,
+def _encoder_options(options: TokenizeOptions) -> EncoderOptions:
+    source = find_tokenizer(options.tokenizer)
+    template = source.chat_template
+    if options.chat_template is not None:
+        try:
+            template = options.chat_template.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"the chat template {options.chat_template} cannot be read: {error}"
+            ) from error
+    return EncoderOptions(
+        tokenizer=source,
+        chat_template=template,
+        template_arguments=options.template_arguments,
+        date=options.date,
+        loss_on=options.loss_on,
+        schema=options.schema,
+        end_token=options.end_token,
+        max_record_bytes=options.max_record_bytes,
     )
-    pending: deque[tuple[_Batch, Future[_Encoded]]] = deque()
-    not_ours = set(multiprocessing.active_children())
-    try:
-        for batch in batches:
-            pending.append((batch, pool.submit(_encode_in_worker, batch)))
-            if len(pending) >= options.workers * _BATCHES_PER_WORKER:
-                done, future = pending.popleft()
-                yield done, future.result()
-        for done, future in pending:
-            yield done, future.result()
-    except BrokenProcessPool as error:
+
+
+def _unread(
+    inputs: list[InputFile], progress: Progress, options: TokenizeOptions
+) -> Iterator[RecordBatch]:
+    if options.on_bad_record == "error" and progress.num_rejects:
         raise InputError(
-            "a tokenizing worker died, most likely for want of memory; try fewer --workers"
-        ) from error
-    except BaseException:
-        # A worker that has a result to hand over would wait for ever for somebody to take it.
-        for worker in set(multiprocessing.active_children()) - not_ours:
-            worker.kill()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+            f"{unfinished_path(options.output_prefix)} holds a run that skipped "
+            f"{progress.num_rejects:,} records; finish it with --on-bad-record skip, or begin anew "
+            f"with --restart"
+        )
+    return read_batches(inputs, progress.position, options.max_record_bytes)
 
 
-class _Encoder:
-    """Turns lines into tokens; one lives in each worker."""
+def _write(
+    options: TokenizeOptions,
+    inputs: list[InputFile],
+    results: Results,
+    unfinished: UnfinishedCorpus,
+    on_progress: Listener | None,
+) -> None:
+    total = sum(file.size for file in inputs)
+    if on_progress is not None:
+        position = unfinished.progress.position
+        before = sum(file.size for file in inputs[: position.input])
+        on_progress(before + position.offset, total, unfinished.progress)
+    certain = time.monotonic()
+    for batch, encoded in results:
+        file = inputs[batch.input]
+        if encoded.rejects and options.on_bad_record == "error":
+            first = encoded.rejects[0]
+            raise InputError(
+                f"{file.name}, {file.unit} {first.number} cannot be used: {first.reason} "
+                f"(--on-bad-record skip goes on without such records)"
+            )
+        unfinished.add(file, batch, encoded)
+        if time.monotonic() - certain >= options.checkpoint_seconds:
+            unfinished.checkpoint()
+            certain = time.monotonic()
+        if on_progress is not None:
+            on_progress(batch.progress, total, unfinished.progress)
 
-    def __init__(self, tokenizer: str, chat_template: Path | None, dtype: np.dtype[Any]) -> None:
-        self._template: ChatTemplate = load_chat_template(tokenizer, chat_template)
-        self._dtype = dtype
 
-    def encode(self, batch: _Batch) -> _Encoded:
-        tokens: list[NDArray[Any]] = []
-        masks: list[NDArray[np.uint8]] = []
-        for number, line in enumerate(batch.lines, batch.first_line):
-            if not line.strip():
-                continue
-            try:
-                ids, mask = self._template.encode(read_conversation(_parse(line)))
-            except RecordError as error:
-                raise InputError(f"{batch.path}, line {number} cannot be used: {error}") from error
-            tokens.append(ids.astype(self._dtype))
-            masks.append(mask)
-        lengths = np.asarray([len(ids) for ids in tokens], np.int64)
-        if not tokens:
-            return _Encoded(np.empty(0, self._dtype), np.empty(0, np.uint8), lengths)
-        return _Encoded(np.concatenate(tokens), np.concatenate(masks), lengths)
+def _check(options: TokenizeOptions, inputs: list[InputFile], progress: Progress) -> None:
+    if progress.num_records != progress.num_documents + progress.num_rejects:
+        raise RuntimeError(
+            f"{progress.num_records} records became {progress.num_documents} documents and "
+            f"{progress.num_rejects} rejects: this is a defect of megatron-packing"
+        )
+    for before, now in zip(
+        inputs, find_inputs([str(pattern) for pattern in options.inputs]), strict=False
+    ):
+        if before != now:
+            raise InputError(
+                f"the input {before.name} was changed while it was read; begin anew with --restart"
+            )
+    if progress.num_documents == 0:
+        names = ", ".join(file.name for file in inputs)
+        kinds = ", ".join(f"{kind} ({count:,})" for kind, count in sorted(progress.rejects.items()))
+        raise InputError(
+            f"{names} holds no record that can be used; nothing was written"
+            + (f": {kinds}" if kinds else "")
+        )
 
 
-def _parse(line: bytes) -> Any:
+@contextmanager
+def _machine_errors(prefix: Path) -> Iterator[None]:
+    """Say in a sentence what a full disk or a folder that cannot be written to means."""
     try:
-        return json.loads(line)
-    except UnicodeDecodeError as error:
-        raise RecordError(f"it is not UTF-8 ({error.reason} at byte {error.start})") from error
-    except json.JSONDecodeError as error:
-        raise RecordError(f"it is not JSON ({error.msg} at column {error.colno})") from error
-
-
-_encoder: _Encoder | None = None
-
-
-def _start_worker(tokenizer: str, chat_template: Path | None, dtype: np.dtype[Any]) -> None:
-    global _encoder
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    _encoder = _Encoder(tokenizer, chat_template, dtype)
-
-
-def _encode_in_worker(batch: _Batch) -> _Encoded:
-    if _encoder is None:
-        raise AssertionError("the worker was not started")
-    return _encoder.encode(batch)
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise InputError(
+                f"the disk is full ({error.strerror}) and {prefix} is not finished; make room and "
+                f"run the same command again, it goes on where it stopped"
+            ) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise InputError(
+                f"{prefix} cannot be written ({error.strerror}: {error.filename}); choose another "
+                f"--output-prefix"
+            ) from error
+        raise

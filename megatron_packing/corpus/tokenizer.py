@@ -1,14 +1,22 @@
-"""Loads tokenizers and chat templates from files or by name."""
+"""Finds tokenizers in files, or by name, and holds what worker processes need of them."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from megatron_packing.corpus.chat_template import ChatTemplate
+from megatron_packing.corpus.text_tokenizer import (
+    HuggingFaceTokenizer,
+    RankTokenizer,
+    TextTokenizer,
+)
 from megatron_packing.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,16 +25,161 @@ if TYPE_CHECKING:
 # Megatron's IndexedDataset.DType.optimal_dtype draws the line here.
 _UINT16_VOCABULARY = 65500
 
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3_SPECIAL = (
+    *("<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>"),
+    *("<|reserved_special_token_1|>", "<|finetune_right_pad_id|>", "<|step_id|>"),
+    *("<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|eot_id|>", "<|python_tag|>"),
+    *("<|image|>", *(f"<|reserved_special_token_{number}|>" for number in range(2, 246))),
+)
 
-def load_tokenizer(path_or_name: str) -> PreTrainedTokenizerFast:
-    """Load a Hugging Face tokenizer: a folder, a ``tokenizer.json``, or a name on the hub.
+
+@dataclass(frozen=True, slots=True)
+class _RankFamily:
+    """What a tiktoken file does not say: it holds ranks alone."""
+
+    name: str
+    pattern: str
+    special: tuple[str, ...]
+    end_token: str
+    bos_token: str | None = None
+    composes: bool = False
+    """Whether texts are brought into NFC first."""
+
+
+# By the number of ranks in the file.
+_RANK_FAMILIES = {
+    50_256: _RankFamily(
+        "GPT-2",
+        r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        ("<|endoftext|>",),
+        "<|endoftext|>",
+    ),
+    128_000: _RankFamily(
+        "Llama 3",
+        _WORDS + r"|\p{N}{1,3}" + _REST,
+        _LLAMA3_SPECIAL,
+        "<|end_of_text|>",
+        "<|begin_of_text|>",
+    ),
+    151_643: _RankFamily(
+        "Qwen 1 to 3",
+        _WORDS + r"|\p{N}" + _REST,
+        ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        "<|endoftext|>",
+        composes=True,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerSource:
+    """A tokenizer as content, which goes to worker processes and other machines as it is."""
+
+    kind: Literal["tokenizer.json", "tiktoken", "tekken"]
+    content: str
+    """The text of the file."""
+    name: str
+    """What the user called it."""
+    special_tokens: dict[str, str] = field(default_factory=dict)
+    """``bos_token``, ``eos_token`` and so on, for templates."""
+    chat_template: str | None = None
+    text_prefix: str = ""
+    """What is put before a plain text: SentencePiece's first space."""
+
+    @property
+    def sha256(self) -> str:
+        """A digest of the content."""
+        return hashlib.sha256(self.content.encode()).hexdigest()
+
+    def open(self) -> TextTokenizer:
+        """Load it.
+
+        Raises:
+            InputError: The content is not what it should be.
+        """
+        try:
+            if self.kind == "tiktoken":
+                return _open_tiktoken(self.content)
+            if self.kind == "tekken":
+                return _open_tekken(self.content)
+            return HuggingFaceTokenizer(self.content)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"the tokenizer {self.name!r} could not be loaded ({_first_line(error)}); give "
+                f"a tokenizer.json, a tekken.json, a tiktoken file or a SentencePiece model"
+            ) from error
+
+
+def find_tokenizer(path_or_name: str) -> TokenizerSource:
+    """Find a tokenizer.
+
+    Args:
+        path_or_name: A Hugging Face folder; a ``tokenizer.json``; a ``tekken.json``; a tiktoken
+            file of Llama 3, Qwen or GPT-2; a SentencePiece model; or a name that transformers
+            finds in its cache or on the hub.
 
     Raises:
-        InputError: There is no such tokenizer, or it gives no character offsets.
+        InputError: There is none, or it cannot be used.
     """
+    path = Path(path_or_name).expanduser()
+    if path.is_file():
+        return _from_file(path, path_or_name)
+    # A name on the hub is "name" or "owner/name"; anything else was meant as a path.
+    if not path.is_dir() and (path_or_name.count("/") > 1 or path_or_name.startswith((".", "~"))):
+        raise InputError(
+            f"the tokenizer {path_or_name!r} could not be loaded: there is no such file or folder"
+        )
+    return _from_transformers(path_or_name)
+
+
+def token_dtype(vocabulary_size: int) -> np.dtype[Any]:
+    """The narrowest dtype that Megatron would store this vocabulary in."""
+    return np.dtype(np.uint16) if vocabulary_size < _UINT16_VOCABULARY else np.dtype(np.int32)
+
+
+def _from_file(path: Path, name: str) -> TokenizerSource:
+    content = path.read_bytes()
+    try:
+        text = content.decode("ascii" if not content.lstrip().startswith(b"{") else "utf-8")
+    except UnicodeDecodeError:
+        from megatron_packing.corpus.sentencepiece_model import to_tokenizer_json
+
+        try:
+            converted = to_tokenizer_json(path)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"the tokenizer {name!r} is neither JSON, nor a tiktoken file, nor a SentencePiece "
+                f"model ({_first_line(error)}); give one of these"
+            ) from error
+        return TokenizerSource(
+            kind="tokenizer.json",
+            content=converted,
+            name=name,
+            special_tokens={"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+            text_prefix=" ",
+        )
+    if not text.lstrip().startswith("{"):
+        family = _family(_read_ranks(text), name)
+        special = {"eos_token": family.end_token}
+        if family.bos_token:
+            special["bos_token"] = family.bos_token
+        return TokenizerSource(kind="tiktoken", content=text, name=name, special_tokens=special)
+    if _is_tekken(text):
+        special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+        return TokenizerSource(kind="tekken", content=text, name=name, special_tokens=special)
+    return TokenizerSource(kind="tokenizer.json", content=text, name=name)
+
+
+def _from_transformers(path_or_name: str) -> TokenizerSource:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses torch here
     try:
-        from transformers import AutoTokenizer, PreTrainedTokenizerFast
+        from transformers import AutoTokenizer
         from transformers.utils import logging
     except ImportError as error:
         raise InputError(
@@ -34,52 +187,80 @@ def load_tokenizer(path_or_name: str) -> PreTrainedTokenizerFast:
             "install it with: pip install 'megatron-packing[tokenize]'"
         ) from error
     logging.set_verbosity_error()
-    path = Path(path_or_name)
     try:
-        if path.is_file():
-            tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path))
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(path_or_name)
+        tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(path_or_name)
     except Exception as error:
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise InputError(
-            f"the tokenizer {path_or_name!r} could not be loaded ({reason}); give a folder with a "
-            f"tokenizer.json, such a file, or a name that transformers can find"
+            f"the tokenizer {path_or_name!r} could not be loaded ({_first_line(error)}); give a "
+            f"folder with a tokenizer.json, a tokenizer's file, or a name that transformers can "
+            f"find"
         ) from error
     if not tokenizer.is_fast:
         raise InputError(
             f"the tokenizer {path_or_name!r} is a slow one, which tells no character offsets; "
             f"convert it to a tokenizer.json"
         )
-    return tokenizer
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    special = {
+        name: str(token)
+        for name, token in tokenizer.special_tokens_map.items()
+        if isinstance(token, str)
+    }
+    return TokenizerSource(
+        kind="tokenizer.json",
+        content=tokenizer.backend_tokenizer.to_str(),
+        name=path_or_name,
+        special_tokens=special,
+        chat_template=template,
+    )
 
 
-def load_chat_template(path_or_name: str, template_file: Path | None) -> ChatTemplate:
-    """Load a tokenizer with its own chat template, or with the one in ``template_file``.
+def _read_ranks(text: str) -> dict[bytes, int]:
+    lines = (line.split() for line in text.splitlines() if line)
+    return {base64.b64decode(piece): int(rank) for piece, rank in lines}
 
-    Raises:
-        InputError: The tokenizer or the template cannot be loaded.
-    """
-    tokenizer = load_tokenizer(path_or_name)
-    if template_file is not None:
-        try:
-            template = template_file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"the chat template {template_file} cannot be read: {error}"
-            ) from error
-    elif isinstance(tokenizer.chat_template, str):
-        template = tokenizer.chat_template
-    elif isinstance(tokenizer.chat_template, dict) and "default" in tokenizer.chat_template:
-        template = tokenizer.chat_template["default"]
-    else:
+
+def _family(ranks: dict[bytes, int], name: str) -> _RankFamily:
+    family = _RANK_FAMILIES.get(len(ranks))
+    if family is None:
+        known = ", ".join(f"{count:,} ({one.name})" for count, one in _RANK_FAMILIES.items())
         raise InputError(
-            f"the tokenizer {path_or_name!r} has no chat template; "
-            f"give one with --chat-template FILE"
+            f"the tokenizer {name!r} is a tiktoken file of {len(ranks):,} ranks, whose pattern and "
+            f"special tokens are not known, only those of {known}; give a tokenizer.json"
         )
-    return ChatTemplate(tokenizer, template)
+    return family
 
 
-def token_dtype(tokenizer: PreTrainedTokenizerFast) -> np.dtype[np.uint16] | np.dtype[np.int32]:
-    """The narrowest dtype that Megatron would store this vocabulary in."""
-    return np.dtype(np.uint16) if len(tokenizer) < _UINT16_VOCABULARY else np.dtype(np.int32)
+def _open_tiktoken(text: str) -> RankTokenizer:
+    ranks = _read_ranks(text)
+    family = _family(ranks, "")
+    special = {name: len(ranks) + number for number, name in enumerate(family.special)}
+    return RankTokenizer(family.pattern, ranks, special, family.composes)
+
+
+def _is_tekken(text: str) -> bool:
+    config = json.loads(text).get("config")
+    return isinstance(config, dict) and "default_num_special_tokens" in config
+
+
+def _open_tekken(text: str) -> RankTokenizer:
+    """As ``mistral_common.tokens.tokenizers.tekken``: special tokens first, then the ranks."""
+    description = json.loads(text)
+    config = description["config"]
+    num_special = config["default_num_special_tokens"]
+    named = description.get("special_tokens")
+    if not named:  # files before version 7 leave them to the library
+        from mistral_common.tokens.tokenizers.tekken import Tekkenizer
+
+        named = Tekkenizer.DEPRECATED_SPECIAL_TOKENS
+    special = {token["token_str"]: token["rank"] for token in named}
+    special |= {f"<SPECIAL_{rank}>": rank for rank in range(len(named), num_special)}
+    used = description["vocab"][: config["default_vocab_size"] - num_special]
+    ranks = {base64.b64decode(entry["token_bytes"]): entry["rank"] + num_special for entry in used}
+    return RankTokenizer(config["pattern"], ranks, special)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]

@@ -1,41 +1,44 @@
-"""One pack, readably."""
+"""Packs and documents, readably."""
 
 from __future__ import annotations
 
 import json
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
 from rich.text import Text
 
 from megatron_packing.corpus.corpus import TokenDocuments
-from megatron_packing.corpus.tokenize import corpus_record_path
-from megatron_packing.corpus.tokenizer import load_tokenizer
+from megatron_packing.corpus.text_tokenizer import TextTokenizer, any_of
+from megatron_packing.corpus.tokenizer import find_tokenizer
+from megatron_packing.corpus.unfinished import corpus_record_path
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.report.console import console
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
 _TRAINED = "green"
 _UNTRAINED = "dim"
+_SPECIAL = "bold"
 
 
-def find_tokenizer(prefix: Path, path_or_name: str | None) -> PreTrainedTokenizerFast | None:
+def tokenizer_of(prefix: Path, path_or_name: str | None) -> TextTokenizer | None:
     """Load the tokenizer named, or the one a corpus was made with; None where neither is known."""
-    if path_or_name is not None:
-        return load_tokenizer(path_or_name)
-    record = corpus_record_path(prefix)
-    if not record.exists():
-        return None
-    return load_tokenizer(json.loads(record.read_text(encoding="utf-8"))["tokenizer"])
+    if path_or_name is None:
+        record = corpus_record_path(prefix)
+        if not record.exists():
+            return None
+        path_or_name = str(json.loads(record.read_text(encoding="utf-8"))["tokenizer"])
+    return find_tokenizer(path_or_name).open()
 
 
 def show_pack(
     index: PackIndex,
     corpus: TokenDocuments,
     pack: int,
-    tokenizer: PreTrainedTokenizerFast | None,
+    tokenizer: TextTokenizer | None,
     max_tokens: int,
 ) -> None:
     """Print a pack's documents in row order, trained tokens in green, others dim."""
@@ -59,10 +62,8 @@ def show_pack(
         )
         tokens = corpus.tokens(document, start, start + positions + 1)
         text = Text()
-        shown = zip(tokens[:max_tokens].tolist(), mask[:max_tokens].tolist(), strict=True)
-        for run, trained in _runs(shown):
-            words = tokenizer.decode(run) if tokenizer else " ".join(map(str, run)) + " "
-            text.append(words, style=_TRAINED if trained else _UNTRAINED)
+        for _, trained, words in _runs(tokens[:max_tokens], mask):
+            text.append_text(_styled(words, trained, tokenizer))
         if len(tokens) > max_tokens:
             text.append(f" ... {len(tokens) - max_tokens:,} more tokens")
         console.print(text)
@@ -71,11 +72,47 @@ def show_pack(
         console.print(f"\nrow {filled:,} to {length - 1:,}: tail, untrained", style="bold")
 
 
-def _runs(tokens: zip[tuple[int, int]]) -> list[tuple[list[int], int]]:
-    """Neighbours that are alike, trained or not, put together so that they decode as text."""
-    runs: list[tuple[list[int], int]] = []
-    for token, trained in tokens:
-        if not runs or runs[-1][1] != trained:
-            runs.append(([], trained))
-        runs[-1][0].append(token)
+def show_document(
+    corpus: TokenDocuments, document: int, tokenizer: TextTokenizer | None, max_tokens: int
+) -> None:
+    """Print a document run by run: which tokens, whether they are trained, and their text."""
+    tokens, mask = corpus.tokens(document), corpus.loss_mask(document)
+    console.print(
+        f"document {document:,} of {len(corpus):,}: {len(tokens):,} tokens, "
+        f"{int(mask.sum()):,} of them trained",
+        style="bold",
+    )
+    table = Table(box=None, show_header=True, padding=(0, 2, 0, 0))
+    table.add_column("tokens", justify="right", no_wrap=True)
+    table.add_column("trained", no_wrap=True)
+    table.add_column("text", overflow="fold")
+    for first, trained, words in _runs(tokens[:max_tokens], mask):
+        end = first + len(words) - 1
+        table.add_row(
+            f"{first:,} to {end:,}" if end > first else f"{first:,}",
+            "yes" if trained else "no",
+            _styled(words, trained, tokenizer),
+        )
+    console.print(table, soft_wrap=False)
+    if len(tokens) > max_tokens:
+        console.print(f"{len(tokens) - max_tokens:,} more tokens: --max-tokens {len(tokens)}")
+
+
+def _runs(tokens: NDArray[Any], mask: NDArray[np.uint8]) -> list[tuple[int, bool, list[int]]]:
+    """Neighbours that are alike, trained or not: the first, whether, and all."""
+    runs = []
+    pairs = zip(tokens.tolist(), mask.tolist(), strict=False)
+    first = 0
+    for trained, group in groupby(pairs, key=lambda pair: bool(pair[1])):
+        words = [token for token, _ in group]
+        runs.append((first, trained, words))
+        first += len(words)
     return runs
+
+
+def _styled(words: list[int], trained: bool, tokenizer: TextTokenizer | None) -> Text:
+    text = tokenizer.decode(words) if tokenizer else " ".join(map(str, words)) + " "
+    styled = Text(text, style=_TRAINED if trained else _UNTRAINED)
+    if tokenizer is not None:
+        styled.highlight_regex(any_of(tokenizer.special), _SPECIAL)
+    return styled

@@ -1,0 +1,71 @@
+"""Batches of records on their way from a file to a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from megatron_packing.corpus.records import RecordError, parse_json, without_nulls
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far the inputs are read: where a run that was stopped goes on."""
+
+    input: int = 0
+    """Which input is read next."""
+    number: int = 0
+    """Lines, or records, of it that were read."""
+    offset: int = 0
+    """Bytes of it that were read, where it can be gone to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """What stands for a record that could not be read from its file."""
+
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordBatch:
+    """Neighbouring records of one input."""
+
+    input: int
+    """Which input, from 0."""
+    first: int
+    """The number of the first line, or record, from 1."""
+    payload: list[Any] | bytes
+    """JSON texts, ``None`` for blank lines, parsed objects or ``Unreadable``; or, of a table,
+    rows as an Arrow stream."""
+    num_records: int
+    """Without blank lines."""
+    end: Position
+    """Where what follows is read."""
+    progress: int
+    """Bytes of all inputs read so far, about."""
+
+    def records(self) -> Iterator[tuple[int, Callable[[], Any]]]:
+        """The number of each record and a function that gives it or raises RecordError."""
+        if isinstance(self.payload, bytes):
+            import pyarrow
+
+            with pyarrow.ipc.open_stream(self.payload) as stream:
+                rows = stream.read_all().to_pylist()
+            for number, row in enumerate(rows, self.first):
+                yield number, partial(without_nulls, row)
+            return
+        for number, item in enumerate(self.payload, self.first):
+            if item is not None:
+                yield number, partial(_read, item)
+
+
+def _read(item: Any) -> Any:
+    if isinstance(item, bytes):
+        return parse_json(item)
+    if isinstance(item, Unreadable):
+        raise RecordError(item.kind, item.reason)
+    return item

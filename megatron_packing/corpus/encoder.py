@@ -1,0 +1,232 @@
+"""Turns batches of records into tokens and loss masks. One encoder lives in each worker."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_packing.corpus.batches import RecordBatch
+from megatron_packing.corpus.chat_template import ChatTemplate, Span
+from megatron_packing.corpus.conversations import (
+    Conversation,
+    PlainText,
+    find_schema,
+    read_record,
+)
+from megatron_packing.corpus.records import RecordError
+from megatron_packing.corpus.text_tokenizer import TokenizedText, trained_tokens
+from megatron_packing.corpus.tokenizer import TokenizerSource, token_dtype
+from megatron_packing.corpus.turns import LossOn, TurnFinder
+from megatron_packing.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderOptions:
+    """All that the tokens of a record depend on."""
+
+    tokenizer: TokenizerSource
+    chat_template: str | None
+    """The template's text."""
+    template_arguments: dict[str, Any] = field(default_factory=dict)
+    """More variables for the template, such as ``enable_thinking``."""
+    date: str | None = None
+    """ISO 8601: the day that templates write as today; None is today."""
+    loss_on: LossOn = "assistant"
+    schema: str | None = None
+    """None finds each record's by its fields."""
+    end_token: str | None = None
+    """What ends a plain text; None takes the tokenizer's ``eos_token``."""
+    max_record_bytes: int = 1 << 24
+    """Longest text of a record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A record that was not used."""
+
+    number: int
+    """Its line, or which record of its file it is, from 1."""
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedBatch:
+    """The documents of a batch, and the records that became none."""
+
+    tokens: NDArray[Any]
+    """Shape ``(lengths.sum(),)``, in the dtype of the corpus."""
+    loss_mask: NDArray[np.uint8]
+    """Same shape: 1 where the token is trained."""
+    lengths: NDArray[np.int32]
+    """Shape ``(num_documents,)``."""
+    num_trained_tokens: int
+    schemas: Counter[str]
+    """Documents of each schema."""
+    rejects: list[Reject]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rendered:
+    number: int
+    schema: str
+    text: str
+    trained: list[Span]
+    end_token: int | None
+    """A token that is added after the text's."""
+
+
+class Encoder:
+    """A tokenizer and a template, ready."""
+
+    def __init__(self, options: EncoderOptions) -> None:
+        """Load the tokenizer and compile the template.
+
+        Raises:
+            InputError: One of them cannot be used.
+        """
+        self._options = options
+        source = options.tokenizer
+        self._tokenizer = source.open()
+        self._dtype = token_dtype(self._tokenizer.vocabulary_size)
+        self._turns: TurnFinder | None = None
+        if options.chat_template is not None:
+            variables = {**source.special_tokens, **options.template_arguments}
+            template = ChatTemplate(options.chat_template, variables, options.date)
+            special = self._tokenizer.special | frozenset(source.special_tokens.values())
+            self._turns = TurnFinder(template, special, options.loss_on)
+        end_token = options.end_token or source.special_tokens.get("eos_token")
+        self._end_token = None if end_token is None else self._tokenizer.token_of(end_token)
+        if options.end_token is not None and self._end_token is None:
+            raise InputError(
+                f"--end-token is {options.end_token!r}, which is no token of {source.name!r}"
+            )
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the corpus."""
+        return self._dtype
+
+    def encode(self, batch: RecordBatch) -> EncodedBatch:
+        """Encode the records of a batch.
+
+        A record becomes one document or one reject. What belongs to the run rather than to the
+        record, a template or an end token that is missing, is an error.
+
+        Raises:
+            InputError: A conversation came and there is no template, or a text and no end token.
+        """
+        rejects: list[Reject] = []
+        rendered = list(self._render(batch, rejects))
+        tokens: list[NDArray[Any]] = []
+        masks: list[NDArray[np.uint8]] = []
+        schemas: Counter[str] = Counter()
+        for document, tokenized in self._tokenized(rendered, rejects):
+            ids = tokenized.ids
+            mask = trained_tokens(tokenized, document.text, document.trained)
+            if document.end_token is not None:
+                ids = np.append(ids, np.int32(document.end_token))
+                mask = np.append(mask, np.uint8(1))
+            if not mask.any():
+                rejects.append(
+                    Reject(document.number, "nothing trained", "none of its tokens is trained")
+                )
+                continue
+            tokens.append(ids.astype(self._dtype))
+            masks.append(mask)
+            schemas[document.schema] += 1
+        loss_mask = np.concatenate([np.empty(0, np.uint8), *masks])
+        return EncodedBatch(
+            tokens=np.concatenate([np.empty(0, self._dtype), *tokens]),
+            loss_mask=loss_mask,
+            lengths=np.asarray([len(ids) for ids in tokens], np.int32),
+            num_trained_tokens=int(loss_mask.sum(dtype=np.int64)),
+            schemas=schemas,
+            rejects=sorted(rejects, key=lambda reject: reject.number),
+        )
+
+    def _render(self, batch: RecordBatch, rejects: list[Reject]) -> Iterator[_Rendered]:
+        for number, read in batch.records():
+            try:
+                record = read()
+                schema = self._options.schema or find_schema(record)
+                yield self._render_one(number, schema, read_record(record, schema))
+            except RecordError as error:
+                rejects.append(Reject(number, error.kind, error.reason))
+            except RecursionError:
+                rejects.append(Reject(number, "nested too deeply", "it is nested too deeply"))
+
+    def _render_one(self, number: int, schema: str, record: Conversation | PlainText) -> _Rendered:
+        normalise = self._tokenizer.normalise
+        if isinstance(record, PlainText):
+            if self._end_token is None:
+                raise InputError(
+                    f"the tokenizer {self._options.tokenizer.name!r} names no token that ends a "
+                    f"text; give one with --end-token"
+                )
+            text = self._options.tokenizer.text_prefix + normalise(record.text)
+            self._check_text(text)
+            return _Rendered(number, schema, text, [(0, len(text))], self._end_token)
+        if self._turns is None:
+            raise InputError(
+                f"the tokenizer {self._options.tokenizer.name!r} has no chat template; "
+                f"give one with --chat-template FILE"
+            )
+        found = self._turns.render(_normalised(record, normalise))
+        self._check_text(found.text)
+        return _Rendered(number, schema, found.text, found.trained, None)
+
+    def _check_text(self, text: str) -> None:
+        """Refuse what no tokenizer can read."""
+        limit = self._options.max_record_bytes
+        if len(text) > limit:
+            raise RecordError(
+                "too long",
+                f"its text has {len(text):,} characters, more than --max-record-bytes {limit:,}",
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RecordError(
+                "lone surrogate",
+                f"it has half a surrogate pair, U+{ord(text[error.start]):04X}, which is no "
+                f"character",
+            ) from error
+
+    def _tokenized(
+        self, rendered: list[_Rendered], rejects: list[Reject]
+    ) -> Iterator[tuple[_Rendered, TokenizedText]]:
+        texts = [document.text for document in rendered]
+        try:
+            yield from zip(rendered, self._tokenizer.tokenize(texts), strict=True)
+            return
+        except Exception:  # one of the texts is too much for the library: find out which
+            pass
+        for document in rendered:
+            try:
+                (tokenized,) = self._tokenizer.tokenize([document.text])
+            except Exception as error:
+                reason = f"the tokenizer refuses it: {error}"
+                rejects.append(Reject(document.number, "tokenizer", reason))
+                continue
+            yield document, tokenized
+
+
+def _normalised(conversation: Conversation, normalise: Any) -> Conversation:
+    """Bring the texts of messages into the tokenizer's normal form, if it has one."""
+    messages = []
+    changed = False
+    for message in conversation.messages:
+        content = message["content"]
+        if not content.isascii() and normalise(content) != content:
+            message = {**message, "content": normalise(content)}
+            changed = True
+        messages.append(message)
+    if not changed:
+        return conversation
+    return Conversation(messages, conversation.trained, conversation.tools)

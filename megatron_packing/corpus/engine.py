@@ -1,0 +1,131 @@
+"""Encodes batches in other processes and gives the results in the order of the batches."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Literal, Protocol
+
+from megatron_packing.corpus.batches import RecordBatch
+from megatron_packing.corpus.encoder import EncodedBatch, Encoder, EncoderOptions
+from megatron_packing.errors import InputError
+
+EngineName = Literal["local", "ray"]
+_BATCHES_PER_WORKER = 4
+_PARALLELISM = "TOKENIZERS_PARALLELISM"
+
+Results = Generator[tuple[RecordBatch, EncodedBatch], None, None]
+
+
+class Engine(Protocol):
+    """Encodes batches, a bounded number of them at a time."""
+
+    def __call__(self, options: EncoderOptions, batches: Iterable[RecordBatch]) -> Results:
+        """Yield each batch with what it was encoded to, in order."""
+
+
+def make_engine(name: EngineName, workers: int | None) -> Engine:
+    """The engine of a name.
+
+    Args:
+        name: ``local`` for processes of this machine, ``ray`` for a Ray cluster.
+        workers: How many encode at a time; None is one for each core.
+
+    Raises:
+        InputError: The number of workers is not positive, or Ray is not installed.
+    """
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers is {workers}; it must be at least 1")
+    if name == "ray":
+        from megatron_packing.corpus.ray_engine import RayEngine
+
+        return RayEngine(workers)
+    return LocalEngine(workers or len(os.sched_getaffinity(0)))
+
+
+class LocalEngine:
+    """Worker processes of this machine; a single one is this process itself."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+
+    def __call__(self, options: EncoderOptions, batches: Iterable[RecordBatch]) -> Results:
+        if self._workers == 1:
+            return _in_this_process(options, batches)
+        return self._in_processes(options, batches)
+
+    def _in_processes(self, options: EncoderOptions, batches: Iterable[RecordBatch]) -> Results:
+        # Fresh processes: a tokenizer's own threads do not survive a fork.
+        pool = ProcessPoolExecutor(
+            self._workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(options,),
+        )
+        pending: deque[tuple[RecordBatch, Future[EncodedBatch]]] = deque()
+        not_ours = set(multiprocessing.active_children())
+        try:
+            for batch in batches:
+                pending.append((batch, pool.submit(_encode_in_worker, batch)))
+                if len(pending) >= self._workers * _BATCHES_PER_WORKER:
+                    done, future = pending.popleft()
+                    yield done, future.result()
+            while pending:
+                done, future = pending.popleft()
+                yield done, future.result()
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a tokenizing worker died, most likely for want of memory; run the same command "
+                "with fewer --workers"
+            ) from error
+        except BaseException:
+            # A worker that has a result to hand over would wait for ever for it to be taken.
+            for worker in set(multiprocessing.active_children()) - not_ours:
+                worker.kill()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _in_this_process(options: EncoderOptions, batches: Iterable[RecordBatch]) -> Results:
+    encoder = Encoder(options)
+    for batch in batches:
+        with _one_thread():
+            encoded = encoder.encode(batch)
+        yield batch, encoded
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep the library's own threads off: workers are the parallelism."""
+    before = os.environ.get(_PARALLELISM)
+    os.environ[_PARALLELISM] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_PARALLELISM]
+        else:
+            os.environ[_PARALLELISM] = before
+
+
+_encoder: Encoder | None = None
+
+
+def _start_worker(options: EncoderOptions) -> None:
+    global _encoder
+    os.environ[_PARALLELISM] = "false"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    _encoder = Encoder(options)
+
+
+def _encode_in_worker(batch: RecordBatch) -> EncodedBatch:
+    if _encoder is None:
+        raise AssertionError("the worker was not started")
+    return _encoder.encode(batch)

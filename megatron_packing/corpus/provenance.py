@@ -1,0 +1,132 @@
+"""``PREFIX_corpus.json``: what a corpus was made from, and how."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import megatron_packing
+from megatron_packing.corpus.encoder import EncoderOptions
+from megatron_packing.corpus.inputs import InputFile
+from megatron_packing.corpus.unfinished import Progress
+
+_PACKAGES = ("jinja2", "numpy", "tiktoken", "tokenizers", "transformers")
+
+
+class Digests:
+    """Reads inputs for their digests beside the work on them. Used as a context manager."""
+
+    def __init__(self, inputs: Sequence[InputFile]) -> None:
+        self._stopped = threading.Event()
+        self._pool = ThreadPoolExecutor(1)
+        self._digests: list[Future[str]] = [
+            self._pool.submit(file.sha256, self._stopped.is_set) for file in inputs
+        ]
+
+    def __enter__(self) -> Digests:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopped.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def result(self) -> list[str]:
+        """The digest of each input, once all are done."""
+        return [digest.result() for digest in self._digests]
+
+
+def describe_job(inputs: Sequence[InputFile], options: EncoderOptions) -> dict[str, Any]:
+    """All that the bytes of a corpus depend on, in JSON's types, quick to find."""
+    return {
+        "inputs": [[file.name, file.size, file.modified] for file in inputs],
+        "tokenizer": options.tokenizer.sha256,
+        "special tokens": options.tokenizer.special_tokens,
+        "chat template": options.chat_template,
+        "template arguments": options.template_arguments,
+        "date": options.date,
+        "loss_on": options.loss_on,
+        "schema": options.schema,
+        "end token": options.end_token,
+        "max_record_bytes": options.max_record_bytes,
+        "version": megatron_packing.__version__,
+    }
+
+
+def describe_corpus(
+    inputs: Sequence[InputFile],
+    digests: Sequence[str],
+    options: EncoderOptions,
+    progress: Progress,
+    lengths: NDArray[np.int32],
+) -> dict[str, Any]:
+    """The record that lies beside a corpus. It is the same for the same corpus.
+
+    Args:
+        inputs: What was read.
+        digests: SHA-256 of each input.
+        options: How records were encoded.
+        progress: What they became.
+        lengths: Shape ``(num_documents,)``: tokens of each document.
+    """
+    template = None
+    if options.chat_template is not None:
+        digest = hashlib.sha256(options.chat_template.encode()).hexdigest()
+        template = {
+            "sha256": digest,
+            "arguments": options.template_arguments,
+            "date": options.date,
+            "text": options.chat_template,
+        }
+    quantiles = np.quantile(lengths, (0.5, 0.9, 0.99), method="higher").tolist()
+    return {
+        "inputs": [
+            {"name": file.name, "format": file.format, "bytes": file.size, "sha256": digest}
+            for file, digest in zip(inputs, digests, strict=True)
+        ],
+        "tokenizer": options.tokenizer.name,
+        "tokenizer_sha256": options.tokenizer.sha256,
+        "chat_template": template,
+        "loss_on": options.loss_on,
+        "end_token": options.end_token,
+        "schemas": dict(sorted(progress.schemas.items())),
+        "num_records": progress.num_records,
+        "num_documents": progress.num_documents,
+        "num_rejects": progress.num_rejects,
+        "rejects": dict(sorted(progress.rejects.items())),
+        "num_tokens": progress.num_tokens,
+        "num_trained_tokens": progress.num_trained_tokens,
+        "tokens_per_document": {
+            "min": int(lengths.min()),
+            "mean": round(progress.num_tokens / progress.num_documents, 2),
+            "p50": quantiles[0],
+            "p90": quantiles[1],
+            "p99": quantiles[2],
+            "max": int(lengths.max()),
+        },
+        "versions": {
+            "megatron-packing": megatron_packing.__version__,
+            "python": platform.python_version(),
+            **{name: _version(name) for name in _PACKAGES},
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,82 @@
+"""Encodes batches on a Ray cluster: the one that RAY_ADDRESS names, else one of this machine."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from megatron_packing.corpus.batches import RecordBatch
+from megatron_packing.corpus.encoder import EncodedBatch, Encoder, EncoderOptions
+from megatron_packing.corpus.engine import Results
+from megatron_packing.errors import InputError
+
+_BATCHES_PER_WORKER = 4
+
+
+class _Worker:
+    """An actor: a tokenizer, ready, on some node."""
+
+    def __init__(self, options: EncoderOptions) -> None:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        self._encoder = Encoder(options)
+
+    def encode(self, batch: RecordBatch) -> EncodedBatch:
+        return self._encoder.encode(batch)
+
+
+class RayEngine:
+    """Actors, each with a core of its own, started anew by Ray where a node is lost."""
+
+    def __init__(self, workers: int | None) -> None:
+        """Take so many actors; None is one for each core of the cluster.
+
+        Raises:
+            InputError: Ray is not installed.
+        """
+        try:
+            import ray
+        except ImportError as error:
+            raise InputError(
+                "--engine ray needs ray, which is not installed; "
+                "install it with: pip install 'megatron-packing[ray]'"
+            ) from error
+        self._ray: Any = ray
+        self._workers = workers
+
+    def __call__(self, options: EncoderOptions, batches: Iterable[RecordBatch]) -> Results:
+        ray = self._ray
+        ours = not ray.is_initialized()
+        if ours:
+            try:
+                ray.init(logging_level="error", log_to_driver=False)
+            except ConnectionError as error:
+                raise InputError(f"the Ray cluster cannot be reached ({error})") from error
+        try:
+            count = self._workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+            shared = ray.put(options)
+            actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(_Worker)
+            # More actors than cores would wait for ever.
+            free = [actor.remote(shared) for _ in range(count)]
+            yield from self._encode(free, batches)
+        except ray.exceptions.RayTaskError as error:
+            cause = error.as_instanceof_cause()
+            raise InputError(str(error.cause)) from (
+                error if isinstance(cause, InputError) else cause
+            )
+        finally:
+            if ours:
+                ray.shutdown()
+
+    def _encode(self, actors: list[Any], batches: Iterable[RecordBatch]) -> Results:
+        """Deal batches to the actors in turn; results are taken in the same order."""
+        pending: deque[tuple[RecordBatch, Any]] = deque()
+        for number, batch in enumerate(batches):
+            if len(pending) >= len(actors) * _BATCHES_PER_WORKER:
+                done, result = pending.popleft()
+                yield done, self._ray.get(result)
+            pending.append((batch, actors[number % len(actors)].encode.remote(batch)))
+        while pending:
+            done, result = pending.popleft()
+            yield done, self._ray.get(result)

@@ -1,0 +1,61 @@
+"""One record as it was read: JSON text or a row of a table, and what may be wrong with it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+class RecordError(ValueError):
+    """A record that cannot be used.
+
+    ``kind`` says in a few words what is wrong, the same for all records with that fault, so that
+    they can be counted; the message is the reason, in half a sentence.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(kind, reason)
+        self.kind = kind
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+def parse_json(text: bytes) -> Any:
+    """Parse the JSON text of one record.
+
+    Raises:
+        RecordError: It is not JSON in UTF-8, or is nested or has numbers beyond what Python parses.
+    """
+    try:
+        return json.loads(text)
+    except UnicodeDecodeError as error:
+        raise RecordError(
+            "not UTF-8", f"it is not UTF-8 ({error.reason} at byte {error.start})"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise RecordError(
+            "not JSON", f"it is not JSON ({error.msg} at column {error.colno})"
+        ) from error
+    except RecursionError as error:
+        raise RecordError("nested too deeply", "its JSON is nested too deeply") from error
+    except ValueError as error:  # an integer of over 4,300 digits
+        raise RecordError("not JSON", f"its JSON cannot be read ({error})") from error
+
+
+def without_nulls(value: Any) -> Any:
+    """A row of a table without its nulls, in which the fields of other rows show up."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [without_nulls(item) for item in value]
+    return value
+
+
+def type_name(value: Any) -> str:
+    """What JSON calls a value's type, for messages."""
+    if value is None:
+        return "null"
+    names = {bool: "boolean", int: "number", float: "number", str: "text", dict: "object"}
+    return names.get(type(value), type(value).__name__)

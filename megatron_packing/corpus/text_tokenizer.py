@@ -1,0 +1,243 @@
+"""Texts to tokens, with the bytes of the text that each token stands for."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedText:
+    """The tokens of one text."""
+
+    ids: NDArray[np.int32]
+    """Shape ``(num_tokens,)``."""
+    starts: NDArray[np.int64]
+    """Shape ``(num_tokens,)``: first byte of each token in the text's UTF-8."""
+    stops: NDArray[np.int64]
+    """Shape ``(num_tokens,)``: where it ends."""
+
+
+class TextTokenizer(Protocol):
+    """What the corpus needs of a tokenizer."""
+
+    vocabulary_size: int
+    """One more than the largest token."""
+    special: frozenset[str]
+    """Tokens of the model's format, such as ``<|im_end|>``."""
+
+    def tokenize(self, texts: Sequence[str]) -> list[TokenizedText]:
+        """Tokens of texts, special tokens in them recognised, none added."""
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of tokens, special ones included."""
+
+    def token_of(self, text: str) -> int | None:
+        """The token that is written so; None if there is none."""
+
+    def normalise(self, text: str) -> str:
+        """The text in Unicode's composed form (NFC), where that is what the model reads."""
+
+
+class HuggingFaceTokenizer:
+    """A ``tokenizer.json``.
+
+    Where every token stands for certain bytes (byte-level BPE, or BPE with byte fallback), the
+    bytes of a text's tokens are put together and compared with the text, which proves where each
+    token is, and is faster than asking the library for offsets. Others give their own offsets.
+    """
+
+    def __init__(self, content: str) -> None:
+        from tokenizers import Tokenizer
+
+        self._tokenizer = Tokenizer.from_str(content)
+        description = json.loads(content)
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.vocabulary_size = max(vocabulary.values()) + 1
+        added = description.get("added_tokens") or []
+        self.special = frozenset(token["content"] for token in added if token.get("special"))
+        self._bytes = _token_bytes(description, vocabulary, self.vocabulary_size)
+        self._num_bytes = _lengths(self._bytes or [])
+        normaliser = description.get("normalizer") or {}
+        self._composes = normaliser.get("type") == "NFC"
+
+    def tokenize(self, texts: Sequence[str]) -> list[TokenizedText]:
+        texts = list(texts)
+        if self._bytes is None:
+            return [self._with_offsets(text) for text in texts]
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        pairs = zip(texts, encodings, strict=True)
+        return [self._from_bytes(text, encoding.ids) for text, encoding in pairs]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=False))
+
+    def token_of(self, text: str) -> int | None:
+        token: int | None = self._tokenizer.token_to_id(text)
+        return token
+
+    def normalise(self, text: str) -> str:
+        return unicodedata.normalize("NFC", text) if self._composes else text
+
+    def _from_bytes(self, text: str, ids: list[int]) -> TokenizedText:
+        assert self._bytes is not None
+        if b"".join(map(self._bytes.__getitem__, ids)) != text.encode():
+            return self._with_offsets(text)  # it prepends, strips or replaces something
+        return _from_lengths(ids, self._num_bytes)
+
+    def _with_offsets(self, text: str) -> TokenizedText:
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        if not text.isascii():
+            in_bytes = np.cumsum([0, *(len(character.encode()) for character in text)])
+            offsets = in_bytes[offsets]
+        return TokenizedText(np.array(encoding.ids, np.int32), offsets[:, 0], offsets[:, 1])
+
+
+class RankTokenizer:
+    """Byte-level BPE by ranks, as in tiktoken's files and Tekken's: tiktoken encodes."""
+
+    def __init__(
+        self,
+        pattern: str,
+        ranks: dict[bytes, int],
+        special_tokens: dict[str, int],
+        composes: bool = False,
+    ) -> None:
+        import tiktoken
+
+        self._encoding = tiktoken.Encoding(
+            "ranks", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special_tokens
+        )
+        self._special_tokens = special_tokens
+        self._ranks = ranks
+        self.vocabulary_size = max([*ranks.values(), *special_tokens.values()]) + 1
+        self.special = frozenset(special_tokens)
+        self._bytes: list[bytes] = [b""] * self.vocabulary_size
+        for piece, token in ranks.items():
+            self._bytes[token] = piece
+        for name, token in special_tokens.items():
+            self._bytes[token] = name.encode()
+        self._num_bytes = _lengths(self._bytes)
+        self._composes = composes
+        self._find_special = any_of(special_tokens)
+
+    def tokenize(self, texts: Sequence[str]) -> list[TokenizedText]:
+        return [self._tokenize_one(text) for text in texts]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        return b"".join(self._bytes[token] for token in tokens).decode(errors="replace")
+
+    def token_of(self, text: str) -> int | None:
+        return self._special_tokens.get(text, self._ranks.get(text.encode()))
+
+    def normalise(self, text: str) -> str:
+        return unicodedata.normalize("NFC", text) if self._composes else text
+
+    def _tokenize_one(self, text: str) -> TokenizedText:
+        # Those that occur: the library copies the set at every call.
+        present = set(self._find_special.findall(text))
+        ids = self._encoding.encode(text, allowed_special=present, disallowed_special=())
+        return _from_lengths(ids, self._num_bytes)
+
+
+def any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """An expression that finds texts, the longest first, or nothing where there are none."""
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+
+def _from_lengths(ids: list[int], num_bytes: NDArray[np.int64]) -> TokenizedText:
+    tokens = np.fromiter(ids, np.int32, len(ids))
+    lengths = num_bytes[tokens]
+    stops = np.cumsum(lengths)
+    return TokenizedText(tokens, stops - lengths, stops)
+
+
+def _lengths(pieces: list[bytes]) -> NDArray[np.int64]:
+    return np.fromiter(map(len, pieces), np.int64, len(pieces))
+
+
+def _token_bytes(
+    description: dict[str, Any], vocabulary: dict[str, int], size: int
+) -> list[bytes] | None:
+    """The bytes that each token stands for; None where tokens stand for no certain bytes."""
+    if description["model"].get("type") != "BPE":
+        return None
+    if "ByteLevel" in _types(description.get("pre_tokenizer")):
+        of_symbol = {symbol: byte for byte, symbol in enumerate(_byte_level_alphabet())}
+
+        def piece_bytes(piece: str) -> bytes:
+            return bytes(of_symbol[symbol] for symbol in piece)
+
+    elif description["model"].get("byte_fallback"):
+
+        def piece_bytes(piece: str) -> bytes:
+            byte = re.fullmatch("<0x([0-9A-F]{2})>", piece)
+            return bytes([int(byte[1], 16)]) if byte else piece.replace("\u2581", " ").encode()
+
+    else:
+        return None
+    pieces = [b""] * size
+    added = {token["content"] for token in description.get("added_tokens") or []}
+    try:
+        for piece, token in vocabulary.items():
+            pieces[token] = piece.encode() if piece in added else piece_bytes(piece)
+    except KeyError:  # a piece of other symbols than the alphabet's
+        return None
+    return pieces
+
+
+def _types(component: dict[str, Any] | None) -> set[str]:
+    """The types of a component of a tokenizer.json and of those in a sequence."""
+    if not component:
+        return set()
+    parts = component.get("pretokenizers") or []
+    return {component["type"]}.union(*map(_types, parts))
+
+
+def _byte_level_alphabet() -> list[str]:
+    """The symbol of each byte in GPT-2's byte-level BPE: itself if printable, else from U+0100."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)}
+    symbols = []
+    shifted = 0x100
+    for byte in range(256):
+        symbols.append(chr(byte if byte in printable else shifted))
+        shifted += byte not in printable
+    return symbols
+
+
+def trained_tokens(
+    tokenized: TokenizedText, text: str, spans: Sequence[tuple[int, int]]
+) -> NDArray[np.uint8]:
+    """Mark the tokens that lie inside a span with 1.
+
+    A token that starts before a span is not marked: the prompt would have ended inside it.
+
+    Args:
+        tokenized: The tokens of ``text``.
+        text: What was tokenised.
+        spans: Ranges of characters, in order, the end excluded; they may not overlap.
+    """
+    mask = np.zeros(len(tokenized.ids), np.uint8)
+    if not spans:
+        return mask
+    edges = [edge for span in spans for edge in span]
+    if not text.isascii():
+        # Each stretch between edges is measured once.
+        lengths = [
+            len(text[start:stop].encode()) for start, stop in zip([0, *edges], edges, strict=False)
+        ]
+        edges = np.cumsum(lengths).tolist()
+    first = np.searchsorted(tokenized.starts, edges[::2], "left")
+    last = np.searchsorted(tokenized.stops, edges[1::2], "right")
+    for start, stop in zip(first.tolist(), last.tolist(), strict=True):
+        mask[start:stop] = 1
+    return mask

@@ -1,0 +1,290 @@
+"""A corpus while it is being written: a folder beside it, from which a killed run goes on.
+
+``PREFIX.unfinished/`` holds what will be the corpus, appended to, and ``state.json``, replaced
+every few seconds: how many bytes of each file are certain to be on disk, and where the inputs are
+read next. Bytes beyond those are cut off when a run goes on. The files take their final names, the
+``.idx`` of the tokens last, when all is there.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from megatron_packing.corpus.batches import Position, RecordBatch
+from megatron_packing.corpus.corpus import loss_mask_prefix
+from megatron_packing.corpus.encoder import EncodedBatch
+from megatron_packing.corpus.indexed_dataset import data_path, index_path, write_index
+from megatron_packing.corpus.inputs import InputFile
+from megatron_packing.errors import InputError
+from megatron_packing.files import sync, write_whole
+
+_TOKENS, _MASK, _LENGTHS, _REJECTS = "tokens", "loss_mask", "lengths", "rejects"
+_FILES = (_TOKENS, _MASK, _LENGTHS, _REJECTS)
+
+
+def corpus_record_path(prefix: Path) -> Path:
+    """``PREFIX_corpus.json``: how a corpus was made."""
+    return prefix.with_name(prefix.name + "_corpus.json")
+
+
+def rejects_path(prefix: Path) -> Path:
+    """``PREFIX_rejects.jsonl``: the records that were not used."""
+    return prefix.with_name(prefix.name + "_rejects.jsonl")
+
+
+def unfinished_path(prefix: Path) -> Path:
+    """``PREFIX.unfinished``: where a corpus is written."""
+    return prefix.with_name(prefix.name + ".unfinished")
+
+
+@dataclass(slots=True)
+class Progress:
+    """What was done, as far as it is on disk."""
+
+    position: Position = field(default_factory=Position)
+    num_records: int = 0
+    """Records that were read."""
+    num_documents: int = 0
+    num_tokens: int = 0
+    num_trained_tokens: int = 0
+    longest_document: int = 0
+    schemas: dict[str, int] = field(default_factory=dict)
+    """Documents of each schema."""
+    rejects: dict[str, int] = field(default_factory=dict)
+    """Records that were not used, by what was wrong with them."""
+    sizes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_FILES, 0))
+    """Bytes of each file."""
+
+    def add(self, batch: RecordBatch, encoded: EncodedBatch) -> None:
+        """Count a batch."""
+        self.position = batch.end
+        self.num_records += batch.num_records
+        self.num_documents += len(encoded.lengths)
+        self.num_tokens += len(encoded.tokens)
+        self.num_trained_tokens += encoded.num_trained_tokens
+        self.longest_document = max(self.longest_document, int(encoded.lengths.max(initial=0)))
+        self.schemas = dict(Counter(self.schemas) + encoded.schemas)
+        kinds = Counter(reject.kind for reject in encoded.rejects)
+        self.rejects = dict(Counter(self.rejects) + kinds)
+
+    @property
+    def num_rejects(self) -> int:
+        """Records that were not used."""
+        return sum(self.rejects.values())
+
+
+class UnfinishedCorpus:
+    """Used as a context manager; one process at a time."""
+
+    def __init__(self, prefix: Path, job: dict[str, Any], restart: bool = False) -> None:
+        """Begin, or go on where the run before was stopped.
+
+        Args:
+            prefix: Of the corpus.
+            job: All that its bytes depend on. A run goes on only with the same; a date of None is
+                the day that the run was begun on.
+            restart: Throw away what was done.
+
+        Raises:
+            InputError: The corpus exists, another process is writing it, or what was done is of
+                another job.
+        """
+        self.prefix = prefix
+        self.folder = unfinished_path(prefix)
+        self.progress = Progress()
+        """What was added; what of it is certain, ``state.json`` knows."""
+        self.job = {**job, "date": job["date"] or datetime.date.today().isoformat()}
+        self._files: dict[str, BinaryIO] = {}
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(exist_ok=True)
+        self._lock = (self.folder / "lock").open("wb")
+        try:
+            self._claim()
+            state = self._read("state.json")
+            published = state is not None and state.get("complete")
+            if not published:
+                self._check_nothing_exists()
+            if restart:
+                self._remove(state)
+                state = None
+            if state is None:
+                write_whole(self.folder / "job.json", json.dumps(self.job, indent=2))
+            else:
+                self._check_same(job)
+                self.progress = _from_state(state)
+            self.complete = state is not None and bool(state.get("complete"))
+            if not self.complete:
+                self._open_files()
+        except BaseException:
+            self._close()
+            raise
+
+    def __enter__(self) -> UnfinishedCorpus:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+        if error is not None and not (self.folder / "state.json").exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def add(self, file: InputFile, batch: RecordBatch, encoded: EncodedBatch) -> None:
+        """Append documents and rejects. They are certain once ``checkpoint`` has returned."""
+        self._files[_TOKENS].write(encoded.tokens.tobytes())
+        self._files[_MASK].write(encoded.loss_mask.tobytes())
+        self._files[_LENGTHS].write(encoded.lengths.astype("<i4").tobytes())
+        for reject in encoded.rejects:
+            line = {"file": file.name, file.unit: reject.number, "reason": reject.reason}
+            text = json.dumps(line, ensure_ascii=False) + "\n"
+            self._files[_REJECTS].write(text.encode(errors="backslashreplace"))
+        self.progress.add(batch, encoded)
+
+    def checkpoint(self) -> None:
+        """Make what was added certain."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        self.progress.sizes = {name: file.tell() for name, file in self._files.items()}
+        self._write_state(complete=False)
+
+    def publish(self, dtype: np.dtype[Any], record: dict[str, Any]) -> None:
+        """Write the indexes and the record, and give all files their names.
+
+        Where every token is trained there are no loss masks, which means the same.
+        """
+        self.checkpoint()
+        lengths = self.lengths()
+        write_index(self.folder / "tokens.idx", dtype, lengths)
+        write_index(self.folder / "loss_mask.idx", np.dtype(np.uint8), lengths)
+        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+        write_whole(self.folder / "corpus.json", text)
+        self._write_state(complete=True)
+        self.finish_publishing()
+
+    def finish_publishing(self) -> None:
+        """Rename what is not renamed yet; the ``.idx``, without which there is no corpus, last."""
+        masks = loss_mask_prefix(self.prefix)
+        targets: list[tuple[str, Path]] = []
+        if self.progress.num_trained_tokens < self.progress.num_tokens:
+            targets += [(_MASK, data_path(masks)), ("loss_mask.idx", index_path(masks))]
+        if self.progress.num_rejects:
+            targets.append((_REJECTS, rejects_path(self.prefix)))
+        targets += [
+            ("corpus.json", corpus_record_path(self.prefix)),
+            (_TOKENS, data_path(self.prefix)),
+            ("tokens.idx", index_path(self.prefix)),
+        ]
+        for name, target in targets:
+            if (self.folder / name).exists():
+                (self.folder / name).replace(target)
+        sync(self.prefix.parent)
+        shutil.rmtree(self.folder)
+
+    def lengths(self) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """Tokens of each document so far, memory-mapped."""
+        self._files[_LENGTHS].flush()
+        return np.memmap(self.folder / _LENGTHS, np.dtype("<i4"), "r")
+
+    def _write_state(self, *, complete: bool) -> None:
+        state = {**asdict(self.progress), "complete": complete}
+        write_whole(self.folder / "state.json", json.dumps(state))
+
+    def _claim(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another process is writing {self.prefix}; wait for it or choose another "
+                f"--output-prefix"
+            ) from error
+
+    def _check_nothing_exists(self) -> None:
+        masks = loss_mask_prefix(self.prefix)
+        for path in (
+            *(index_path(self.prefix), data_path(self.prefix), index_path(masks), data_path(masks)),
+            *(corpus_record_path(self.prefix), rejects_path(self.prefix)),
+        ):
+            if path.exists():
+                raise InputError(
+                    f"{path} exists already; remove that corpus or choose another --output-prefix"
+                )
+
+    def _check_same(self, job: dict[str, Any]) -> None:
+        before = self._read("job.json") or {}
+        now = json.loads(json.dumps(job))
+        if now["date"] is None:
+            now["date"] = before.get("date")
+        self.job = now
+        changed = [name for name in now if now[name] != before.get(name)]
+        if changed:
+            raise InputError(
+                f"{self.folder} holds an unfinished run of which {', '.join(changed)} "
+                f"{'was' if len(changed) == 1 else 'were'} different; finish it with the same "
+                f"inputs and options, or begin anew with --restart"
+            )
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            content = json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise InputError(
+                f"{self.folder / name} is damaged ({error}); begin anew with --restart"
+            ) from error
+        return dict(content)
+
+    def _remove(self, state: dict[str, Any] | None) -> None:
+        if state is not None and state.get("complete"):
+            return
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)  # of a file that was being replaced
+            elif path.name != "lock":
+                path.unlink()
+
+    def _open_files(self) -> None:
+        for name in _FILES:
+            path = self.folder / name
+            path.touch()
+            size, certain = path.stat().st_size, self.progress.sizes[name]
+            if size < certain:
+                raise InputError(
+                    f"{path} has {size:,} bytes where {certain:,} were written; "
+                    f"begin anew with --restart"
+                )
+            os.truncate(path, certain)
+            self._files[name] = path.open("ab")
+
+    def _close(self) -> None:
+        for file in self._files.values():
+            with suppress(OSError):  # a full disk; what did not get there is not counted on
+                file.close()
+        self._lock.close()
+
+
+def _from_state(state: dict[str, Any]) -> Progress:
+    known = {name: value for name, value in state.items() if name != "complete"}
+    known["position"] = Position(**known["position"])
+    return Progress(**known)
+
+
+Listener = Callable[[int, int, Progress], None]
+"""Called with the bytes of input that were read, those of all inputs, and what was done so far."""

@@ -1,0 +1,85 @@
+"""How tokenising goes, and what came of it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from megatron_packing.corpus.unfinished import Listener, rejects_path
+from megatron_packing.corpus.unfinished import Progress as Done
+from megatron_packing.report.console import console
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+@contextmanager
+def progress_line() -> Iterator[Listener]:
+    """Show on standard error how far it is and how fast; in a log, a line every half minute."""
+    error_console = Console(stderr=True)
+    live = Progress(
+        TextColumn("tokenizing"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=error_console,
+        transient=True,
+        disable=not error_console.is_terminal,
+    )
+    task = live.add_task("", total=None, note="")
+    began: tuple[float, int, int, int] | None = None
+    last_line = time.monotonic()
+
+    def show(done: int, total: int, progress: Done) -> None:
+        nonlocal began, last_line
+        now = time.monotonic()
+        if began is None:
+            began = (now, done, progress.num_records, progress.num_tokens)
+            if progress.num_records:
+                sys.stderr.write(f"going on after {progress.num_records:,} records\n")
+        seconds = max(now - began[0], 1e-9)
+        rejects = f", {progress.num_rejects:,} rejects" if progress.num_rejects else ""
+        note = (
+            f"{progress.num_records:,} records ({(progress.num_records - began[2]) / seconds:,.0f}"
+            f"/s), {(progress.num_tokens - began[3]) / seconds:,.0f} tokens/s{rejects}"
+        )
+        live.update(task, completed=done, total=total, note=note)
+        if not error_console.is_terminal and now - last_line >= _SECONDS_BETWEEN_LINES:
+            last_line = now
+            remaining = (total - done) * seconds / max(done - began[1], 1)
+            sys.stderr.write(
+                f"tokenizing {done / max(total, 1):.1%}: {note}, {remaining:,.0f} s to go\n"
+            )
+
+    with live:
+        yield show
+
+
+def print_result(prefix: Path, progress: Done) -> None:
+    """Print the counts: no record is lost unseen."""
+    schemas = ", ".join(sorted(progress.schemas))
+    if progress.num_rejects:
+        table = Table(title="records that were not used", title_justify="left", box=None)
+        table.add_column("", style="yellow")
+        table.add_column("records", justify="right")
+        for kind, count in Counter(progress.rejects).most_common():
+            table.add_row(kind, f"{count:,}")
+        console.print(table)
+        console.print(f"each with its place and its reason: {rejects_path(prefix)}")
+    console.print(
+        f"{prefix}: {progress.num_records:,} records ({schemas}) = "
+        f"{progress.num_documents:,} documents + {progress.num_rejects:,} rejects"
+    )
+    console.print(
+        f"{progress.num_tokens:,} tokens, {progress.num_trained_tokens:,} of them trained "
+        f"({progress.num_trained_tokens / progress.num_tokens:.1%}); "
+        f"longest document {progress.longest_document:,} tokens"
+    )
