@@ -253,6 +253,8 @@ def _environment() -> Any:
 
         def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
             if type(obj) is BuiltinMethodType and type(obj.__self__) is str:
+                kwargs.pop("_loop_vars", None)  # the compiler's own, for functions of Jinja's
+                kwargs.pop("_block_vars", None)
                 return obj(*args, **kwargs)
             return super().call(context, obj, *args, **kwargs)
 

@@ -19,7 +19,11 @@ from megatron_packing.corpus.conversations import (
     read_record,
 )
 from megatron_packing.corpus.records import RecordError
-from megatron_packing.corpus.text_tokenizer import TokenizedText, trained_tokens
+from megatron_packing.corpus.text_tokenizer import (
+    TokenizedText,
+    split_at_edges,
+    trained_tokens,
+)
 from megatron_packing.corpus.tokenizer import TokenizerSource, token_dtype
 from megatron_packing.corpus.turns import LossOn, TurnFinder
 from megatron_packing.errors import InputError
@@ -127,6 +131,7 @@ class Encoder:
         masks: list[NDArray[np.uint8]] = []
         schemas: Counter[str] = Counter()
         for document, tokenized in self._tokenized(rendered, rejects):
+            tokenized = split_at_edges(self._tokenizer, tokenized, document.text, document.trained)
             ids = tokenized.ids
             mask = trained_tokens(tokenized, document.text, document.trained)
             if document.end_token is not None:

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
@@ -214,6 +215,53 @@ def _byte_level_alphabet() -> list[str]:
     return symbols
 
 
+def split_at_edges(
+    tokenizer: TextTokenizer,
+    tokenized: TokenizedText,
+    text: str,
+    spans: Sequence[tuple[int, int]],
+) -> TokenizedText:
+    """Tokenise anew where a token lies across an edge of a span.
+
+    An answer that begins with a line break can share a token with the line break that ends the
+    prompt. A model is given the prompt's tokens and then writes its own: it never sees that token
+    there. So the text is cut at such edges, and at no others.
+
+    Args:
+        tokenizer: Which tokenised.
+        tokenized: The tokens of ``text``.
+        text: What was tokenised.
+        spans: Ranges of characters, in order.
+    """
+    characters = [edge for span in spans for edge in span]
+    edges = np.asarray(_in_bytes(text, characters), np.int64)
+    at = np.searchsorted(tokenized.starts, edges)
+    bounds = np.append(tokenized.starts, edges.max(initial=0))
+    across = (bounds[at] != edges) & (edges < tokenized.stops.max(initial=0))
+    cuts = [character for character, cut in zip(characters, across, strict=True) if cut]
+    if not cuts:
+        return tokenized
+    ends = [*cuts, len(text)]
+    parts = tokenizer.tokenize(
+        [text[start:stop] for start, stop in zip([0, *cuts], ends, strict=True)]
+    )
+    ids = np.concatenate([part.ids for part in parts])
+    lengths = np.concatenate([part.stops - part.starts for part in parts])
+    stops = np.cumsum(lengths)
+    if stops[-1] != tokenized.stops[-1]:
+        return tokenized  # the tokenizer adds to the beginning of a text: leave that token out
+    return TokenizedText(ids, stops - lengths, stops)
+
+
+def _in_bytes(text: str, edges: list[int]) -> list[int]:
+    """Places in a text's UTF-8 of ascending places in its characters."""
+    if text.isascii():
+        return edges
+    # Each stretch between edges is measured once.
+    stretches = zip([0, *edges], edges, strict=False)
+    return list(accumulate(len(text[start:stop].encode()) for start, stop in stretches))
+
+
 def trained_tokens(
     tokenized: TokenizedText, text: str, spans: Sequence[tuple[int, int]]
 ) -> NDArray[np.uint8]:
@@ -229,13 +277,7 @@ def trained_tokens(
     mask = np.zeros(len(tokenized.ids), np.uint8)
     if not spans:
         return mask
-    edges = [edge for span in spans for edge in span]
-    if not text.isascii():
-        # Each stretch between edges is measured once.
-        lengths = [
-            len(text[start:stop].encode()) for start, stop in zip([0, *edges], edges, strict=False)
-        ]
-        edges = np.cumsum(lengths).tolist()
+    edges = _in_bytes(text, [edge for span in spans for edge in span])
     first = np.searchsorted(tokenized.starts, edges[::2], "left")
     last = np.searchsorted(tokenized.stops, edges[1::2], "right")
     for start, stop in zip(first.tolist(), last.tolist(), strict=True):

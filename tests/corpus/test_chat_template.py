@@ -1,190 +1,103 @@
+"""Rendering, beside that of transformers."""
+
 from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 
 pytest.importorskip("transformers")
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers.utils.chat_template_utils import render_jinja_template
 
-from megatron_packing.corpus.chat_template import ChatTemplate, tokens_inside
-from megatron_packing.corpus.conversations import RecordError, read_conversation
-from megatron_packing.corpus.tokenizer import load_chat_template, load_tokenizer
+from megatron_packing.corpus.chat_template import ChatTemplate
+from megatron_packing.corpus.records import RecordError
+from megatron_packing.errors import InputError
+from tests.corpus.formats import TRL, is_installed, packaged
 
-# Each template as its model's users have it, the turns' frames without their tools.
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content "
-    "+ '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
+NAMES = (
+    *("llama3", "llama3_1", "llama3_2", "qwen2_5", "qwen3", "gemma", "gemma3", "phi3", "gptoss"),
+    *("deepseekv3", "glm4moe", "llama3_training", "qwen2_5_training", "qwen3_training"),
+    *("gemma_training", "phi3_training", "deepseekv3_training", "glm4moe_training"),
 )
-LLAMA3 = (
-    "{% for message in messages %}{{ ('<|begin_of_text|>' if loop.first else '') + "
-    "'<|start_header_id|>' + message.role + '<|end_header_id|>\n\n' + message.content | trim "
-    "+ '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}"
-    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
-)
-GEMMA = (
-    "{{ '<bos>' }}{% for message in messages %}{% set role = 'model' if message.role == "
-    "'assistant' else message.role %}{{ '<start_of_turn>' + role + '\n' + message.content | trim "
-    "+ '<end_of_turn>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
-)
-PLAIN = (
-    "{% for message in messages %}{{ message.role + ': ' + message.content + '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
-)
-# Drops the thoughts of all answers but the last, as reasoning models' templates do.
-FORGETFUL = (
-    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + (message.content if "
-    "loop.last else message.content.split('</think>')[-1]) + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-MARKED = CHATML.replace(
-    "{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}",
-    "{{ '<|im_start|>' + message.role + '\n' }}{% if message.role == 'assistant' %}"
-    "{% generation %}{{ message.content + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
-    "{% else %}{{ message.content + '<|im_end|>\n' }}{% endif %}",
-)
-SPECIAL = [
-    *("<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|start_header_id|>"),
-    *("<|end_header_id|>", "<|eot_id|>", "<bos>", "<start_of_turn>", "<end_of_turn>"),
-]
-CONVERSATION = {
-    "messages": [
-        {"role": "system", "content": "You are assistant: brief."},
-        {"role": "user", "content": "user, what is 2 + 2?"},
-        {"role": "assistant", "content": "4 \N{GRINNING FACE}"},
-        {"role": "user", "content": "4 \N{GRINNING FACE}"},
-        {"role": "assistant", "content": "user assistant\n\nyes"},
-    ]
-}
 
 
-@pytest.fixture(scope="module")
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte: every boundary falls where the text says, and characters are split."""
-    tokenizer = Tokenizer(models.BPE(bytes_as_vocabulary(), []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in SPECIAL])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+@pytest.mark.skipif(not is_installed("trl"), reason="trl, which has the templates, is missing")
+@pytest.mark.parametrize("name", NAMES)
+def test_text_and_marks_are_those_of_transformers(name, chitchat):
+    source = packaged("trl", f"{TRL}/{name}.jinja").read_text(encoding="utf-8")
+    ours = ChatTemplate(source, TOKENS)
+    lines = (chitchat / "conversations.jsonl").read_text(encoding="utf-8").splitlines()[::60]
+    for line in lines:
+        messages = json.loads(line)["messages"]
+        texts, marks = render_jinja_template(
+            conversations=[messages],
+            chat_template=source,
+            return_assistant_tokens_mask=True,
+            add_generation_prompt=False,
+            **TOKENS,
+        )
+        rendering = ours.render_marked(messages, None)
+        assert rendering.text == texts[0] == ours.render(messages, None, prompt=False)
+        assert rendering.generated == marks[0]
+        assert ours.render_watched(messages, None).text == texts[0]
+        assert ours.has_marks == name.endswith("_training")
+        with_prompt, _ = render_jinja_template(
+            conversations=[messages], chat_template=source, add_generation_prompt=True, **TOKENS
+        )
+        assert ours.render(messages, None, prompt=True) == with_prompt[0]
 
 
-def bytes_as_vocabulary() -> dict[str, int]:
-    return {symbol: i for i, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+HI = [{"role": "user", "content": "Hi"}]
 
 
-def trained_texts(tokenizer, template, record) -> list[str]:
-    """What the runs of trained tokens decode to."""
-    tokens, mask = ChatTemplate(tokenizer, template).encode(read_conversation(record))
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask, [0]])))
-    return [tokenizer.decode(tokens[a:b]) for a, b in edges.reshape(-1, 2)]
+def test_today_is_the_day_that_was_given():
+    source = "{{ strftime_now('%d %b %Y') }}"
+    assert ChatTemplate(source, date="2024-07-26").render(HI, None, prompt=False) == "26 Jul 2024"
+
+
+def test_more_variables_reach_the_template():
+    source = "{% if enable_thinking is defined and not enable_thinking %}no{% endif %}"
+    template = ChatTemplate(source, {"enable_thinking": False})
+    assert template.render(HI, None, prompt=False) == "no"
+
+
+def test_what_a_template_raises_is_the_reason():
+    template = ChatTemplate("{{ raise_exception('no user turns here') }}")
+    with pytest.raises(RecordError, match="the chat template refuses it: no user turns here"):
+        template.render(HI, None, prompt=False)
+
+
+def test_a_template_that_is_none_is_refused():
+    with pytest.raises(InputError, match="the chat template is not valid Jinja"):
+        ChatTemplate("{% for %}")
+
+
+def test_marks_within_a_captured_block_are_where_their_text_is():
+    source = "{% set a %}x{% generation %}yes{% endgeneration %}{% endset %}a{{ a }}b{{ a }}"
+    rendering = ChatTemplate(source).render_marked(HI, None)
+    assert rendering.text == "axyesbxyes"
+    assert [rendering.text[start:stop] for start, stop in rendering.generated] == ["yes", "yes"]
+
+
+def test_a_text_that_looks_like_a_mark_is_refused():
+    source = "{% generation %}{{ messages[0].content }}{% endgeneration %}"
+    with pytest.raises(RecordError, match="U\\+FDD0"):
+        ChatTemplate(source).render_marked([{"role": "user", "content": "\ufdd0"}], None)
 
 
 @pytest.mark.parametrize(
-    ("template", "end"),
+    "source",
     [
-        (CHATML, "<|im_end|>"),
-        (MARKED, "<|im_end|>"),
-        (LLAMA3, "<|eot_id|>"),
-        (GEMMA, "<end_of_turn>"),
-        (PLAIN, "\n"),
+        "{{ messages.__class__.__mro__ }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages[0].content.__class__.__base__ }}",
+        "{{ messages.append(1) }}",
+        "{{ messages[0].update({'x': 1}) }}",
     ],
-    ids=["chatml", "generation marks", "llama 3", "gemma", "no special tokens"],
 )
-def test_trained_are_the_answers_and_their_end_tokens_and_nothing_else(
-    byte_tokenizer, template, end
-):
-    answers = [m["content"] for m in CONVERSATION["messages"] if m["role"] == "assistant"]
-    expected = [answer + end for answer in answers]
-    assert trained_texts(byte_tokenizer, template, CONVERSATION) == expected
-
-
-def test_all_tokens_are_the_rendered_conversation(byte_tokenizer):
-    tokens, mask = ChatTemplate(byte_tokenizer, CHATML).encode(read_conversation(CONVERSATION))
-    expected = "".join(
-        f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n"
-        for message in CONVERSATION["messages"]
-    )
-    assert byte_tokenizer.decode(tokens) == expected
-    assert mask.dtype == np.uint8
-    assert len(mask) == len(tokens)
-
-
-def test_a_conversation_that_starts_with_the_assistant_is_trained(byte_tokenizer):
-    record = {
-        "messages": [
-            {"role": "assistant", "content": "Hello!"},
-            {"role": "user", "content": "Hello!"},
-            {"role": "assistant", "content": "How are you?"},
-        ]
-    }
-    expected = ["Hello!<|im_end|>", "How are you?<|im_end|>"]
-    assert trained_texts(byte_tokenizer, CHATML, record) == expected
-
-
-def test_a_template_that_renders_turns_differently_later_is_refused(byte_tokenizer):
-    record = {
-        "messages": [
-            {"role": "user", "content": "2 + 2?"},
-            {"role": "assistant", "content": "<think>hm</think>4"},
-            {"role": "user", "content": "Sure?"},
-            {"role": "assistant", "content": "<think>hm</think>Yes"},
-        ]
-    }
-    with pytest.raises(RecordError, match="message 1 differently when more follows"):
-        trained_texts(byte_tokenizer, FORGETFUL, record)
-
-
-def test_what_a_template_raises_is_the_reason(byte_tokenizer):
-    template = "{{ raise_exception('no system turns here') }}"
-    with pytest.raises(RecordError, match="the chat template refuses it: no system turns here"):
-        trained_texts(byte_tokenizer, template, CONVERSATION)
-
-
-def test_empty_answers_leave_nothing_to_train(byte_tokenizer):
-    record = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": ""}]}
-    template = "{% for message in messages %}{{ message.content }}{% endfor %}"
-    with pytest.raises(RecordError, match="nothing would be trained"):
-        trained_texts(byte_tokenizer, template, record)
-
-
-def test_a_token_that_starts_in_the_prompt_is_not_trained():
-    offsets = np.array([[0, 2], [2, 5], [5, 5], [5, 8], [8, 9]])
-    assert tokens_inside(offsets, [(4, 8)]).tolist() == [0, 0, 0, 1, 0]
-    assert tokens_inside(offsets, [(0, 2), (8, 9)]).tolist() == [1, 0, 0, 0, 1]
-
-
-def test_every_real_conversation_trains_its_answers_exactly(chitchat):
-    """On all 4,008: decoded, the trained tokens are each answer and the end-of-turn token."""
-    tokenizer = load_tokenizer(str(chitchat / "tokenizer"))
-    template = load_chat_template(str(chitchat / "tokenizer"), None)
-    with (chitchat / "conversations.jsonl").open(encoding="utf-8") as file:
-        for line in file:
-            record = json.loads(line)
-            tokens, mask = template.encode(read_conversation(record))
-            trained = tokenizer.decode(tokens[mask == 1])
-            answers = [m["content"] for m in record["messages"] if m["role"] == "assistant"]
-            assert trained == "".join(f" {answer.rstrip(' ')}</s>" for answer in answers)
-
-
-def test_real_conversations_have_the_tokens_of_mistrals_own_tokenizer(chitchat):
-    mistral = pytest.importorskip("mistral_common.tokens.tokenizers.mistral")
-    from mistral_common.protocol.instruct.messages import AssistantMessage, UserMessage
-    from mistral_common.tokens.tokenizers.base import InstructRequest
-
-    encode = mistral.MistralTokenizer.v3().instruct_tokenizer.encode_instruct
-    template = load_chat_template(str(chitchat / "tokenizer"), None)
-    kinds = {"user": UserMessage, "assistant": AssistantMessage}
-    lines = (chitchat / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
-    for line in lines[:1000]:
-        messages = json.loads(line)["messages"]
-        messages = messages[: len(messages) // 2 * 2]
-        request = InstructRequest(
-            messages=[kinds[m["role"]](content=m["content"]) for m in messages]
-        )
-        tokens, _ = template.encode(read_conversation({"messages": messages}))
-        assert tokens.tolist() == encode(request).tokens
+def test_a_template_cannot_leave_its_sandbox(source):
+    template = ChatTemplate(source)
+    with pytest.raises(RecordError):
+        template.render([{"role": "user", "content": "Hi"}], None, prompt=False)
