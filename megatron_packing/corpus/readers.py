@@ -88,7 +88,7 @@ class _Reader:
 
         with self._file.open() as (unpacked, stored):
             items: list[Any] = []
-            first = stored.tell()
+            first = unpacked.tell()
             skip = self._next
             try:
                 for item in ijson.items(unpacked, "item", use_float=True):
@@ -97,9 +97,9 @@ class _Reader:
                         continue
                     # A null is a record too, a bad one, and no blank line.
                     items.append(b"null" if item is None else item)
-                    if stored.tell() - first >= _BATCH_BYTES or len(items) == 1024:
+                    if unpacked.tell() - first >= _BATCH_BYTES:
                         yield self._batch(items, len(items), 0, stored.tell())
-                        items, first = [], stored.tell()
+                        items, first = [], unpacked.tell()
             except Exception as error:
                 items.append(_rest(error))
             if items:
@@ -126,6 +126,8 @@ class _Reader:
                 f"install it with: pip install 'megatron-packing[datasets]'"
             ) from error
         saved = datasets.load_from_disk(self._file.name).with_format("arrow")
+        if self._next == len(saved):
+            return
         tables = saved.skip(self._next).iter(_ROWS_AT_A_TIME)
         batches = (batch for table in tables for batch in table.to_batches())
         yield from self._rows(batches, len(saved), skip=0)

@@ -1,0 +1,256 @@
+"""Inputs of every kind give the same records, from any position on."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+
+import pytest
+
+pytest.importorskip("fsspec")
+pytest.importorskip("pyarrow")
+
+import pyarrow
+import pyarrow.parquet
+
+from megatron_packing.corpus.batches import Position
+from megatron_packing.corpus.inputs import find_inputs
+from megatron_packing.corpus.readers import read_batches
+from megatron_packing.corpus.records import RecordError
+from megatron_packing.errors import InputError
+
+# Some of them over a batch, so that there are several.
+RECORDS = [
+    {"messages": [{"role": "user", "content": f"{n} caf\u00e9 " * (1 if n % 7 else 9000)}]}
+    for n in range(300)
+]
+
+
+def as_lines(records) -> bytes:
+    return b"".join(json.dumps(record).encode() + b"\n" for record in records)
+
+
+def write_lines(folder):
+    (folder / "a.jsonl").write_bytes(as_lines(RECORDS))
+    return folder / "a.jsonl"
+
+
+def write_windows_lines(folder):
+    content = b"\xef\xbb\xbf" + as_lines(RECORDS).replace(b"\n", b"\r\n")
+    (folder / "w.jsonl").write_bytes(content.rstrip())
+    return folder / "w.jsonl"
+
+
+def write_gzip(folder):
+    with (folder / "a.jsonl.gz").open("wb") as file:
+        for part in (RECORDS[:100], RECORDS[100:]):  # two members, as parallel writers leave
+            file.write(gzip.compress(as_lines(part)))
+    return folder / "a.jsonl.gz"
+
+
+def write_zstd(folder):
+    zstandard = pytest.importorskip("zstandard")
+    compress = zstandard.ZstdCompressor().compress
+    content = compress(as_lines(RECORDS[:100])) + compress(as_lines(RECORDS[100:]))
+    (folder / "named.badly").write_bytes(content)
+    return folder / "named.badly"
+
+
+def write_array(folder):
+    pytest.importorskip("ijson")
+    (folder / "a.json").write_text("\n " + json.dumps(RECORDS, indent=1), encoding="utf-8")
+    return folder / "a.json"
+
+
+def write_gzip_array(folder):
+    pytest.importorskip("ijson")
+    (folder / "a.json.gz").write_bytes(gzip.compress(json.dumps(RECORDS).encode()))
+    return folder / "a.json.gz"
+
+
+def write_parquet(folder):
+    table = pyarrow.Table.from_pylist(RECORDS)
+    pyarrow.parquet.write_table(table, folder / "a.parquet", row_group_size=110)
+    return folder / "a.parquet"
+
+
+def write_dataset(folder):
+    datasets = pytest.importorskip("datasets")
+    saved = datasets.Dataset.from_list(RECORDS[::-1]).select(range(299, -1, -1))
+    saved.save_to_disk(folder / "saved", num_shards=2)
+    return folder / "saved"
+
+
+WRITERS = [
+    *(write_lines, write_windows_lines, write_gzip, write_zstd, write_array, write_gzip_array),
+    *(write_parquet, write_dataset),
+]
+
+
+BEGINNING = Position()
+
+
+def read(inputs, start=BEGINNING, limit=1 << 24):
+    """All records, the numbers they have in their files, and the batches."""
+    records, numbers, batches = [], [], []
+    for batch in read_batches(inputs, start, limit):
+        batches.append(batch)
+        found = list(batch.records())
+        assert len(found) == batch.num_records
+        for number, record in found:
+            numbers.append((batch.input, number))
+            try:
+                records.append(record())
+            except RecordError as error:
+                records.append(error)
+    return records, numbers, batches
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_every_format_gives_the_same_records(write, tmp_path):
+    inputs = find_inputs([str(write(tmp_path))])
+    records, numbers, batches = read(inputs)
+    assert records == RECORDS
+    assert numbers == [(0, number) for number in range(1, 301)]
+    assert len(batches) > 3
+    progress = [batch.progress for batch in batches]
+    assert progress == sorted(progress)
+    assert progress[-1] == inputs[0].size
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_reading_goes_on_after_any_batch(write, tmp_path):
+    inputs = find_inputs([str(write(tmp_path)), str(write_lines(tmp_path))])
+    records, numbers, batches = read(inputs)
+    assert len(records) == 600
+    seen = 0
+    for batch in batches:
+        seen += batch.num_records
+        rest, rest_numbers, _ = read(inputs, batch.end)
+        assert rest == records[seen:]
+        assert rest_numbers == numbers[seen:]
+
+
+def test_blank_lines_count_as_lines_and_are_no_records(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\n{"a": 1}\n  \n\n{"a": 2}')
+    records, numbers, _ = read(find_inputs([str(path)]))
+    assert records == [{"a": 1}, {"a": 2}]
+    assert numbers == [(0, 2), (0, 5)]
+
+
+def test_a_line_over_the_limit_is_bad_and_the_next_is_read(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": "' + b"x" * 3_000_000 + b'"}\n{"a": 2}\n')
+    records, numbers, _ = read(find_inputs([str(path)]), limit=1000)
+    assert numbers == [(0, 1), (0, 2)]
+    assert records[0].kind == "too long"
+    assert "it has 3,000,010 bytes, more than --max-record-bytes 1,000" in str(records[0])
+    assert records[1] == {"a": 2}
+
+
+@pytest.mark.parametrize("write", [write_gzip, write_zstd, write_array, write_gzip_array])
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_file_that_is_cut_off_gives_what_was_whole_and_says_so(write, share, tmp_path):
+    path = write(tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    records, _, _ = read(find_inputs([str(path)]))
+    *whole, last = records
+    whole = [record for record in whole if not isinstance(record, RecordError)]
+    assert whole == RECORDS[: len(whole)]
+    assert isinstance(last, RecordError)
+
+
+def test_a_parquet_file_that_is_cut_off_is_one_bad_record(tmp_path):
+    path = write_parquet(tmp_path)
+    path.write_bytes(path.read_bytes()[:-100])
+    ((error,), _, _) = read(find_inputs([str(path)]))
+    assert "from here on the file cannot be read" in str(error)
+
+
+def test_nulls_of_a_tables_other_rows_do_not_show(tmp_path):
+    rows = [{"text": "a"}, {"text": "b", "more": {"x": 1}}]
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows[::-1]), path)
+    records, _, _ = read(find_inputs([str(path)]))
+    assert records == rows[::-1]
+
+
+def test_globs_are_sorted_and_inputs_keep_their_order(tmp_path):
+    for name in ("b.jsonl", "a.jsonl", "c.txt"):
+        (tmp_path / name).write_bytes(b'{"name": "%s"}\n' % name.encode())
+    inputs = find_inputs([str(tmp_path / "c.txt"), str(tmp_path / "*.jsonl")])
+    assert [file.name for file in inputs] == [
+        str(tmp_path / name) for name in ("c.txt", "a.jsonl", "b.jsonl")
+    ]
+
+
+def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"the input missing.jsonl does not exist"):
+        find_inputs(["missing.jsonl"])
+    with pytest.raises(InputError, match=r"no file matches the input .*\*.jsonl"):
+        find_inputs(["*.jsonl"])
+    with pytest.raises(InputError, match=r"is a folder, but none that Hugging Face datasets saved"):
+        find_inputs([str(tmp_path)])
+    with pytest.raises(InputError, match="the input nowhere://x cannot be opened"):
+        find_inputs(["nowhere://x"])
+    (tmp_path / "train").mkdir()
+    (tmp_path / "dataset_dict.json").write_text("{}")
+    with pytest.raises(InputError, match=r"holds several splits of a data set; .* train"):
+        find_inputs([str(tmp_path)])
+
+
+def test_files_of_fsspecs_memory_are_read():
+    import fsspec
+
+    system = fsspec.filesystem("memory")
+    for name, content in (("b.jsonl", RECORDS[:2]), ("a.jsonl.gz", RECORDS[2:4])):
+        lines = as_lines(content)
+        system.pipe(f"/corpus/{name}", gzip.compress(lines) if name.endswith("gz") else lines)
+    inputs = find_inputs(["memory://corpus/*"])
+    assert [file.name for file in inputs] == [
+        *("memory:///corpus/a.jsonl.gz", "memory:///corpus/b.jsonl")
+    ]
+    assert read(inputs)[0] == RECORDS[2:4] + RECORDS[:2]
+
+
+@pytest.mark.timeout(120)
+def test_files_of_an_s3_server_are_read(monkeypatch, tmp_path):
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "none")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://{host}:{port}")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        import s3fs
+
+        system = s3fs.S3FileSystem()
+        system.mkdir("bucket")
+        for write in (write_lines, write_parquet, write_zstd):
+            path = write(tmp_path)
+            system.put(str(path), f"bucket/data/{path.name}")
+        inputs = find_inputs(["s3://bucket/data/*"])
+        assert [file.name for file in inputs] == [
+            *("s3://bucket/data/a.jsonl", "s3://bucket/data/a.parquet"),
+            "s3://bucket/data/named.badly",
+        ]
+        assert all(file.modified for file in inputs)
+        assert read(inputs)[0] == RECORDS * 3
+        assert inputs[0].sha256() == find_inputs([str(tmp_path / "a.jsonl")])[0].sha256()
+    finally:
+        server.stop()
+
+
+def test_a_change_of_a_file_shows(tmp_path):
+    path = write_lines(tmp_path)
+    before = find_inputs([str(path)])
+    assert find_inputs([str(path)]) == before
+    os.utime(path, ns=(1, 1))
+    assert find_inputs([str(path)]) != before
