@@ -133,7 +133,7 @@ def _describe(system: Any, path: str, name: str) -> InputFile:
 
 
 def _text_format(file: InputFile) -> Format:
-    """An array if the first character is a bracket, else JSON Lines."""
+    """An array if it begins with a bracket and an object, else JSON Lines."""
     try:
         with file.open() as (unpacked, _):
             start = unpacked.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -143,7 +143,7 @@ def _text_format(file: InputFile) -> Format:
         if type(error).__name__ == "ZstdError":
             return "lines"
         raise
-    return "array" if start.startswith(b"[") else "lines"
+    return "array" if start.startswith(b"[") and start[1:].lstrip()[:1] == b"{" else "lines"
 
 
 def _describe_folder(system: Any, path: str, name: str) -> InputFile:

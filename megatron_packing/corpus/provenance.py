@@ -88,7 +88,7 @@ def describe_corpus(
         template = {
             "sha256": digest,
             "arguments": options.template_arguments,
-            "date": options.date,
+            "date": options.date if "strftime_now" in options.chat_template else None,
             "text": options.chat_template,
         }
     quantiles = np.quantile(lengths, (0.5, 0.9, 0.99), method="higher").tolist()

@@ -113,12 +113,12 @@ class UnfinishedCorpus:
         self._lock = (self.folder / "lock").open("wb")
         try:
             self._claim()
-            state = self._read("state.json")
+            state = self._read_state(restart)
             published = state is not None and state.get("complete")
             if not published:
                 self._check_nothing_exists()
-            if restart:
-                self._remove(state)
+            if restart and not published:
+                self._remove_all_but("lock")
                 state = None
             if state is None:
                 write_whole(self.folder / "job.json", json.dumps(self.job, indent=2))
@@ -195,6 +195,7 @@ class UnfinishedCorpus:
             if (self.folder / name).exists():
                 (self.folder / name).replace(target)
         sync(self.prefix.parent)
+        self._remove_all_but("lock", "state.json")  # which says that only this is left to do
         shutil.rmtree(self.folder)
 
     def lengths(self) -> np.ndarray[Any, np.dtype[np.int32]]:
@@ -240,6 +241,14 @@ class UnfinishedCorpus:
                 f"inputs and options, or begin anew with --restart"
             )
 
+    def _read_state(self, restart: bool) -> dict[str, Any] | None:
+        try:
+            return self._read("state.json")
+        except InputError:
+            if restart:
+                return None
+            raise
+
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
             content = json.loads((self.folder / name).read_text(encoding="utf-8"))
@@ -251,13 +260,11 @@ class UnfinishedCorpus:
             ) from error
         return dict(content)
 
-    def _remove(self, state: dict[str, Any] | None) -> None:
-        if state is not None and state.get("complete"):
-            return
+    def _remove_all_but(self, *names: str) -> None:
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)  # of a file that was being replaced
-            elif path.name != "lock":
+            elif path.name not in names:
                 path.unlink()
 
     def _open_files(self) -> None:

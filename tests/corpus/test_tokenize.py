@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import multiprocessing
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,14 +40,16 @@ def test_documents_and_masks_are_written_in_input_order(run, few_conversations, 
     assert corpus.num_tokens.max() == figures.longest_document
     assert sum(corpus.loss_mask(i).sum() for i in range(200)) == figures.num_trained_tokens
     assert corpus.tokens(0).dtype == np.uint16
-    record = json.loads((tmp_path / "out" / "corpus_corpus.json").read_text())
-    assert record["num_documents"] == 200
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("corpus.bin", "corpus.idx", "corpus_loss_mask.bin", "corpus_loss_mask.idx"),
+        "corpus_corpus.json",
+    }
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_workers(run, few_conversations, tmp_path):
     run(few_conversations, name="one", workers=1)
     run(few_conversations, name="three", workers=3)
-    for ending in (".bin", ".idx", "_loss_mask.bin", "_loss_mask.idx"):
+    for ending in (".bin", ".idx", "_loss_mask.bin", "_loss_mask.idx", "_corpus.json"):
         one, three = (tmp_path / "out" / f"{name}{ending}" for name in ("one", "three"))
         assert one.read_bytes() == three.read_bytes()
 
@@ -53,9 +59,11 @@ def test_several_files_are_read_one_after_another(run, write_jsonl, tmp_path):
     first = write_jsonl(GOOD, "", GOOD, name="first.jsonl")
     second = write_jsonl(other, name="second.jsonl")
     done = []
-    run(first, second, on_progress=lambda size, figures: done.append((size, figures.num_documents)))
+    run(first, second, on_progress=lambda *now: done.append((*now[:2], now[2].num_documents)))
     assert len(Corpus(tmp_path / "out" / "corpus")) == 3
-    assert done[-1] == (first.stat().st_size + second.stat().st_size, 3)
+    size = first.stat().st_size + second.stat().st_size
+    assert done[0] == (0, size, 0)
+    assert done[-1] == (size, size, 3)
 
 
 def test_a_chat_template_of_ones_own_is_used(run, write_jsonl, tmp_path):
@@ -71,7 +79,11 @@ def test_a_chat_template_of_ones_own_is_used(run, write_jsonl, tmp_path):
     [
         ("{", "line 2 cannot be used: it is not JSON"),
         ("[]", "line 2 cannot be used: it is a list"),
+        ("[" * 100_000, "line 2 cannot be used: its JSON is nested too deeply"),
+        ('{"a": ' + "1" * 5000 + "}", "line 2 cannot be used: its JSON cannot be read"),
+        ('{"prompt": "\\ud800", "completion": "b"}', r"line 2 .* surrogate pair, U\+D800"),
         ({"messages": [{"role": "user", "content": "x"}]}, "line 2 .* no assistant message"),
+        ({"prompt": "a", "completion": " "}, "line 2 .* assistant message 1 is empty"),
         (
             {"messages": [{"role": "system", "content": "x"}, *GOOD["messages"]]},
             "line 2 .* no place for the role system",
@@ -94,8 +106,9 @@ def test_a_bad_line_is_named_from_a_worker_process_too(run, write_jsonl, tmp_pat
 def test_an_interrupted_run_ends_at_once_and_leaves_nothing(run, chitchat, tmp_path):
     """Ctrl-C while workers have results to hand over."""
 
-    def interrupt(*_):
-        raise KeyboardInterrupt
+    def interrupt(done, *_):
+        if done:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(chitchat / "conversations.jsonl", workers=2, on_progress=interrupt)
@@ -120,7 +133,13 @@ def test_what_cannot_be_read_is_named(run, write_jsonl, tmp_path):
         run(good, chat_template=tmp_path / "missing.jinja")
     with pytest.raises(InputError, match="--workers is 0"):
         run(good, workers=0)
-    with pytest.raises(InputError, match="holds no conversations; nothing was written"):
+    with pytest.raises(InputError, match=r"--schema is 'xml'; it must be one of openai"):
+        run(good, schema="xml")
+    with pytest.raises(InputError, match="--max-record-bytes is 0"):
+        run(good, max_record_bytes=0)
+    with pytest.raises(InputError, match=r"--end-token is '<end>', which is no token of"):
+        run(good, end_token="<end>")
+    with pytest.raises(InputError, match="holds no record that can be used; nothing was written"):
         run(write_jsonl("", name="empty.jsonl"))
 
 
@@ -136,3 +155,191 @@ def test_an_existing_corpus_is_not_overwritten(run, write_jsonl, tmp_path):
     with pytest.raises(InputError, match=r"corpus.idx exists already"):
         run(write_jsonl(GOOD, GOOD))
     assert (tmp_path / "out" / "corpus.idx").read_bytes() == before
+
+
+BAD = ["{", {"prompt": "a", "completion": ""}, {"messages": []}, "nonsense", {"q": 1}]
+
+
+def test_bad_records_are_skipped_counted_and_written_down(run, write_jsonl, tmp_path):
+    path = write_jsonl(GOOD, BAD[0], GOOD, *BAD[1:], GOOD)
+    progress = run(path, on_bad_record="skip")
+    assert progress.num_records == 8
+    assert progress.num_documents == 3
+    kinds = {"not JSON": 2, "empty answer": 1, "no messages": 1, "unknown schema": 1}
+    assert progress.rejects == kinds
+    lines = (tmp_path / "out" / "corpus_rejects.jsonl").read_text().splitlines()
+    rejects = [json.loads(line) for line in lines]
+    assert [(reject["file"], reject["line"]) for reject in rejects] == [
+        (str(path), line) for line in (2, 4, 5, 6, 7)
+    ]
+    assert rejects[1]["reason"] == "its assistant message 1 is empty"
+    record = json.loads((tmp_path / "out" / "corpus_corpus.json").read_text())
+    assert record["num_rejects"] == 5
+    assert record["rejects"] == progress.rejects
+
+
+def test_records_of_which_none_is_good_make_no_corpus(run, write_jsonl, tmp_path):
+    with pytest.raises(InputError, match=r"no record that can be used; .*: not JSON \(1\)"):
+        run(write_jsonl("{"), on_bad_record="skip")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_texts_end_with_the_end_token_and_are_trained_wholly(run, write_jsonl, tmp_path):
+    progress = run(write_jsonl({"text": "Once upon a time"}, {"text": "</s>"}))
+    corpus = Corpus(tmp_path / "out" / "corpus")
+    assert not corpus.has_loss_mask
+    assert progress.num_trained_tokens == progress.num_tokens == corpus.num_tokens.sum()
+    assert corpus.tokens(0)[-1] == 2
+    assert corpus.tokens(1).tolist() == [2, 2]
+    assert progress.schemas == {"text": 2}
+
+
+def test_loss_on_everything_needs_no_masks(run, write_jsonl, tmp_path):
+    run(write_jsonl(GOOD), loss_on="all")
+    assert not Corpus(tmp_path / "out" / "corpus").has_loss_mask
+
+
+def test_texts_and_conversations_may_be_mixed(run, write_jsonl, tmp_path):
+    progress = run(write_jsonl({"text": "Once"}, GOOD))
+    assert progress.schemas == {"text": 1, "openai": 1}
+    corpus = Corpus(tmp_path / "out" / "corpus")
+    assert corpus.loss_mask(0).all()
+    assert not corpus.loss_mask(1).all()
+
+
+def test_the_record_says_how_a_corpus_was_made(run, write_jsonl, tmp_path):
+    path = write_jsonl(GOOD, {"prompt": "A", "completion": "B"})
+    template = tmp_path / "own.jinja"
+    template.write_text("{% for m in messages %}{{ '[INST]' + m.content + '</s>' }}{% endfor %}")
+    run(path, chat_template=template, template_arguments={"x": 1})
+    record = json.loads((tmp_path / "out" / "corpus_corpus.json").read_text())
+    (source,) = record["inputs"]
+    assert source == {
+        "name": str(path),
+        "format": "lines",
+        "bytes": path.stat().st_size,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    text = template.read_text()
+    assert record["chat_template"] == {
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "arguments": {"x": 1},
+        "date": None,
+        "text": text,
+    }
+    assert record["schemas"] == {"openai": 1, "prompt-completion": 1}
+    lengths = Corpus(tmp_path / "out" / "corpus").num_tokens
+    assert record["tokens_per_document"]["max"] == lengths.max()
+    assert record["num_tokens"] == lengths.sum()
+    assert {"tokenizers", "transformers", "megatron-packing"} < set(record["versions"])
+
+
+def test_an_input_that_changes_while_it_is_read_is_refused(run, write_jsonl):
+    path = write_jsonl(GOOD)
+    with pytest.raises(InputError, match="was changed while it was read"):
+        run(path, on_progress=lambda *_: os.utime(path, ns=(1, 1)))
+
+
+class TestGoingOn:
+    """A run that is stopped goes on."""
+
+    @pytest.fixture
+    def stopped(self, run, chitchat, tmp_path):
+        """Stop a run after a few batches, everything before made certain."""
+
+        def stopped(**changes):
+            seen = []
+
+            def stop(done, *_):
+                seen.append(done)
+                if len(seen) == 4:
+                    raise KeyboardInterrupt
+
+            with pytest.raises(KeyboardInterrupt):
+                run(
+                    chitchat / "conversations.jsonl",
+                    on_progress=stop,
+                    **{"checkpoint_seconds": 0, **changes},
+                )
+            return tmp_path / "out" / "corpus.unfinished"
+
+        return stopped
+
+    def test_with_the_same_bytes_and_without_doing_it_again(self, run, chitchat, tmp_path, stopped):
+        stopped()
+        assert not (tmp_path / "out" / "corpus.idx").exists()
+        first = []
+        path = chitchat / "conversations.jsonl"
+        run(path, workers=2, on_progress=lambda *now: first.append((now[0], now[2].num_records)))
+        assert first[0][0] > 2 << 18
+        assert first[0][1] > 100
+        run(path, name="whole")
+        folder = tmp_path / "out"
+        for ending in (".bin", ".idx", "_loss_mask.bin", "_loss_mask.idx", "_corpus.json"):
+            went_on, whole = (folder / f"{name}{ending}" for name in ("corpus", "whole"))
+            assert went_on.read_bytes() == whole.read_bytes()
+        assert not list(folder.glob("*.unfinished"))
+
+    def test_not_with_other_options_or_inputs(self, run, chitchat, tmp_path, stopped):
+        stopped()
+        path = chitchat / "conversations.jsonl"
+        with pytest.raises(InputError, match=r"of which loss_on was different; .* --restart"):
+            run(path, loss_on="all")
+        with pytest.raises(InputError, match=r"of which inputs was different"):
+            run(path, path)
+        run(path, loss_on="all", restart=True)
+        assert not Corpus(tmp_path / "out" / "corpus").has_loss_mask
+
+    def test_not_where_what_was_done_is_damaged(self, run, chitchat, stopped):
+        folder = stopped()
+        path = chitchat / "conversations.jsonl"
+        os.truncate(folder / "tokens", 10)
+        with pytest.raises(InputError, match=r"tokens has 10 bytes where .*--restart"):
+            run(path)
+        (folder / "state.json").write_text("{")
+        with pytest.raises(InputError, match=r"state.json is damaged .*--restart"):
+            run(path)
+
+    def test_on_the_day_that_it_began(self, run, chitchat, tmp_path, stopped):
+        template = tmp_path / "dated.jinja"
+        template.write_text(
+            "{{ strftime_now('%Y') }}{% for m in messages %}{% generation %}{{ m.content }}"
+            "{% endgeneration %}{% endfor %}"
+        )
+        folder = stopped(chat_template=template)
+        job = json.loads((folder / "job.json").read_text())
+        (folder / "job.json").write_text(json.dumps({**job, "date": "1999-12-31"}))
+        run(chitchat / "conversations.jsonl", chat_template=template)
+        record = json.loads((tmp_path / "out" / "corpus_corpus.json").read_text())
+        assert record["chat_template"]["date"] == "1999-12-31"
+
+    def test_not_beside_itself(self, run, chitchat, stopped):
+        folder = stopped()
+        path = chitchat / "conversations.jsonl"
+        with (folder / "lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with pytest.raises(InputError, match="another process is writing"):
+                run(path)
+
+    @pytest.mark.parametrize("num_renamed", range(5))
+    def test_where_files_were_being_renamed(
+        self, run, few_conversations, tmp_path, monkeypatch, num_renamed
+    ):
+        replace = Path.replace
+        renamed = []
+
+        def stop_after(self, target):
+            if "unfinished" in str(self) and "unfinished" not in str(target):
+                if len(renamed) == num_renamed:
+                    raise KeyboardInterrupt
+                renamed.append(target)
+            return replace(self, target)
+
+        monkeypatch.setattr(Path, "replace", stop_after)
+        with pytest.raises(KeyboardInterrupt):
+            run(few_conversations)
+        assert not (tmp_path / "out" / "corpus.idx").exists()
+        monkeypatch.undo()
+        run(few_conversations)
+        assert len(Corpus(tmp_path / "out" / "corpus")) == 200
+        assert not list((tmp_path / "out").glob("*.unfinished"))
