@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,16 +96,18 @@ def find_inputs(patterns: Sequence[str]) -> list[InputFile]:
         except (ImportError, ValueError) as error:
             raise InputError(f"the input {pattern} cannot be opened: {error}") from error
         is_url = "://" in pattern or "::" in pattern
-        if any(character in path for character in "*?[") and not system.exists(path):
+        is_glob = any(character in path for character in "*?[") and not system.exists(path)
+        if is_glob:
             paths = sorted(one for one in system.glob(path) if not system.isdir(one))
             if not paths:
                 raise InputError(f"no file matches the input {pattern}")
         else:
             paths = [path]
         for one in paths:
-            name = str(system.unstrip_protocol(one)) if is_url else pattern
-            if not is_url and len(paths) + (one != path) > 1:
-                name = one
+            if is_url:
+                name = str(system.unstrip_protocol(one))
+            else:
+                name = one if is_glob else pattern
             found.append(_describe(system, one, name))
     return found
 
@@ -133,17 +136,24 @@ def _describe(system: Any, path: str, name: str) -> InputFile:
 
 
 def _text_format(file: InputFile) -> Format:
-    """An array if it begins with a bracket and an object, else JSON Lines."""
+    """An array if it begins with a bracket and an object, and is no line of JSON among others."""
     try:
         with file.open() as (unpacked, _):
             start = unpacked.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+            if not start.startswith(b"[") or start[1:].lstrip()[:1] != b"{":
+                return "lines"
+            line, _, rest = (start + unpacked.read(_BLOCK_BYTES)).partition(b"\n")
+            try:
+                json.loads(line)
+            except (ValueError, RecursionError):
+                return "array"
+            return "lines" if rest.strip() else "array"
     except (EOFError, gzip.BadGzipFile, ValueError):
         return "lines"  # reading it will tell
     except Exception as error:
         if type(error).__name__ == "ZstdError":
             return "lines"
         raise
-    return "array" if start.startswith(b"[") and start[1:].lstrip()[:1] == b"{" else "lines"
 
 
 def _describe_folder(system: Any, path: str, name: str) -> InputFile:

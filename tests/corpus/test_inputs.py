@@ -140,6 +140,14 @@ def test_blank_lines_count_as_lines_and_are_no_records(tmp_path):
     assert numbers == [(0, 2), (0, 5)]
 
 
+def test_lines_that_hold_lists_are_lines(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'[{"a": 1}]\n[{"a": 2}]\n')
+    assert read(find_inputs([str(path)]))[0] == [[{"a": 1}], [{"a": 2}]]
+    path.write_bytes(b'[{"a": 1}, {"a": 2}]\n')
+    assert read(find_inputs([str(path)]))[0] == [{"a": 1}, {"a": 2}]
+
+
 def test_a_line_over_the_limit_is_bad_and_the_next_is_read(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"a": "' + b"x" * 3_000_000 + b'"}\n{"a": 2}\n')

@@ -93,8 +93,9 @@ def mutate_bytes(line: bytes, chance: random.Random) -> bytes:
 
 def write_mutants(path: Path, chance: random.Random, count: int) -> tuple[int, int]:
     """Write mutated records and, among them, whole ones. Returns how many lines, how many whole."""
-    lines = []
-    num_whole = 0
+    # The first line tells what kind of file it is.
+    lines = [json.dumps({"prompt": "whole", "completion": "whole 1"}).encode()]
+    num_whole = 1
     for _ in range(count):
         record = chance.choice(SEEDS)
         if chance.random() < 0.05:
