@@ -104,10 +104,8 @@ def find_inputs(patterns: Sequence[str]) -> list[InputFile]:
         else:
             paths = [path]
         for one in paths:
-            if is_url:
-                name = str(system.unstrip_protocol(one))
-            else:
-                name = one if is_glob else pattern
+            given = one if is_glob else pattern
+            name = str(system.unstrip_protocol(one)) if is_url else given
             found.append(_describe(system, one, name))
     return found
 
