@@ -15,6 +15,8 @@ import sys
 from importlib.metadata import distribution
 from pathlib import Path
 
+from megatron_packing.corpus.sentencepiece_model import to_tokenizer_json
+
 # <s>[INST] question[/INST] answer</s>[INST] ....
 CHAT_TEMPLATE = """\
 {{- bos_token }}
@@ -54,34 +56,11 @@ def write_conversations(path: Path) -> int:
 
 def write_tokenizer(folder: Path) -> None:
     """Write the tokenizer as a folder that transformers and Megatron load."""
-    from sentencepiece import SentencePieceProcessor
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    source = distribution("mistral-common").locate_file(MODEL_FILE)
-    pieces = SentencePieceProcessor(model_file=str(source))
-    vocabulary = {pieces.id_to_piece(number): number for number in range(len(pieces))}
-    # SentencePiece joins the two neighbours whose whole has the best score.
-    merges = [
-        (-pieces.get_score(number), piece[:cut], piece[cut:])
-        for piece, number in vocabulary.items()
-        for cut in range(1, len(piece))
-        if piece[:cut] in vocabulary and piece[cut:] in vocabulary
-    ]
-    pairs = [(left, right) for _, left, right in sorted(merges)]
-    model = models.BPE(vocabulary, pairs, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
-    tokenizer.add_special_tokens(
-        [
-            AddedToken(pieces.id_to_piece(number), special=True, normalized=False)
-            for number in range(len(pieces))
-            if pieces.is_control(number) or pieces.is_unknown(number)
-        ]
-    )
+    source = Path(str(distribution("mistral-common").locate_file(MODEL_FILE)))
+    tokenizer = Tokenizer.from_str(to_tokenizer_json(source))
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",

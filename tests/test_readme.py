@@ -41,7 +41,7 @@ def test_the_offline_commands_print_what_the_readme_shows(tmp_path):
     environment = dict(os.environ, PATH=f"{folder}{os.pathsep}{os.environ['PATH']}")
     (session,) = blocks("console")
     steps = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", session, re.MULTILINE)
-    assert len(steps) == 6
+    assert len(steps) == 7
     for command, expected in steps:
         process = subprocess.run(
             shlex.split(command),

@@ -9,6 +9,7 @@ from typing import Any
 
 from megatron_packing.corpus.conversations import SCHEMAS
 from megatron_packing.corpus.tokenize import TokenizeOptions, tokenize
+from megatron_packing.corpus.unfinished import unfinished_path
 from megatron_packing.report.tokenizing import print_result, progress_line
 
 HELP = "turn conversations or texts into a Megatron corpus with loss masks"
@@ -112,8 +113,13 @@ def run(args: Namespace) -> None:
         restart=args.restart,
         checkpoint_seconds=args.checkpoint_seconds,
     )
-    with progress_line() as show:
-        progress = tokenize(options, show)
+    try:
+        with progress_line() as show:
+            progress = tokenize(options, show)
+    except KeyboardInterrupt:
+        if not unfinished_path(args.output_prefix).exists():
+            raise
+        raise KeyboardInterrupt("interrupted; the same command goes on where it stopped") from None
     print_result(args.output_prefix, progress)
 
 

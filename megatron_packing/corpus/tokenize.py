@@ -6,6 +6,7 @@ this process, so the bytes written depend neither on the number of workers nor o
 
 from __future__ import annotations
 
+import datetime
 import errno
 import time
 from collections.abc import Iterator, Sequence
@@ -85,6 +86,13 @@ def tokenize(options: TokenizeOptions, on_progress: Listener | None = None) -> P
         raise InputError(f"--schema is {options.schema!r}; it must be one of {', '.join(SCHEMAS)}")
     if options.max_record_bytes < 1:
         raise InputError(f"--max-record-bytes is {options.max_record_bytes}; it must be positive")
+    if options.date is not None:
+        try:
+            datetime.date.fromisoformat(options.date)
+        except ValueError as error:
+            raise InputError(
+                f"--date is {options.date!r}; it must be a day such as 2026-01-31"
+            ) from error
     engine = make_engine(options.engine, options.workers)
     inputs = find_inputs([str(pattern) for pattern in options.inputs])
     encoder_options = _encoder_options(options)

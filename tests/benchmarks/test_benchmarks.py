@@ -32,6 +32,23 @@ def test_quality_is_measured(tmp_path):
             assert 0 <= plan["optimal"] <= plan["first_fit_decreasing"]
 
 
+def test_tokenizing_is_timed_beside_the_tokenizer(tmp_path, chitchat, few_conversations):
+    pytest.importorskip("transformers")
+    tokenizer = ["--tokenizer", str(chitchat / "tokenizer"), "--repeats", "1"]
+    (result,) = run(tmp_path, "tokenize_speed.py", str(few_conversations), *tokenizer)["results"]
+    assert 0.2 < result["share_of_bare"] < result["share_of_alone"] < 5
+    assert result["two_workers"] > 0
+
+
+def test_memory_of_tokenizing_is_watched(tmp_path, chitchat, few_conversations):
+    pytest.importorskip("transformers")
+    pytest.importorskip("psutil")
+    small = ["--tokenizer", str(chitchat / "tokenizer"), "--gigabytes", "0.005"]
+    (result,) = run(tmp_path, "tokenize_memory.py", str(few_conversations), *small)["results"]
+    assert result["input_bytes"] > 5_000_000
+    assert 10e6 < result["main_bytes"] < 1.5e9
+
+
 @pytest.mark.slow
 @needs_trainer
 def test_right_packing_is_right_and_wrong_packing_is_wrong(tmp_path):

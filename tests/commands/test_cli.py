@@ -88,7 +88,7 @@ def test_show_decodes_with_the_tokenizer_of_the_corpus(
     assert (
         main(["tokenize", str(few_conversations), "--output-prefix", str(prefix), *tokenizer]) == 0
     )
-    assert "200 documents" in capsys.readouterr().out
+    assert "200 records (openai) = 200 documents + 0 rejects" in capsys.readouterr().out
     plan = ["--sequence-length", "1024", "--overlong", "drop", "--output", str(path)]
     assert main(["pack", str(prefix), *plan]) == 0
     capsys.readouterr()
@@ -100,6 +100,81 @@ def test_show_decodes_with_the_tokenizer_of_the_corpus(
         messages = json.loads(records[document])["messages"]
         assert f"<s>[INST] {messages[0]['content'].splitlines()[0]}" in shown
         assert messages[1]["content"].splitlines()[0] in shown
+
+
+@pytest.fixture
+def small_chat(write_jsonl, chitchat, tmp_path, capsys):
+    """Tokenise a good record and two bad ones."""
+    pytest.importorskip("transformers")
+    good = {"prompt": "Hi [INST] you", "completion": "Ho ho"}
+    path = write_jsonl(good, "{", {"prompt": "a", "completion": ""})
+    prefix = tmp_path / "small"
+    tokenizer = ["--tokenizer", str(chitchat / "tokenizer"), "--workers", "1"]
+    command = ["tokenize", str(path), "--output-prefix", str(prefix), *tokenizer]
+    assert main([*command, "--on-bad-record", "skip"]) == 0
+    return prefix, capsys.readouterr()
+
+
+def test_tokenize_prints_what_became_of_every_record(small_chat):
+    prefix, output = small_chat
+    assert f"{prefix}: 3 records (prompt-completion) = 1 documents + 2 rejects" in output.out
+    lines = [line.split() for line in output.out.splitlines()]
+    assert ["not", "JSON", "1"] in lines
+    assert ["empty", "answer", "1"] in lines
+    assert f"{prefix}_rejects.jsonl" in output.out
+    assert output.err == ""
+
+
+def test_show_prints_a_document_with_what_is_trained(small_chat, capsys):
+    prefix, _ = small_chat
+    assert main(["show", str(prefix), "--document", "0"]) == 0
+    title, header, prompt, answer = capsys.readouterr().out.splitlines()
+    num_tokens = int(Corpus(prefix).num_tokens[0])
+    num_trained = int(Corpus(prefix).loss_mask(0).sum())
+    assert title == f"document 0 of 1: {num_tokens} tokens, {num_trained} of them trained"
+    assert header.split() == ["tokens", "trained", "text"]
+    first = num_tokens - num_trained
+    assert prompt.split()[:4] == ["0", "to", str(first - 1), "no"]
+    assert "<s>[INST] Hi [INST] you[/INST]" in prompt
+    assert answer.split()[:4] == [str(first), "to", str(num_tokens - 1), "yes"]
+    assert answer.rstrip().endswith("Ho ho</s>")
+    assert main(["show", str(prefix), "--document", "0", "--max-tokens", "2"]) == 0
+    assert f"{num_tokens - 2} more tokens: --max-tokens {num_tokens}" in capsys.readouterr().out
+    assert "small has documents 0 to 0" in fails(capsys, "show", prefix, "--document", 1)
+
+
+def test_tokenize_names_what_is_wrong_with_its_options(write_jsonl, chitchat, tmp_path, capsys):
+    pytest.importorskip("transformers")
+    path = write_jsonl({"prompt": "a", "completion": "b"}, "{")
+    command = ["tokenize", path, "--output-prefix", tmp_path / "x", "--tokenizer"]
+    line = fails(capsys, *command, chitchat / "tokenizer", "--workers", 1)
+    assert "input.jsonl, line 2 cannot be used: it is not JSON" in line
+    assert "--on-bad-record skip" in line
+    assert not list(tmp_path.glob("x*"))
+    assert "no such file or folder" in fails(capsys, *command, "./nowhere")
+    assert "--date is 'today'" in fails(capsys, *command, chitchat / "tokenizer", "--date", "today")
+    with pytest.raises(SystemExit) as stop:
+        main([*map(str, command), str(chitchat / "tokenizer"), "--template-argument", "x"])
+    assert stop.value.code == 2
+    assert "'x' is not NAME=VALUE" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_that_tokenizing_goes_on(chitchat, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("transformers")
+    from megatron_packing.corpus import unfinished
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    command = ["tokenize", str(chitchat / "conversations.jsonl"), "--workers", "1"]
+    command += ["--output-prefix", str(tmp_path / "x"), "--tokenizer", str(chitchat / "tokenizer")]
+    monkeypatch.setattr(unfinished.UnfinishedCorpus, "publish", interrupted)
+    assert main([*command, "--checkpoint-seconds", "0"]) == 130
+    line = "megatron-packing: error: interrupted; the same command goes on where it stopped\n"
+    assert capsys.readouterr().err == line
+    monkeypatch.undo()
+    assert main(command) == 0
+    assert "going on after 4,008 records" in capsys.readouterr().err
 
 
 def test_bad_command_lines_are_refused_by_name(corpus, index, tmp_path, capsys):

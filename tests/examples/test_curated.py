@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import EXAMPLES
+
+pytest.importorskip("datatrove")
+pytest.importorskip("transformers")
+
+
+def test_what_curation_tools_write_is_read_as_it_is(chitchat, tmp_path):
+    process = subprocess.run(
+        [
+            *(sys.executable, EXAMPLES / "curated.py", tmp_path / "curated"),
+            *("--tokenizer", chitchat / "tokenizer"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    *_, datatrove, curator = process.stdout.splitlines()
+    assert datatrove == "datatrove: 2 documents, [13 15] tokens"
+    assert curator == "curator: 2 documents, [13 15] tokens"
