@@ -225,7 +225,7 @@ def split_at_edges(
 
     An answer that begins with a line break can share a token with the line break that ends the
     prompt. A model is given the prompt's tokens and then writes its own: it never sees that token
-    there. So the text is cut at such edges, and at no others.
+    there. A text in which that happens is cut at all edges; others stay as they are.
 
     Args:
         tokenizer: Which tokenised.
@@ -235,16 +235,11 @@ def split_at_edges(
     """
     characters = [edge for span in spans for edge in span]
     edges = np.asarray(_in_bytes(text, characters), np.int64)
-    at = np.searchsorted(tokenized.starts, edges)
-    bounds = np.append(tokenized.starts, edges.max(initial=0))
-    across = (bounds[at] != edges) & (edges < tokenized.stops.max(initial=0))
-    cuts = [character for character, cut in zip(characters, across, strict=True) if cut]
-    if not cuts:
+    bounds = np.append(tokenized.starts, tokenized.stops.max(initial=0))
+    if np.array_equal(bounds[np.searchsorted(bounds, edges)], edges):
         return tokenized
-    ends = [*cuts, len(text)]
-    parts = tokenizer.tokenize(
-        [text[start:stop] for start, stop in zip([0, *cuts], ends, strict=True)]
-    )
+    cuts = zip([0, *characters], [*characters, len(text)], strict=True)
+    parts = tokenizer.tokenize([text[start:stop] for start, stop in cuts])
     ids = np.concatenate([part.ids for part in parts])
     lengths = np.concatenate([part.stops - part.starts for part in parts])
     stops = np.cumsum(lengths)
