@@ -245,8 +245,10 @@ def _environment() -> Any:
         """Takes short cuts to ``message.role`` and to the methods of texts, which are safe."""
 
         def getattr(self, obj: Any, attribute: str) -> Any:
-            if type(obj) is dict and attribute in obj and attribute not in _OF_DICT:
-                return obj[attribute]
+            if type(obj) is dict and attribute not in _OF_DICT:
+                if attribute in obj:
+                    return obj[attribute]
+                return self.undefined(obj=obj, name=attribute)
             if type(obj) is str and attribute in _SAFE_OF_TEXT:
                 return getattr(obj, attribute)
             return super().getattr(obj, attribute)

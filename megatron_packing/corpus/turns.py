@@ -20,6 +20,9 @@ from megatron_packing.corpus.conversations import Conversation
 from megatron_packing.corpus.records import RecordError
 from megatron_packing.corpus.text_tokenizer import any_of
 
+# Fields in which an assistant message says something beside its content.
+_SAYS_MORE = ("tool_calls", "reasoning_content", "reasoning", "thinking")
+
 LossOn = Literal["assistant", "last-assistant", "all"]
 
 
@@ -53,10 +56,7 @@ class TurnFinder:
             return self._all_but(conversation, set(turns))
         for turn in turns:
             message = conversation.messages[turn]
-            if not any(
-                str(message.get(key) or "").strip()
-                for key in ("content", "tool_calls", "reasoning_content", "reasoning", "thinking")
-            ):
+            if not message["content"].strip() and not any(map(message.get, _SAYS_MORE)):
                 raise RecordError("empty answer", f"its assistant message {turn} is empty")
         if self._template.has_marks:
             return self._from_marks(conversation, turns)
