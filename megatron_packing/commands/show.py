@@ -39,6 +39,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Show."""
+    if args.max_tokens is not None and args.max_tokens < 1:
+        raise InputError(f"--max-tokens is {args.max_tokens}; it must be positive")
     if args.document is not None:
         _show_document(args)
         return

@@ -12,6 +12,8 @@ from megatron_packing.corpus.tokenize import TokenizeOptions, tokenize
 from megatron_packing.corpus.unfinished import unfinished_path
 from megatron_packing.report.tokenizing import print_result, progress_line
 
+_PYTHON_VALUES = {"True": True, "False": False, "None": None}
+
 HELP = "turn conversations or texts into a Megatron corpus with loss masks"
 
 
@@ -32,7 +34,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         required=True,
         metavar="PATH_OR_NAME",
         help="a Hugging Face folder, a tokenizer.json, a tekken.json, a tiktoken or SentencePiece "
-        "file, or a name that transformers can find",
+        "file, or the name of a model that was downloaded",
     )
     parser.add_argument(
         "--chat-template", type=Path, metavar="FILE", help="instead of the tokenizer's own"
@@ -127,6 +129,10 @@ def _name_and_value(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    if name in ("messages", "tools", "documents", "add_generation_prompt"):
+        raise ArgumentTypeError(f"{name} is what the records give, or the run")
+    if value in _PYTHON_VALUES:
+        return name, _PYTHON_VALUES[value]
     try:
         return name, json.loads(value)
     except ValueError:

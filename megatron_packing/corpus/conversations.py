@@ -118,6 +118,8 @@ def _openai_messages(record: dict[str, Any], field: str) -> tuple[list[Message],
             continue
         kept = {key: value for key, value in message.items() if key not in ("train", "weight")}
         calls = message.get("tool_calls")
+        if not calls and isinstance(message.get("function_call"), dict):  # OpenAI's older form
+            calls = [{"type": "function", "function": kept.pop("function_call")}]
         if calls:
             kept["tool_calls"] = _tool_calls(calls, f"{where}.tool_calls")
         else:
@@ -241,9 +243,11 @@ def _alpaca(record: dict[str, Any]) -> Conversation:
 
 def _prompt_completion(record: dict[str, Any]) -> Conversation:
     if isinstance(record.get("prompt"), list):
-        prompt, of_prompt = _openai_messages(record, "prompt")
+        # The prompt's own answers are what was asked about, not what is learned.
+        prompt, _ = _openai_messages(record, "prompt")
         completion, of_completion = _openai_messages(record, "completion")
-        return Conversation(prompt + completion, of_prompt + of_completion, _tools(record))
+        trained = (False,) * len(prompt) + of_completion
+        return Conversation(prompt + completion, trained, _tools(record))
     prompt_text, completion_text = _text(record, "prompt"), _text(record, "completion")
     return _all_trained([*_system(record), _user(prompt_text), _assistant(completion_text)])
 

@@ -189,13 +189,13 @@ class Encoder:
     def _check_text(self, text: str) -> None:
         """Refuse what no tokenizer can read."""
         limit = self._options.max_record_bytes
-        if len(text) > limit:
-            raise RecordError(
-                "too long",
-                f"its text has {len(text):,} characters, more than --max-record-bytes {limit:,}",
-            )
         try:
-            text.encode()
+            size = len(text.encode())
+            if size > limit:
+                raise RecordError(
+                    "too long",
+                    f"its text has {size:,} bytes, more than --max-record-bytes {limit:,}",
+                )
         except UnicodeEncodeError as error:
             raise RecordError(
                 "lone surrogate",

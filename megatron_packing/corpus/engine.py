@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
+import tempfile
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal, Protocol
 
 from megatron_packing.corpus.batches import RecordBatch
@@ -61,16 +64,24 @@ class LocalEngine:
         return self._in_processes(options, batches)
 
     def _in_processes(self, options: EncoderOptions, batches: Iterable[RecordBatch]) -> Results:
+        with tempfile.NamedTemporaryFile(prefix="megatron-packing-") as file:
+            # Not handed over through a pipe: a worker that dies early would leave it full for ever.
+            pickle.dump(options, file)
+            file.flush()
+            yield from self._in_pool(file.name, batches)
+
+    def _in_pool(self, options_file: str, batches: Iterable[RecordBatch]) -> Results:
         # Fresh processes: a tokenizer's own threads do not survive a fork.
         pool = ProcessPoolExecutor(
             self._workers,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_start_worker,
-            initargs=(options,),
+            initargs=(options_file,),
         )
         pending: deque[tuple[RecordBatch, Future[EncodedBatch]]] = deque()
         not_ours = set(multiprocessing.active_children())
         try:
+            _await_start(pool)
             for batch in batches:
                 pending.append((batch, pool.submit(_encode_in_worker, batch)))
                 if len(pending) >= self._workers * _BATCHES_PER_WORKER:
@@ -91,6 +102,16 @@ class LocalEngine:
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _await_start(pool: ProcessPoolExecutor) -> None:
+    try:
+        pool.submit(_encode_nothing).result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            "no tokenizing worker could be started; a script that tokenizes with several workers "
+            "must do so under: if __name__ == '__main__'"
+        ) from error
 
 
 def _in_this_process(options: EncoderOptions, batches: Iterable[RecordBatch]) -> Results:
@@ -118,11 +139,16 @@ def _one_thread() -> Iterator[None]:
 _encoder: Encoder | None = None
 
 
-def _start_worker(options: EncoderOptions) -> None:
+def _start_worker(options_file: str) -> None:
     global _encoder
+    options: EncoderOptions = pickle.loads(Path(options_file).read_bytes())
     os.environ[_PARALLELISM] = "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     _encoder = Encoder(options)
+
+
+def _encode_nothing() -> None:
+    """Show that a worker lives."""
 
 
 def _encode_in_worker(batch: RecordBatch) -> EncodedBatch:

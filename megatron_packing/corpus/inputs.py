@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import json
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
+from megatron_packing.corpus.unpack import Unpacked
 from megatron_packing.errors import InputError
 
 Format = Literal["lines", "array", "parquet", "dataset"]
@@ -37,17 +37,8 @@ class InputFile:
         import fsspec
 
         with fsspec.open(self.name, "rb") as stored:
-            if self.compression == "gzip":
-                with gzip.GzipFile(fileobj=stored) as unpacked:
-                    yield io.BufferedReader(unpacked, _BLOCK_BYTES), stored
-            elif self.compression == "zstd":
-                import zstandard
-
-                decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
-                with decompressor.stream_reader(stored, read_across_frames=True) as unpacked:
-                    yield io.BufferedReader(unpacked, _BLOCK_BYTES), stored
-            else:
-                yield io.BufferedReader(stored, _BLOCK_BYTES), stored
+            source = Unpacked(stored, self.compression) if self.compression else stored
+            yield io.BufferedReader(source, _BLOCK_BYTES), stored
 
     @property
     def unit(self) -> str:
@@ -90,6 +81,7 @@ def find_inputs(patterns: Sequence[str]) -> list[InputFile]:
             "install it with: pip install 'megatron-packing[tokenize]'"
         ) from error
     found: list[InputFile] = []
+    seen: set[tuple[str, str]] = set()
     for pattern in patterns:
         try:
             system, path = fsspec.core.url_to_fs(pattern)
@@ -104,9 +96,20 @@ def find_inputs(patterns: Sequence[str]) -> list[InputFile]:
         else:
             paths = [path]
         for one in paths:
+            if (place := (type(system).__name__, one)) in seen:
+                raise InputError(
+                    f"the input {one} is given twice; give it once (pack takes a corpus several "
+                    f"times: PREFIX:EPOCHS)"
+                )
+            seen.add(place)
             given = one if is_glob else pattern
             name = str(system.unstrip_protocol(one)) if is_url else given
-            found.append(_describe(system, one, name))
+            try:
+                found.append(_describe(system, one, name))
+            except (InputError, OSError):
+                raise
+            except Exception as error:  # of a remote file system: credentials, names, networks
+                raise InputError(f"the input {name} cannot be opened: {error}") from error
     return found
 
 
@@ -120,6 +123,8 @@ def _describe(system: Any, path: str, name: str) -> InputFile:
     )
     if info["type"] == "directory":
         return _describe_folder(system, path, name)
+    if info["type"] != "file":
+        raise InputError(f"the input {name} is no regular file; write it to a file first")
     with system.open(path, "rb") as file:
         start = file.read(4)
     if start == _PARQUET:
@@ -146,12 +151,8 @@ def _text_format(file: InputFile) -> Format:
             except (ValueError, RecursionError):
                 return "array"
             return "lines" if rest.strip() else "array"
-    except (EOFError, gzip.BadGzipFile, ValueError):
+    except (EOFError, ValueError):
         return "lines"  # reading it will tell
-    except Exception as error:
-        if type(error).__name__ == "ZstdError":
-            return "lines"
-        raise
 
 
 def _describe_folder(system: Any, path: str, name: str) -> InputFile:

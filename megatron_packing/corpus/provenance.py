@@ -19,7 +19,7 @@ from megatron_packing.corpus.encoder import EncoderOptions
 from megatron_packing.corpus.inputs import InputFile
 from megatron_packing.corpus.unfinished import Progress
 
-_PACKAGES = ("jinja2", "numpy", "tiktoken", "tokenizers", "transformers")
+_PACKAGES = ("jinja2", "mistral-common", "numpy", "tiktoken", "tokenizers", "transformers")
 
 
 class Digests:
@@ -62,7 +62,7 @@ def describe_job(inputs: Sequence[InputFile], options: EncoderOptions) -> dict[s
         "schema": options.schema,
         "end token": options.end_token,
         "max_record_bytes": options.max_record_bytes,
-        "version": megatron_packing.__version__,
+        "versions": _versions(),
     }
 
 
@@ -117,11 +117,15 @@ def describe_corpus(
             "p99": quantiles[2],
             "max": int(lengths.max()),
         },
-        "versions": {
-            "megatron-packing": megatron_packing.__version__,
-            "python": platform.python_version(),
-            **{name: _version(name) for name in _PACKAGES},
-        },
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    return {
+        "megatron-packing": megatron_packing.__version__,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in _PACKAGES},
     }
 
 

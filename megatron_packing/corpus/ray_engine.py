@@ -54,12 +54,20 @@ class RayEngine:
             except ConnectionError as error:
                 raise InputError(f"the Ray cluster cannot be reached ({error})") from error
         try:
-            count = self._workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-            shared = ray.put(options)
+            cores = int(ray.available_resources().get("CPU", 0))
+            count = self._workers or cores
+            if not 0 < count <= cores:  # an actor without a core waits for ever
+                raise InputError(
+                    f"the Ray cluster has {cores} free cores for {max(count, 1)} workers; wait for "
+                    f"it, or give fewer --workers"
+                )
             actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(_Worker)
-            # More actors than cores would wait for ever.
-            free = [actor.remote(shared) for _ in range(count)]
-            yield from self._encode(free, batches)
+            yield from self._encode([actor.remote(options) for _ in range(count)], batches)
+        except ray.exceptions.RayActorError as error:
+            raise InputError(
+                f"a worker on the Ray cluster was lost ({error}); run the same command again, it "
+                f"goes on where it stopped"
+            ) from error
         except ray.exceptions.RayTaskError as error:
             cause = error.as_instanceof_cause()
             raise InputError(str(error.cause)) from (

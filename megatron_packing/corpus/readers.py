@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from megatron_packing.corpus.batches import Position, RecordBatch, Unreadable
 from megatron_packing.corpus.inputs import InputFile
+from megatron_packing.corpus.json_array import read_elements
 from megatron_packing.errors import InputError
 
 _BATCH_BYTES = 1 << 18
@@ -33,10 +32,8 @@ def read_batches(
         file = inputs[number]
         position = start if number == start.input else Position(number)
         reader = _Reader(number, file, done, position)
-        if file.format == "lines":
-            yield from reader.lines(max_record_bytes)
-        elif file.format == "array":
-            yield from reader.array()
+        if file.format in ("lines", "array"):
+            yield from reader.texts(max_record_bytes)
         elif file.format == "parquet":
             yield from reader.parquet()
         else:
@@ -54,25 +51,37 @@ class _Reader:
         self._next = start.number
         self._start = start
 
-    def lines(self, max_record_bytes: int) -> Iterator[RecordBatch]:
+    def texts(self, limit: int) -> Iterator[RecordBatch]:
+        """Lines, or the elements of an array."""
         with self._file.open() as (unpacked, stored):
             offset = 0
             skip = self._next
-            if not self._file.compression:
-                unpacked.seek(self._start.offset)
-                offset, skip = self._start.offset, 0
+            if self._file.format == "array":
+                read = read_elements
+            else:
+                read = _lines
+                if not self._file.compression:
+                    unpacked.seek(self._start.offset)
+                    offset, skip = self._start.offset, 0
             items: list[Any] = []
             size = num_records = 0
+            broken = False
             try:
-                for line in _lines(unpacked, max_record_bytes):
+                for text in read(unpacked, limit):
                     if skip:
                         skip -= 1
                         continue
-                    length = line if isinstance(line, int) else len(line)
+                    length = text if isinstance(text, int) else len(text)
                     offset += length
-                    item = _line_item(line, max_record_bytes, first=self._next + len(items) == 0)
+                    item: bytes | Unreadable | None
+                    if isinstance(text, int):
+                        item = _too_long(length, limit)
+                    elif self._file.format == "array":
+                        item = text
+                    else:
+                        item = _line(text, first=self._next + len(items) == 0)
                     items.append(item)
-                    size += length if isinstance(line, bytes) else 0
+                    size += length if isinstance(text, bytes) else 0
                     num_records += item is not None
                     if size >= _BATCH_BYTES:
                         yield self._batch(items, num_records, offset, stored.tell())
@@ -80,30 +89,9 @@ class _Reader:
             except Exception as error:
                 items.append(_rest(error))
                 num_records += 1
+                broken = True
             if items:
-                yield self._batch(items, num_records, offset, self._file.size)
-
-    def array(self) -> Iterator[RecordBatch]:
-        import ijson
-
-        with self._file.open() as (unpacked, stored):
-            items: list[Any] = []
-            first = unpacked.tell()
-            skip = self._next
-            try:
-                for item in ijson.items(unpacked, "item", use_float=True):
-                    if skip:
-                        skip -= 1
-                        continue
-                    # A null is a record too, a bad one, and no blank line.
-                    items.append(b"null" if item is None else item)
-                    if unpacked.tell() - first >= _BATCH_BYTES:
-                        yield self._batch(items, len(items), 0, stored.tell())
-                        items, first = [], unpacked.tell()
-            except Exception as error:
-                items.append(_rest(error))
-            if items:
-                yield self._batch(items, len(items), 0, self._file.size)
+                yield self._batch(items, num_records, offset, self._file.size, at_end=broken)
 
     def parquet(self) -> Iterator[RecordBatch]:
         import pyarrow.parquet
@@ -115,7 +103,7 @@ class _Reader:
                 rows = table.iter_batches(_ROWS_AT_A_TIME, use_threads=False)
                 yield from self._rows(rows, table.metadata.num_rows, skip=self._next)
             except Exception as error:
-                yield self._batch([_rest(error)], 1, 0, self._file.size)
+                yield self._batch([_rest(error)], 1, 0, self._file.size, at_end=True)
 
     def dataset(self) -> Iterator[RecordBatch]:
         try:
@@ -152,8 +140,14 @@ class _Reader:
                 yield self._batch(sink.getvalue().to_pybytes(), part.num_rows, 0, read)
 
     def _batch(
-        self, payload: list[Any] | bytes, num_records: int, offset: int, stored: int
+        self,
+        payload: list[Any] | bytes,
+        num_records: int,
+        offset: int,
+        stored: int,
+        at_end: bool = False,
     ) -> RecordBatch:
+        """What was read. ``at_end``: there is no going on in a file that cannot be read."""
         first = self._next + 1
         self._next += num_records if isinstance(payload, bytes) else len(payload)
         return RecordBatch(
@@ -161,7 +155,9 @@ class _Reader:
             first=first,
             payload=payload,
             num_records=num_records,
-            end=Position(self._number, self._next, offset),
+            end=Position(self._number + 1)
+            if at_end
+            else Position(self._number, self._next, offset),
             progress=self._done + stored,
         )
 
@@ -180,22 +176,23 @@ def _lines(file: BinaryIO, limit: int) -> Iterator[bytes | int]:
         yield length
 
 
-def _line_item(line: bytes | int, limit: int, first: bool) -> Any:
-    if isinstance(line, int):
-        return Unreadable(
-            "too long", f"it has {line:,} bytes, more than --max-record-bytes {limit:,}"
-        )
+def _line(line: bytes, first: bool) -> bytes | None:
     if first:
         line = line.removeprefix(b"\xef\xbb\xbf")
     return line if line.strip() else None
 
 
+def _too_long(length: int, limit: int) -> Unreadable:
+    return Unreadable(
+        "too long", f"it has {length:,} bytes, more than --max-record-bytes {limit:,}"
+    )
+
+
 def _rest(error: Exception) -> Unreadable:
     """What stands for the rest of a file; errors of the machine are not the file's."""
-    if not (
-        isinstance(error, (EOFError, gzip.BadGzipFile, zlib.error, ValueError))
-        or type(error).__module__.partition(".")[0] in ("zstd", "zstandard", "ijson", "pyarrow")
-        or (isinstance(error, OSError) and error.errno is None)
+    # pyarrow raises errors without a number for what it cannot read.
+    if not isinstance(error, (EOFError, ValueError)) and not (
+        isinstance(error, OSError) and error.errno is None
     ):
         raise error
     reason = (str(error).strip() or repr(error)).splitlines()[0]

@@ -59,6 +59,8 @@ class HuggingFaceTokenizer:
         from tokenizers import Tokenizer
 
         self._tokenizer = Tokenizer.from_str(content)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         description = json.loads(content)
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         self.vocabulary_size = max(vocabulary.values()) + 1

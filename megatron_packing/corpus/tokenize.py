@@ -84,8 +84,10 @@ def tokenize(options: TokenizeOptions, on_progress: Listener | None = None) -> P
     """
     if options.schema is not None and options.schema not in SCHEMAS:
         raise InputError(f"--schema is {options.schema!r}; it must be one of {', '.join(SCHEMAS)}")
-    if options.max_record_bytes < 1:
-        raise InputError(f"--max-record-bytes is {options.max_record_bytes}; it must be positive")
+    if not 0 < options.max_record_bytes < 1 << 31:
+        raise InputError(
+            f"--max-record-bytes is {options.max_record_bytes}; it must be positive and under 2 GiB"
+        )
     if options.date is not None:
         try:
             datetime.date.fromisoformat(options.date)
@@ -93,6 +95,8 @@ def tokenize(options: TokenizeOptions, on_progress: Listener | None = None) -> P
             raise InputError(
                 f"--date is {options.date!r}; it must be a day such as 2026-01-31"
             ) from error
+    if not options.output_prefix.name:
+        raise InputError(f"--output-prefix is '{options.output_prefix}'; give a file's name")
     engine = make_engine(options.engine, options.workers)
     inputs = find_inputs([str(pattern) for pattern in options.inputs])
     encoder_options = _encoder_options(options)
@@ -109,7 +113,7 @@ def tokenize(options: TokenizeOptions, on_progress: Listener | None = None) -> P
             with closing(results):
                 _write(options, inputs, results, unfinished, on_progress)
             progress = unfinished.progress
-            _check(options, inputs, progress)
+            _check(options, inputs, unfinished)
             hashes = digests.result()
         lengths = unfinished.lengths()
         record = describe_corpus(inputs, hashes, encoder_options, progress, lengths)
@@ -180,7 +184,8 @@ def _write(
             on_progress(batch.progress, total, unfinished.progress)
 
 
-def _check(options: TokenizeOptions, inputs: list[InputFile], progress: Progress) -> None:
+def _check(options: TokenizeOptions, inputs: list[InputFile], unfinished: UnfinishedCorpus) -> None:
+    progress = unfinished.progress
     if progress.num_records != progress.num_documents + progress.num_rejects:
         raise RuntimeError(
             f"{progress.num_records} records became {progress.num_documents} documents and "
@@ -195,10 +200,10 @@ def _check(options: TokenizeOptions, inputs: list[InputFile], progress: Progress
             )
     if progress.num_documents == 0:
         names = ", ".join(file.name for file in inputs)
-        kinds = ", ".join(f"{kind} ({count:,})" for kind, count in sorted(progress.rejects.items()))
+        why = f"; the first of {progress.num_rejects:,}: {unfinished.first_reject()}"
         raise InputError(
-            f"{names} holds no record that can be used; nothing was written"
-            + (f": {kinds}" if kinds else "")
+            f"{names} holds no record that can be used, nothing was written"
+            + (why if progress.num_rejects else "")
         )
 
 
@@ -213,7 +218,8 @@ def _machine_errors(prefix: Path) -> Iterator[None]:
                 f"the disk is full ({error.strerror}) and {prefix} is not finished; make room and "
                 f"run the same command again, it goes on where it stopped"
             ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        ours = str(error.filename or "").startswith(str(prefix.parent))
+        if ours and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
             raise InputError(
                 f"{prefix} cannot be written ({error.strerror}: {error.filename}); choose another "
                 f"--output-prefix"

@@ -119,8 +119,8 @@ def find_tokenizer(path_or_name: str) -> TokenizerSource:
 
     Args:
         path_or_name: A Hugging Face folder; a ``tokenizer.json``; a ``tekken.json``; a tiktoken
-            file of Llama 3, Qwen or GPT-2; a SentencePiece model; or a name that transformers
-            finds in its cache or on the hub.
+            file of Llama 3, Qwen or GPT-2; a SentencePiece model; or the name of a model that
+            was downloaded from the hub. Nothing is downloaded here.
 
     Raises:
         InputError: There is none, or it cannot be used.
@@ -165,12 +165,19 @@ def _from_file(path: Path, name: str) -> TokenizerSource:
             text_prefix=" ",
         )
     if not text.lstrip().startswith("{"):
-        family = _family(_read_ranks(text), name)
+        try:
+            ranks = _read_ranks(text)
+        except ValueError as error:
+            raise InputError(
+                f"the tokenizer {name!r} is neither JSON nor a tiktoken file ({error}); give a "
+                f"tokenizer.json, a tekken.json, a tiktoken file or a SentencePiece model"
+            ) from error
+        family = _family(ranks, name)
         special = {"eos_token": family.end_token}
         if family.bos_token:
             special["bos_token"] = family.bos_token
         return TokenizerSource(kind="tiktoken", content=text, name=name, special_tokens=special)
-    if _is_tekken(text):
+    if _is_tekken(text, name):
         special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
         return TokenizerSource(kind="tekken", content=text, name=name, special_tokens=special)
     return TokenizerSource(kind="tokenizer.json", content=text, name=name)
@@ -188,12 +195,14 @@ def _from_transformers(path_or_name: str) -> TokenizerSource:
         ) from error
     logging.set_verbosity_error()
     try:
-        tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(path_or_name)
+        tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(
+            path_or_name, local_files_only=True
+        )
     except Exception as error:
         raise InputError(
             f"the tokenizer {path_or_name!r} could not be loaded ({_first_line(error)}); give a "
-            f"folder with a tokenizer.json, a tokenizer's file, or a name that transformers can "
-            f"find"
+            f"folder with a tokenizer.json, a tokenizer's file, or the name of a model that was "
+            f"downloaded (hf download NAME)"
         ) from error
     if not tokenizer.is_fast:
         raise InputError(
@@ -240,8 +249,14 @@ def _open_tiktoken(text: str) -> RankTokenizer:
     return RankTokenizer(family.pattern, ranks, special, family.composes)
 
 
-def _is_tekken(text: str) -> bool:
-    config = json.loads(text).get("config")
+def _is_tekken(text: str, name: str) -> bool:
+    try:
+        config = json.loads(text).get("config")
+    except ValueError as error:
+        raise InputError(
+            f"the tokenizer {name!r} begins like JSON and is none ({error}); give a tokenizer.json "
+            f"or a tekken.json"
+        ) from error
     return isinstance(config, dict) and "default_num_special_tokens" in config
 
 

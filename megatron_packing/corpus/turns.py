@@ -11,17 +11,19 @@ those that drop earlier thoughts, would train on what the model never sees, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from megatron_packing.corpus.chat_template import ChatTemplate, Rendering, Span
-from megatron_packing.corpus.conversations import Conversation
+from megatron_packing.corpus.conversations import Conversation, Message
 from megatron_packing.corpus.records import RecordError
 from megatron_packing.corpus.text_tokenizer import any_of
 
-# Fields in which an assistant message says something beside its content.
-_SAYS_MORE = ("tool_calls", "reasoning_content", "reasoning", "thinking")
+# Fields in which an assistant message thinks, beside its content.
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 
 LossOn = Literal["assistant", "last-assistant", "all"]
 
@@ -42,7 +44,10 @@ class TurnFinder:
     ) -> None:
         self._template = template
         self._loss_on = loss_on
-        self._special = any_of(special_tokens)
+        self._tokens = tuple(special_tokens)
+        self._special = any_of(self._tokens)
+        self._prompt = self._generation_prompt()
+        self._openers = frozenset(self._special.findall(self._prompt))
 
     def render(self, conversation: Conversation) -> RenderedConversation:
         """Render a conversation and find what of it is trained.
@@ -52,30 +57,43 @@ class TurnFinder:
                 nothing would be trained.
         """
         turns = self._trained_turns(conversation)
-        if self._loss_on == "all":
-            return self._all_but(conversation, set(turns))
         for turn in turns:
             message = conversation.messages[turn]
-            if not message["content"].strip() and not any(map(message.get, _SAYS_MORE)):
+            if message["role"] != "assistant":
+                continue
+            if not message["content"].strip() and not any(
+                map(message.get, ("tool_calls", *_THOUGHTS))
+            ):
                 raise RecordError("empty answer", f"its assistant message {turn} is empty")
+        if self._loss_on == "all":
+            return self._all_but(conversation, set(turns))
         if self._template.has_marks:
             return self._from_marks(conversation, turns)
         return self._from_prefixes(conversation, turns)
 
+    def _generation_prompt(self) -> str:
+        """What opens an answer; empty where that is not known."""
+        asked = [{"role": "user", "content": "Hi"}]
+        try:
+            before = self._template.render(asked, None, prompt=False)
+            after = self._template.render(asked, None, prompt=True)
+        except RecordError:
+            return ""
+        return after.removeprefix(before) if after.startswith(before) else ""
+
     def _trained_turns(self, conversation: Conversation) -> list[int]:
         """The numbers of the messages that are trained."""
         pairs = list(zip(conversation.messages, conversation.trained, strict=True))
+        answers = [n for n, (message, _) in enumerate(pairs) if message["role"] == "assistant"]
+        if not answers:
+            raise RecordError(
+                "no assistant message", "it has no assistant message, so nothing is trained"
+            )
         if self._loss_on == "all":
-            turns = [number for number, (_, trained) in enumerate(pairs) if trained]
-        else:
-            answers = [n for n, (message, _) in enumerate(pairs) if message["role"] == "assistant"]
-            if not answers:
-                raise RecordError(
-                    "no assistant message", "it has no assistant message, so nothing is trained"
-                )
-            if self._loss_on == "last-assistant":
-                answers = answers[-1:]
-            turns = [number for number in answers if pairs[number][1]]
+            answers = list(range(len(pairs)))
+        elif self._loss_on == "last-assistant":
+            answers = answers[-1:]
+        turns = [number for number in answers if pairs[number][1]]
         if not turns:
             raise RecordError("nothing trained", "its own flags leave no message to train")
         return turns
@@ -98,26 +116,29 @@ class TurnFinder:
         return RenderedConversation(text, [span for span in spans if span[0] < span[1]])
 
     def _from_marks(self, conversation: Conversation, turns: list[int]) -> RenderedConversation:
-        messages = conversation.messages
+        messages, tools = conversation.messages, conversation.tools
         answers = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
-        if turns == answers:
-            rendering = self._template.render_marked(messages, conversation.tools)
-            spans = rendering.generated
-        else:
-            rendering = self._template.render_watched(messages, conversation.tools)
-            spans = [
-                span
-                for span, turn in zip(
-                    rendering.generated, _turns_of(rendering, answers), strict=True
-                )
-                if turn in turns
-            ]
-        spans = [span for span in spans if span[0] < span[1]]
-        if not spans:
-            raise RecordError(
-                "template", "the chat template's generation marks hold nothing of it to train"
-            )
-        return RenderedConversation(rendering.text, spans)
+        rendering = self._template.render_marked(messages, tools)
+        owners = answers
+        if not _each_holds_its_own(rendering, messages, answers):
+            rendering = self._template.render_watched(messages, tools)
+            owners = _owners(rendering)
+        text = rendering.text
+        pairs = list(zip(owners, rendering.generated, strict=True))
+        spans: list[Span] = []
+        for turn in turns:
+            own = [span for owner, span in pairs if owner == turn]
+            self._check_said(turn, messages[turn], "".join(text[a:b] for a, b in own))
+            start, stop = own.pop()
+            spans += [*own, (start, self._with_end_token(text, stop))]
+        return RenderedConversation(text, [span for span in spans if span[0] < span[1]])
+
+    def _with_end_token(self, text: str, stop: int) -> int:
+        """Take in the token that ends the turn where the marks leave it out."""
+        token = self._special.match(text, stop)
+        if token is None or token[0] in self._openers:
+            return stop
+        return stop if text[:stop].rstrip().endswith(self._tokens) else token.end()
 
     def _from_prefixes(self, conversation: Conversation, turns: list[int]) -> RenderedConversation:
         messages, tools = conversation.messages, conversation.tools
@@ -135,7 +156,7 @@ class TurnFinder:
             if turn:
                 before = self._template.render(messages[:turn], tools, prompt=True)
             else:
-                before = _opening(after, str(messages[0]["content"]))
+                before = self._opening(after, str(messages[0]["content"]))
             self._check_prefix(text, after, before, turn)
             spans.append((len(before), self._end_of_turn(text, len(before), len(after))))
         return self._checked(conversation, turns, text, spans)
@@ -152,7 +173,8 @@ class TurnFinder:
         first = turns[0]
         if first == 0 or "tool_calls" in messages[first]:
             return None
-        text, _, starts = _fields(self._template.render_watched(messages, tools))
+        rendering = self._template.render_watched(messages, tools)
+        text, starts = rendering.text, rendering.starts
         if starts is None:
             return None
         ends = [*starts[1:], len(text)]
@@ -185,24 +207,53 @@ class TurnFinder:
     def _checked(
         self, conversation: Conversation, turns: list[int], text: str, spans: list[Span]
     ) -> RenderedConversation:
-        """Refuse templates that leave out or change what the assistant said."""
         for turn, (start, end) in zip(turns, spans, strict=True):
-            content = str(conversation.messages[turn]["content"])
-            if content.strip() not in text[start:end] and (
-                "".join(content.split()) not in "".join(text[start:end].split())
-            ):
-                raise RecordError(
-                    "template",
-                    f"the chat template leaves out or changes part of assistant message {turn}; "
-                    f"use one that keeps it, or one with {{% generation %}} marks",
-                )
+            self._check_said(turn, conversation.messages[turn], text[start:end])
         return RenderedConversation(text, spans)
 
+    @staticmethod
+    def _check_said(turn: int, message: Message, rendered: str) -> None:
+        """Refuse templates that leave out or change what the assistant said."""
+        if not _holds(message, rendered):
+            raise RecordError(
+                "template",
+                f"the chat template leaves out or changes part of assistant message {turn}; use "
+                f"one that keeps it",
+            )
+
     def _end_of_turn(self, text: str, start: int, stop: int) -> int:
-        end = stop
-        for special in self._special.finditer(text, start, stop):
-            end = special.end()
-        return end if not text[end:stop].strip() else stop
+        """Where the tokens that end a turn end, without what the template writes after them.
+
+        These are the first special tokens that only white space and special tokens follow, as long
+        as they follow each other directly and do not open the next turn.
+        """
+        found = list(self._special.finditer(text, start, stop))
+        first, place = len(found), stop
+        while first and not text[found[first - 1].end() : place].strip():
+            first -= 1
+            place = found[first].start()
+        if first == len(found):
+            return stop
+        end = found[first].end()
+        for token in found[first + 1 :]:
+            if token.start() != end or token[0] in self._openers:
+                break
+            end = token.end()
+        return end
+
+    def _opening(self, rendered: str, content: str) -> str:
+        """What stands before the text of a conversation's first message.
+
+        Few templates render a generation prompt alone, so it is looked for, with the text after it.
+        """
+        found = re.escape(self._prompt) + r"\s*" + re.escape(content.strip())
+        places = [place.start() for place in re.finditer(found, rendered)]
+        if len(places) != 1 or not content.strip():
+            raise RecordError(
+                "template",
+                "it starts with an assistant message whose place in its rendering is not certain",
+            )
+        return rendered[: places[0] + len(self._prompt)]
 
     @staticmethod
     def _check_prefix(text: str, after: str, before: str, number: int) -> None:
@@ -221,35 +272,32 @@ class TurnFinder:
             )
 
 
-def _fields(rendering: Rendering) -> tuple[str, list[Span], list[int] | None]:
-    return rendering.text, rendering.generated, rendering.starts
-
-
-def _turns_of(rendering: Rendering, answers: Sequence[int]) -> list[int]:
+def _owners(rendering: Rendering) -> list[int]:
     """The number of the message that each marked span belongs to."""
-    if len(rendering.generated) == len(answers):
-        return list(answers)
     starts = rendering.starts
     if starts is None:
         raise RecordError(
             "template",
-            "the chat template's generation marks cannot be told apart by message, so that one "
-            "of them could be trained alone",
+            "the chat template's generation marks do not hold each assistant message, and which of "
+            "them belong to which message cannot be told",
         )
-    turns = []
-    for start, _ in rendering.generated:
-        turns.append(max(number for number, first in enumerate(starts) if first <= start))
-    return turns
+    return [bisect_right(starts, start) - 1 for start, _ in rendering.generated]
 
 
-def _opening(rendered: str, content: str) -> str:
-    """What stands before the text of a conversation's first message.
+def _each_holds_its_own(rendering: Rendering, messages: list[Message], answers: list[int]) -> bool:
+    spans = rendering.generated
+    return len(spans) == len(answers) and all(
+        _holds(messages[answer], rendering.text[start:stop])
+        for answer, (start, stop) in zip(answers, spans, strict=True)
+    )
 
-    Few templates render a generation prompt alone, so the text itself is looked for.
-    """
-    start = rendered.find(content.strip())
-    if start < 0 or not content.strip():
-        raise RecordError(
-            "template", "it starts with an assistant message that cannot be found in its rendering"
-        )
-    return rendered[:start]
+
+def _holds(message: Message, rendered: str) -> bool:
+    """Whether a text holds all that a message says, white space apart."""
+    said = [message["content"], *(message.get(field) for field in _THOUGHTS)]
+    calls = message.get("tool_calls") or []
+    said += [call.get("function", call)["name"] for call in calls]
+    if all(text.strip() in rendered for text in said if isinstance(text, str)):
+        return True
+    without_space = "".join(rendered.split())
+    return all("".join(text.split()) in without_space for text in said if isinstance(text, str))

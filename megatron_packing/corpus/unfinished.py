@@ -111,24 +111,31 @@ class UnfinishedCorpus:
         prefix.parent.mkdir(parents=True, exist_ok=True)
         self.folder.mkdir(exist_ok=True)
         self._lock = (self.folder / "lock").open("wb")
+        self._claimed = False
         try:
             self._claim()
             state = self._read_state(restart)
-            published = state is not None and state.get("complete")
-            if not published:
+            complete = state is not None and bool(state.get("complete"))
+            if complete and restart and not index_path(prefix).exists():
+                for _, target in self._targets(_from_state(state or {})):
+                    target.unlink(missing_ok=True)  # renamed already, by the run before
+                complete = False
+            if not complete:
                 self._check_nothing_exists()
-            if restart and not published:
-                self._remove_all_but("lock")
-                state = None
+                if restart:
+                    self._remove_all_but("lock")
+                    state = None
             if state is None:
                 write_whole(self.folder / "job.json", json.dumps(self.job, indent=2))
             else:
                 self._check_same(job)
                 self.progress = _from_state(state)
-            self.complete = state is not None and bool(state.get("complete"))
-            if not self.complete:
+            self.complete = complete
+            if not complete:
                 self._open_files()
         except BaseException:
+            if self._claimed:
+                self._remove_if_empty()
             self._close()
             raise
 
@@ -141,9 +148,9 @@ class UnfinishedCorpus:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None:
+            self._remove_if_empty()
         self._close()
-        if error is not None and not (self.folder / "state.json").exists():
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     def add(self, file: InputFile, batch: RecordBatch, encoded: EncodedBatch) -> None:
         """Append documents and rejects. They are certain once ``checkpoint`` has returned."""
@@ -180,28 +187,43 @@ class UnfinishedCorpus:
 
     def finish_publishing(self) -> None:
         """Rename what is not renamed yet; the ``.idx``, without which there is no corpus, last."""
-        masks = loss_mask_prefix(self.prefix)
-        targets: list[tuple[str, Path]] = []
-        if self.progress.num_trained_tokens < self.progress.num_tokens:
-            targets += [(_MASK, data_path(masks)), ("loss_mask.idx", index_path(masks))]
-        if self.progress.num_rejects:
-            targets.append((_REJECTS, rejects_path(self.prefix)))
-        targets += [
-            ("corpus.json", corpus_record_path(self.prefix)),
-            (_TOKENS, data_path(self.prefix)),
-            ("tokens.idx", index_path(self.prefix)),
-        ]
-        for name, target in targets:
+        for name, target in self._targets(self.progress):
             if (self.folder / name).exists():
                 (self.folder / name).replace(target)
         sync(self.prefix.parent)
         self._remove_all_but("lock", "state.json")  # which says that only this is left to do
         shutil.rmtree(self.folder)
 
+    def first_reject(self) -> str:
+        """The line of the first record that was not used."""
+        self._files[_REJECTS].flush()
+        with (self.folder / _REJECTS).open(encoding="utf-8") as file:
+            return file.readline().strip()
+
     def lengths(self) -> np.ndarray[Any, np.dtype[np.int32]]:
         """Tokens of each document so far, memory-mapped."""
         self._files[_LENGTHS].flush()
         return np.memmap(self.folder / _LENGTHS, np.dtype("<i4"), "r")
+
+    def _targets(self, progress: Progress) -> list[tuple[str, Path]]:
+        """What the files are called here and there, in the order in which they are renamed."""
+        masks = loss_mask_prefix(self.prefix)
+        targets: list[tuple[str, Path]] = []
+        if progress.num_trained_tokens < progress.num_tokens:
+            targets += [(_MASK, data_path(masks)), ("loss_mask.idx", index_path(masks))]
+        if progress.num_rejects:
+            targets.append((_REJECTS, rejects_path(self.prefix)))
+        return [
+            *targets,
+            ("corpus.json", corpus_record_path(self.prefix)),
+            (_TOKENS, data_path(self.prefix)),
+            ("tokens.idx", index_path(self.prefix)),
+        ]
+
+    def _remove_if_empty(self) -> None:
+        """Leave no folder behind in which nothing is certain."""
+        if not (self.folder / "state.json").exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _write_state(self, *, complete: bool) -> None:
         state = {**asdict(self.progress), "complete": complete}
@@ -215,6 +237,7 @@ class UnfinishedCorpus:
                 f"another process is writing {self.prefix}; wait for it or choose another "
                 f"--output-prefix"
             ) from error
+        self._claimed = True
 
     def _check_nothing_exists(self) -> None:
         masks = loss_mask_prefix(self.prefix)

@@ -16,6 +16,7 @@ from megatron_packing.corpus.corpus import TokenDocuments
 from megatron_packing.corpus.text_tokenizer import TextTokenizer, any_of
 from megatron_packing.corpus.tokenizer import find_tokenizer
 from megatron_packing.corpus.unfinished import corpus_record_path
+from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.report.console import console
 
@@ -25,13 +26,28 @@ _SPECIAL = "bold"
 
 
 def tokenizer_of(prefix: Path, path_or_name: str | None) -> TextTokenizer | None:
-    """Load the tokenizer named, or the one a corpus was made with; None where neither is known."""
-    if path_or_name is None:
-        record = corpus_record_path(prefix)
-        if not record.exists():
-            return None
-        path_or_name = str(json.loads(record.read_text(encoding="utf-8"))["tokenizer"])
-    return find_tokenizer(path_or_name).open()
+    """Load the tokenizer named, or the one a corpus was made with; None where neither is known.
+
+    Raises:
+        InputError: It cannot be loaded, or the corpus was made with another.
+    """
+    path = corpus_record_path(prefix)
+    record: dict[str, Any] = {}
+    if path.exists():
+        try:
+            record = dict(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise InputError(f"{path} is damaged ({error}); give --tokenizer") from error
+    name = path_or_name or record.get("tokenizer")
+    if name is None:
+        return None
+    source = find_tokenizer(str(name))
+    if record.get("tokenizer_sha256", source.sha256) != source.sha256:
+        raise InputError(
+            f"the tokenizer {name!r} is not the one that {prefix} was made with, so its tokens "
+            f"would read wrongly; give that one with --tokenizer"
+        )
+    return source.open()
 
 
 def show_pack(

@@ -141,6 +141,21 @@ def test_show_prints_a_document_with_what_is_trained(small_chat, capsys):
     assert main(["show", str(prefix), "--document", "0", "--max-tokens", "2"]) == 0
     assert f"{num_tokens - 2} more tokens: --max-tokens {num_tokens}" in capsys.readouterr().out
     assert "small has documents 0 to 0" in fails(capsys, "show", prefix, "--document", 1)
+    assert "--max-tokens is 0" in fails(capsys, "show", prefix, "--document", 0, "--max-tokens", 0)
+
+
+def test_show_refuses_another_tokenizer(small_chat, tmp_path, capsys):
+    prefix, _ = small_chat
+    record = tmp_path / "small_corpus.json"
+    described = json.loads(record.read_text())
+    record.write_text(json.dumps({**described, "tokenizer_sha256": "0"}))
+    show = ("show", prefix, "--document", 0)
+    assert "is not the one that" in fails(capsys, *show)
+    record.write_text("{")
+    assert "small_corpus.json is damaged" in fails(capsys, *show)
+    record.write_text("{}")
+    assert main(["show", str(prefix), "--document", "0"]) == 0
+    assert str(Corpus(prefix).tokens(0)[0]) in capsys.readouterr().out
 
 
 def test_tokenize_names_what_is_wrong_with_its_options(write_jsonl, chitchat, tmp_path, capsys):

@@ -101,6 +101,20 @@ def test_flags_of_messages_are_read_and_not_shown_to_the_template(flag):
     assert read_record({"conversations": turns}).trained == (True, False)
 
 
+def test_answers_within_a_prompt_are_not_trained():
+    record = {"prompt": [ASKED, ANSWERED, ASKED], "completion": [ANSWERED]}
+    assert read_record(record).trained == (False, False, False, True)
+
+
+def test_openais_older_function_calls_are_tool_calls():
+    message = {"role": "assistant", "content": None}
+    call = {"name": "f", "arguments": '{"x": 1}'}
+    old = read_record({"messages": [ASKED, {**message, "function_call": call}]})
+    calls = [{"type": "function", "function": call}]
+    new = read_record({"messages": [ASKED, {**message, "tool_calls": calls}]})
+    assert old == new
+
+
 def test_a_text_is_a_text():
     assert read_record({"text": "Once upon a time", "id": 3}) == PlainText("Once upon a time")
 

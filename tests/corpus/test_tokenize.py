@@ -5,6 +5,8 @@ import hashlib
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +141,7 @@ def test_what_cannot_be_read_is_named(run, write_jsonl, tmp_path):
         run(good, max_record_bytes=0)
     with pytest.raises(InputError, match=r"--end-token is '<end>', which is no token of"):
         run(good, end_token="<end>")
-    with pytest.raises(InputError, match="holds no record that can be used; nothing was written"):
+    with pytest.raises(InputError, match="holds no record that can be used, nothing was written"):
         run(write_jsonl("", name="empty.jsonl"))
 
 
@@ -154,6 +156,7 @@ def test_an_existing_corpus_is_not_overwritten(run, write_jsonl, tmp_path):
     before = (tmp_path / "out" / "corpus.idx").read_bytes()
     with pytest.raises(InputError, match=r"corpus.idx exists already"):
         run(write_jsonl(GOOD, GOOD))
+    assert not (tmp_path / "out" / "corpus.unfinished").exists()
     assert (tmp_path / "out" / "corpus.idx").read_bytes() == before
 
 
@@ -179,7 +182,9 @@ def test_bad_records_are_skipped_counted_and_written_down(run, write_jsonl, tmp_
 
 
 def test_records_of_which_none_is_good_make_no_corpus(run, write_jsonl, tmp_path):
-    with pytest.raises(InputError, match=r"no record that can be used; .*: not JSON \(1\)"):
+    with pytest.raises(
+        InputError, match=r"holds no record that can be used, .* first of 1: .*not JSON"
+    ):
         run(write_jsonl("{"), on_bad_record="skip")
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -240,6 +245,23 @@ def test_an_input_that_changes_while_it_is_read_is_refused(run, write_jsonl):
         run(path, on_progress=lambda *_: os.utime(path, ns=(1, 1)))
 
 
+def test_a_script_without_a_guard_is_told_to_have_one(chitchat, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from megatron_packing.corpus.tokenize import TokenizeOptions, tokenize\n"
+        f"tokenize(TokenizeOptions(inputs=[{str(chitchat / 'conversations.jsonl')!r}],"
+        f" output_prefix=Path({str(tmp_path / 'x')!r}),"
+        f" tokenizer={str(chitchat / 'tokenizer')!r}, workers=2))\n"
+    )
+    process = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert process.returncode == 1
+    assert "must do so under: if __name__ == '__main__'" in process.stderr
+    assert not (tmp_path / "x.unfinished").exists()
+
+
 class TestGoingOn:
     """A run that is stopped goes on."""
 
@@ -280,13 +302,15 @@ class TestGoingOn:
             assert went_on.read_bytes() == whole.read_bytes()
         assert not list(folder.glob("*.unfinished"))
 
-    def test_not_with_other_options_or_inputs(self, run, chitchat, tmp_path, stopped):
+    def test_not_with_other_options_or_inputs(
+        self, run, chitchat, few_conversations, tmp_path, stopped
+    ):
         stopped()
         path = chitchat / "conversations.jsonl"
         with pytest.raises(InputError, match=r"of which loss_on was different; .* --restart"):
             run(path, loss_on="all")
         with pytest.raises(InputError, match=r"of which inputs was different"):
-            run(path, path)
+            run(path, few_conversations)
         run(path, loss_on="all", restart=True)
         assert not Corpus(tmp_path / "out" / "corpus").has_loss_mask
 
@@ -321,6 +345,14 @@ class TestGoingOn:
             with pytest.raises(InputError, match="another process is writing"):
                 run(path)
 
+    def test_not_with_other_versions_of_what_it_uses(self, run, chitchat, stopped):
+        folder = stopped()
+        job = json.loads((folder / "job.json").read_text())
+        job["versions"]["tokenizers"] = "0.1"
+        (folder / "job.json").write_text(json.dumps(job))
+        with pytest.raises(InputError, match="of which versions was different"):
+            run(chitchat / "conversations.jsonl")
+
     @pytest.mark.parametrize("num_renamed", range(5))
     def test_where_files_were_being_renamed(
         self, run, few_conversations, tmp_path, monkeypatch, num_renamed
@@ -340,6 +372,13 @@ class TestGoingOn:
             run(few_conversations)
         assert not (tmp_path / "out" / "corpus.idx").exists()
         monkeypatch.undo()
-        run(few_conversations)
-        assert len(Corpus(tmp_path / "out" / "corpus")) == 200
+        if num_renamed % 2:
+            with pytest.raises(InputError, match="of which loss_on was different"):
+                run(few_conversations, loss_on="all")
+            run(few_conversations, loss_on="all", restart=True)
+        else:
+            run(few_conversations)
+        corpus = Corpus(tmp_path / "out" / "corpus")
+        assert len(corpus) == 200
+        assert corpus.has_loss_mask == (num_renamed % 2 == 0)
         assert not list((tmp_path / "out").glob("*.unfinished"))

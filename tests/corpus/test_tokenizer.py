@@ -127,6 +127,16 @@ def find_tokenizer_of(tokenizer):
     return TokenizerSource(kind="tokenizer.json", content=tokenizer.to_str(), name="made here")
 
 
+def test_truncation_and_padding_that_a_file_asks_for_are_left_out(chitchat):
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(chitchat / "tokenizer" / "tokenizer.json"))
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=50)
+    (tokenized,) = find_tokenizer_of(tokenizer).open().tokenize(["one two three four five six"])
+    assert 5 < len(tokenized.ids) < 20
+
+
 def test_tokens_take_two_bytes_where_they_can():
     assert token_dtype(32_768) == token_dtype(65_499) == np.uint16
     assert token_dtype(65_500) == token_dtype(151_936) == np.int32

@@ -187,7 +187,6 @@ class TestWhatIsTrained:
         record = {"messages": [{"role": "user", "content": "x"}]}
         with pytest.raises(RecordError, match="no assistant message"):
             trained_texts(byte_tokenizer, template, record)
-        assert trained_texts(byte_tokenizer, template, record, "all")
 
 
 def test_a_token_that_starts_in_the_prompt_is_not_trained(byte_tokenizer):
@@ -216,6 +215,64 @@ def test_a_generation_prompt_that_answers_do_not_begin_with_is_refused(byte_toke
     thinks = CHATML.replace("assistant\n' }}{% endif", "assistant\n<think>' }}{% endif")
     with pytest.raises(RecordError, match="does not open message 2 as its generation prompt"):
         trained_texts(byte_tokenizer, thinks, CONVERSATION)
+
+
+CALL = {"type": "function", "function": {"name": "look_up", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize("template", [CHATML, MARKED], ids=["prefixes", "generation marks"])
+@pytest.mark.parametrize("said", [{"tool_calls": [CALL]}, {"reasoning_content": "It is a sum."}])
+def test_a_template_that_hides_calls_or_thoughts_is_refused(byte_tokenizer, template, said):
+    messages = [
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", "content": "", **said},
+    ]
+    with pytest.raises(RecordError, match="leaves out or changes part of assistant message 1"):
+        trained_texts(byte_tokenizer, template, {"messages": messages})
+
+
+def test_marks_that_hold_no_answer_are_refused(byte_tokenizer):
+    template = MARKED.replace("{{ message.content + '<|im_end|>' }}", "{{ '<|im_end|>' }}")
+    with pytest.raises(RecordError, match="leaves out or changes part of assistant message 2"):
+        trained_texts(byte_tokenizer, template, CONVERSATION)
+
+
+def test_an_end_token_that_marks_leave_out_is_trained(byte_tokenizer):
+    template = MARKED.replace(
+        "{{ message.content + '<|im_end|>' }}{% endgeneration %}",
+        "{{ message.content }}{% endgeneration %}{{ '<|im_end|>' }}",
+    )
+    expected = ["4 \N{GRINNING FACE}<|im_end|>", "user assistant\n\nyes<|im_end|>"]
+    assert trained_texts(byte_tokenizer, template, CONVERSATION) == expected
+
+
+def test_several_marks_in_a_turn_are_of_that_turn(byte_tokenizer):
+    thought = "{% if loop.last %}{% generation %}hm {% endgeneration %}{% endif %}"
+    unmarked = MARKED.replace("{% generation %}", thought + "{% generation %}", 1)
+    trained = trained_texts(byte_tokenizer, unmarked, CONVERSATION, "last-assistant")
+    assert trained == ["hm user assistant\n\nyes<|im_end|>"]
+
+
+def test_what_a_template_writes_after_a_turn_is_not_trained(byte_tokenizer):
+    """An end of the text, as Phi 3's, or the next turn's opening, as Command A's."""
+    messages = CONVERSATION["messages"][:3]
+    ends = CHATML + "{% if not add_generation_prompt %}{{ '<|eot_id|>' }}{% endif %}"
+    opens = CHATML.replace("'<|im_end|>\n'", "'<|im_end|><|im_start|>'")
+    for template in (ends, opens):
+        trained = trained_texts(byte_tokenizer, template, {"messages": messages})
+        assert trained == ["4 \N{GRINNING FACE}<|im_end|>"]
+
+
+def test_a_first_answer_is_not_looked_for_in_the_templates_own_words(byte_tokenizer):
+    template = "{{ '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}" + CHATML
+    record = {
+        "messages": [{"role": "assistant", "content": "You"}, {"role": "user", "content": "Hi"}]
+    }
+    assert trained_texts(byte_tokenizer, template, record) == ["You<|im_end|>"]
+    bare = "{% for message in messages %}{{ message.content + '<|im_end|>' }}{% endfor %}"
+    twice = "{{ 'You: ' }}" + bare
+    with pytest.raises(RecordError, match="whose place in its rendering is not certain"):
+        trained_texts(byte_tokenizer, twice, record)
 
 
 # Each looks at a message before its turn, so that one rendering does not tell where turns are.

@@ -1,0 +1,82 @@
+"""Cuts a JSON array into the texts of its elements, so that each is a record by itself.
+
+Only brackets and strings are looked at: what stands between them is for the parser to judge, and an
+element that it refuses costs no other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import BinaryIO
+
+_BLOCK_BYTES = 1 << 16
+_STRUCTURE = re.compile(rb'["\[\]{},]')
+_WITHIN_STRING = re.compile(rb'(?:[^"\\]+|\\.)*', re.DOTALL)
+
+
+def read_elements(file: BinaryIO, limit: int) -> Iterator[bytes | int]:
+    """Yield the text of each element, or its length where that is over the limit.
+
+    Args:
+        file: Its first character that is no white space is the array's bracket.
+        limit: Bytes of an element that are held in memory, about.
+
+    Raises:
+        EOFError: The file ends within the array.
+        ValueError: Something follows the array.
+    """
+    buffer = bytearray()
+    place = depth = dropped = 0
+    in_string = False
+    any_before = False
+
+    def element(end: int) -> bytes | int:
+        length = dropped + end
+        return length if length > limit else bytes(buffer[:end])
+
+    while block := file.read(_BLOCK_BYTES):
+        buffer += block
+        while True:
+            if in_string:
+                place = _WITHIN_STRING.match(buffer, place).end()  # type: ignore[union-attr]
+                if place >= len(buffer) or buffer[place] != ord('"'):
+                    break  # the string, or an escape in it, goes on
+                in_string = False
+                place += 1
+            found = _STRUCTURE.search(buffer, place)
+            if found is None:
+                place = len(buffer)
+                break
+            place = found.end()
+            symbol = found[0]
+            if symbol == b'"':
+                in_string = True
+            elif symbol in b"[{":
+                depth += 1
+                if depth == 1:
+                    del buffer[:place]
+                    place = 0
+            elif symbol in b"]}":
+                depth -= 1
+                if depth == 0:
+                    if any_before or dropped or buffer[: place - 1].strip():
+                        yield element(place - 1)
+                    if buffer[place:].strip() or _any_left(file):
+                        raise ValueError("something follows the array")
+                    return
+            elif depth == 1:
+                yield element(place - 1)
+                any_before = True
+                del buffer[:place]
+                place = dropped = 0
+        if dropped + len(buffer) > limit:
+            # An escape that is cut in two stays.
+            dropped += place
+            del buffer[:place]
+            place = 0
+    raise EOFError("the array does not end")
+
+
+def _any_left(file: BinaryIO) -> bool:
+    return any(block.strip() for block in iter(lambda: file.read(_BLOCK_BYTES), b""))
