@@ -3,8 +3,8 @@
 Trained is what the model itself would have written: the text of each assistant turn and the token
 that ends it. Where the template marks that with ``{% generation %}``, the marks are used. Elsewhere
 a turn is what stands between the rendering of the conversation before it, with the generation
-prompt, and the rendering that ends with it, less the white space after its last special token
-(ChatML's line break after ``<|im_end|>`` is written by the template, not by the model). Both must
+prompt, and the rendering that ends with it, less what follows the tokens that end it (ChatML's line
+break after ``<|im_end|>`` is written by the template, not by the model). Both must
 be prefixes of the whole: a template that renders a turn differently once more follows it, such as
 those that drop earlier thoughts, would train on what the model never sees, and is refused.
 """
@@ -129,6 +129,10 @@ class TurnFinder:
         for turn in turns:
             own = [span for owner, span in pairs if owner == turn]
             self._check_said(turn, messages[turn], "".join(text[a:b] for a, b in own))
+            if not own:
+                raise RecordError(
+                    "template", f"the chat template marks nothing of assistant message {turn}"
+                )
             start, stop = own.pop()
             spans += [*own, (start, self._with_end_token(text, stop))]
         return RenderedConversation(text, [span for span in spans if span[0] < span[1]])
@@ -158,7 +162,8 @@ class TurnFinder:
             else:
                 before = self._opening(after, str(messages[0]["content"]))
             self._check_prefix(text, after, before, turn)
-            spans.append((len(before), self._end_of_turn(text, len(before), len(after))))
+            end = self._end_of_turn(messages[turn], text, len(before), len(after))
+            spans.append((len(before), end))
         return self._checked(conversation, turns, text, spans)
 
     def _from_one_rendering(
@@ -201,7 +206,7 @@ class TurnFinder:
             ):
                 return None
             start += len(opening)
-            spans.append((start, self._end_of_turn(text, start, end)))
+            spans.append((start, self._end_of_turn(messages[turn], text, start, end)))
         return self._checked(conversation, turns, text, spans)
 
     def _checked(
@@ -221,25 +226,33 @@ class TurnFinder:
                 f"one that keeps it",
             )
 
-    def _end_of_turn(self, text: str, start: int, stop: int) -> int:
+    def _end_of_turn(self, message: Message, text: str, start: int, stop: int) -> int:
         """Where the tokens that end a turn end, without what the template writes after them.
 
-        These are the first special tokens that only white space and special tokens follow, as long
-        as they follow each other directly and do not open the next turn.
+        They follow the content, each directly on the one before. Where the content is not the last
+        that is said, or not found as it is, they are all that stand at the end but for white space.
+        Tokens that open the next turn are never among them.
         """
-        found = list(self._special.finditer(text, start, stop))
-        first, place = len(found), stop
-        while first and not text[found[first - 1].end() : place].strip():
-            first -= 1
-            place = found[first].start()
-        if first == len(found):
-            return stop
-        end = found[first].end()
-        for token in found[first + 1 :]:
-            if token.start() != end or token[0] in self._openers:
+        content = message["content"].strip()
+        place = -1 if message.get("tool_calls") else text.rfind(content, start, stop)
+        if place >= 0 and content:
+            place += len(content)
+            found = list(self._special.finditer(text, place, stop))
+            if found and not text[place : found[0].start()].strip():
+                end = found[0].end()
+                for token in found[1:]:
+                    if token.start() != end or token[0] in self._openers:
+                        break
+                    end = token.end()
+                return end
+        end = stop
+        for token in reversed(list(self._special.finditer(text, start, stop))):
+            if text[token.end() : end].strip():
                 break
-            end = token.end()
-        return end
+            if token[0] not in self._openers:
+                return token.end()
+            end = token.start()
+        return stop
 
     def _opening(self, rendered: str, content: str) -> str:
         """What stands before the text of a conversation's first message.

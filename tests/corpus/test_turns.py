@@ -263,6 +263,21 @@ def test_what_a_template_writes_after_a_turn_is_not_trained(byte_tokenizer):
         assert trained == ["4 \N{GRINNING FACE}<|im_end|>"]
 
 
+def test_the_end_of_a_turn_with_calls_follows_the_calls(byte_tokenizer):
+    template = CHATML.replace(
+        "+ '<|im_end|>\n'",
+        "+ ('<bos>' + message.tool_calls[0].function.name + '<start_of_turn>\n' "
+        "if message.tool_calls else '') + '<|im_end|>\n'",
+    )
+    messages = [
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", "content": "Let me look.", "tool_calls": [CALL]},
+    ]
+    assert trained_texts(byte_tokenizer, template, {"messages": messages}) == [
+        "Let me look.<bos>look_up<start_of_turn>\n<|im_end|>"
+    ]
+
+
 def test_a_first_answer_is_not_looked_for_in_the_templates_own_words(byte_tokenizer):
     template = "{{ '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}" + CHATML
     record = {
