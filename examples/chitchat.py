@@ -15,7 +15,7 @@ import sys
 from importlib.metadata import distribution
 from pathlib import Path
 
-from megatron_packing.corpus.sentencepiece_model import to_tokenizer_json
+from megatron_packing.prepare.sentencepiece_model import to_tokenizer_json
 
 # <s>[INST] question[/INST] answer</s>[INST] ....
 CHAT_TEMPLATE = """\

@@ -22,7 +22,7 @@ import json
 from pathlib import Path
 
 from megatron_packing import Corpus
-from megatron_packing.corpus.tokenize import TokenizeOptions, tokenize
+from megatron_packing.prepare.tokenize import TokenizeOptions, tokenize
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog.",

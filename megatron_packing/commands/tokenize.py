@@ -7,9 +7,9 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import Any
 
-from megatron_packing.corpus.conversations import SCHEMAS
-from megatron_packing.corpus.tokenize import TokenizeOptions, tokenize
-from megatron_packing.corpus.unfinished import unfinished_path
+from megatron_packing.prepare.conversations import SCHEMAS
+from megatron_packing.prepare.tokenize import TokenizeOptions, tokenize
+from megatron_packing.prepare.unfinished import unfinished_path
 from megatron_packing.report.tokenizing import print_result, progress_line
 
 _PYTHON_VALUES = {"True": True, "False": False, "None": None}

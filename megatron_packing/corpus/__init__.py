@@ -1,1 +1,1 @@
-"""From conversations to tokens and loss masks on disk."""
+"""Corpora on disk: tokens, loss masks and lengths of many documents."""

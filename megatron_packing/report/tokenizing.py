@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from megatron_packing.corpus.unfinished import Listener, rejects_path
-from megatron_packing.corpus.unfinished import Progress as Done
+from megatron_packing.prepare.unfinished import Listener, rejects_path
+from megatron_packing.prepare.unfinished import Progress as Done
 from megatron_packing.report.console import console
 
 _SECONDS_BETWEEN_LINES = 30.0

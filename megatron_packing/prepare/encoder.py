@@ -10,23 +10,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_packing.corpus.batches import RecordBatch
-from megatron_packing.corpus.chat_template import ChatTemplate, Span
-from megatron_packing.corpus.conversations import (
+from megatron_packing.errors import InputError
+from megatron_packing.prepare.batches import RecordBatch
+from megatron_packing.prepare.chat_template import ChatTemplate, Span
+from megatron_packing.prepare.conversations import (
     Conversation,
     PlainText,
     find_schema,
     read_record,
 )
-from megatron_packing.corpus.records import RecordError
-from megatron_packing.corpus.text_tokenizer import (
+from megatron_packing.prepare.records import RecordError
+from megatron_packing.prepare.text_tokenizer import (
     TokenizedText,
     split_at_edges,
     trained_tokens,
 )
-from megatron_packing.corpus.tokenizer import TokenizerSource, token_dtype
-from megatron_packing.corpus.turns import LossOn, TurnFinder
-from megatron_packing.errors import InputError
+from megatron_packing.prepare.tokenizer import TokenizerSource, token_dtype
+from megatron_packing.prepare.turns import LossOn, TurnFinder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

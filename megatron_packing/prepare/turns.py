@@ -17,10 +17,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron_packing.corpus.chat_template import ChatTemplate, Rendering, Span
-from megatron_packing.corpus.conversations import Conversation, Message
-from megatron_packing.corpus.records import RecordError
-from megatron_packing.corpus.text_tokenizer import any_of
+from megatron_packing.prepare.chat_template import ChatTemplate, Rendering, Span
+from megatron_packing.prepare.conversations import Conversation, Message
+from megatron_packing.prepare.records import RecordError
+from megatron_packing.prepare.text_tokenizer import any_of
 
 # Fields in which an assistant message thinks, beside its content.
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")

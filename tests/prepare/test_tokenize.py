@@ -15,8 +15,8 @@ import pytest
 pytest.importorskip("transformers")
 
 from megatron_packing import Corpus
-from megatron_packing.corpus.tokenize import TokenizeOptions, tokenize
 from megatron_packing.errors import InputError
+from megatron_packing.prepare.tokenize import TokenizeOptions, tokenize
 
 GOOD = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}
 
@@ -249,7 +249,7 @@ def test_a_script_without_a_guard_is_told_to_have_one(chitchat, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from megatron_packing.corpus.tokenize import TokenizeOptions, tokenize\n"
+        "from megatron_packing.prepare.tokenize import TokenizeOptions, tokenize\n"
         f"tokenize(TokenizeOptions(inputs=[{str(chitchat / 'conversations.jsonl')!r}],"
         f" output_prefix=Path({str(tmp_path / 'x')!r}),"
         f" tokenizer={str(chitchat / 'tokenizer')!r}, workers=2))\n"

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import megatron_packing
-from megatron_packing.corpus.encoder import EncoderOptions
-from megatron_packing.corpus.inputs import InputFile
-from megatron_packing.corpus.unfinished import Progress
+from megatron_packing.prepare.encoder import EncoderOptions
+from megatron_packing.prepare.inputs import InputFile
+from megatron_packing.prepare.unfinished import Progress
 
 _PACKAGES = ("jinja2", "mistral-common", "numpy", "tiktoken", "tokenizers", "transformers")
 

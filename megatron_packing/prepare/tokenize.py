@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import errno
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -15,22 +16,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from megatron_packing.corpus.batches import RecordBatch
-from megatron_packing.corpus.conversations import SCHEMAS
-from megatron_packing.corpus.encoder import Encoder, EncoderOptions
-from megatron_packing.corpus.engine import EngineName, Results, make_engine
-from megatron_packing.corpus.inputs import InputFile, find_inputs
-from megatron_packing.corpus.provenance import Digests, describe_corpus, describe_job
-from megatron_packing.corpus.readers import read_batches
-from megatron_packing.corpus.tokenizer import find_tokenizer
-from megatron_packing.corpus.turns import LossOn
-from megatron_packing.corpus.unfinished import (
+from megatron_packing.errors import InputError
+from megatron_packing.prepare.batches import RecordBatch
+from megatron_packing.prepare.conversations import SCHEMAS
+from megatron_packing.prepare.encoder import Encoder, EncoderOptions
+from megatron_packing.prepare.engine import Engine, LocalEngine, Results
+from megatron_packing.prepare.inputs import InputFile, find_inputs
+from megatron_packing.prepare.provenance import Digests, describe_corpus, describe_job
+from megatron_packing.prepare.readers import read_batches
+from megatron_packing.prepare.tokenizer import find_tokenizer
+from megatron_packing.prepare.turns import LossOn
+from megatron_packing.prepare.unfinished import (
     Listener,
     Progress,
     UnfinishedCorpus,
     unfinished_path,
 )
-from megatron_packing.errors import InputError
+
+EngineName = Literal["local", "ray"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +100,7 @@ def tokenize(options: TokenizeOptions, on_progress: Listener | None = None) -> P
             ) from error
     if not options.output_prefix.name:
         raise InputError(f"--output-prefix is '{options.output_prefix}'; give a file's name")
-    engine = make_engine(options.engine, options.workers)
+    engine = _make_engine(options.engine, options.workers)
     inputs = find_inputs([str(pattern) for pattern in options.inputs])
     encoder_options = _encoder_options(options)
     dtype = Encoder(encoder_options).dtype
@@ -119,6 +122,25 @@ def tokenize(options: TokenizeOptions, on_progress: Listener | None = None) -> P
         record = describe_corpus(inputs, hashes, encoder_options, progress, lengths)
         unfinished.publish(dtype, record)
     return progress
+
+
+def _make_engine(name: EngineName, workers: int | None) -> Engine:
+    """The engine of a name.
+
+    Args:
+        name: ``local`` for processes of this machine, ``ray`` for a Ray cluster.
+        workers: How many encode at a time; None is one for each core.
+
+    Raises:
+        InputError: The number of workers is not positive, or Ray is not installed.
+    """
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers is {workers}; it must be at least 1")
+    if name == "ray":
+        from megatron_packing.prepare.ray_engine import RayEngine
+
+        return RayEngine(workers)
+    return LocalEngine(workers or len(os.sched_getaffinity(0)))
 
 
 def _encoder_options(options: TokenizeOptions) -> EncoderOptions:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from megatron_packing.corpus.encoder import EncoderOptions
-from megatron_packing.corpus.tokenizer import find_tokenizer
+from megatron_packing.prepare.encoder import EncoderOptions
+from megatron_packing.prepare.tokenizer import find_tokenizer
 
 
 def packaged(package: str, path: str) -> Path:

@@ -12,8 +12,8 @@ pytest.importorskip("ray")
 
 import ray
 
-from megatron_packing.corpus.tokenize import TokenizeOptions, tokenize
 from megatron_packing.errors import InputError
+from megatron_packing.prepare.tokenize import TokenizeOptions, tokenize
 from tests.conftest import ROOT
 
 ENDINGS = (".bin", ".idx", "_loss_mask.bin", "_loss_mask.idx", "_corpus.json")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from megatron_packing import Corpus
-from megatron_packing.corpus.tokenize import TokenizeOptions, tokenize
+from megatron_packing.prepare.tokenize import TokenizeOptions, tokenize
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content }}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from megatron_packing.corpus.records import RecordError, parse_json, without_nulls
+from megatron_packing.prepare.records import RecordError, parse_json, without_nulls
 
 
 @dataclass(frozen=True, slots=True)

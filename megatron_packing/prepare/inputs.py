@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
-from megatron_packing.corpus.unpack import Unpacked
 from megatron_packing.errors import InputError
+from megatron_packing.prepare.unpack import Unpacked
 
 Format = Literal["lines", "array", "parquet", "dataset"]
 _GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"

@@ -9,9 +9,9 @@ pytest.importorskip("transformers")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_packing.corpus.text_tokenizer import split_at_edges, trained_tokens
-from megatron_packing.corpus.tokenizer import find_tokenizer
-from tests.corpus.formats import QWEN, is_installed, packaged
+from megatron_packing.prepare.text_tokenizer import split_at_edges, trained_tokens
+from megatron_packing.prepare.tokenizer import find_tokenizer
+from tests.prepare.formats import QWEN, is_installed, packaged
 
 WORDS = [
     "the",

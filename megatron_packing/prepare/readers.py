@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
-from megatron_packing.corpus.batches import Position, RecordBatch, Unreadable
-from megatron_packing.corpus.inputs import InputFile
-from megatron_packing.corpus.json_array import read_elements
 from megatron_packing.errors import InputError
+from megatron_packing.prepare.batches import Position, RecordBatch, Unreadable
+from megatron_packing.prepare.inputs import InputFile
+from megatron_packing.prepare.json_array import read_elements
 
 _BATCH_BYTES = 1 << 18
 _ROWS_AT_A_TIME = 64

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_packing.corpus import json_array
-from megatron_packing.corpus.json_array import read_elements
+from megatron_packing.prepare import json_array
+from megatron_packing.prepare.json_array import read_elements
 
 VALUES = st.recursive(
     st.none()

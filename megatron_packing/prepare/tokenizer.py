@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from megatron_packing.corpus.text_tokenizer import (
+from megatron_packing.errors import InputError
+from megatron_packing.prepare.text_tokenizer import (
     HuggingFaceTokenizer,
     RankTokenizer,
     TextTokenizer,
 )
-from megatron_packing.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -146,7 +146,7 @@ def _from_file(path: Path, name: str) -> TokenizerSource:
     try:
         text = content.decode("ascii" if not content.lstrip().startswith(b"{") else "utf-8")
     except UnicodeDecodeError:
-        from megatron_packing.corpus.sentencepiece_model import to_tokenizer_json
+        from megatron_packing.prepare.sentencepiece_model import to_tokenizer_json
 
         try:
             converted = to_tokenizer_json(path)

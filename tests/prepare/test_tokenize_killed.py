@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from megatron_packing.corpus.tokenize import TokenizeOptions, tokenize
+from megatron_packing.prepare.tokenize import TokenizeOptions, tokenize
 
 ENDINGS = (".bin", ".idx", "_loss_mask.bin", "_loss_mask.idx", "_corpus.json", "_rejects.jsonl")
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from megatron_packing.corpus.conversations import PlainText, find_schema, read_record
-from megatron_packing.corpus.records import RecordError
+from megatron_packing.prepare.conversations import PlainText, find_schema, read_record
+from megatron_packing.prepare.records import RecordError
 
 ASKED = {"role": "user", "content": "Why?"}
 ANSWERED = {"role": "assistant", "content": "Because."}

@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from megatron_packing.corpus.batches import RecordBatch
-from megatron_packing.corpus.encoder import EncodedBatch, Encoder, EncoderOptions
-from megatron_packing.corpus.engine import Results
 from megatron_packing.errors import InputError
+from megatron_packing.prepare.batches import RecordBatch
+from megatron_packing.prepare.encoder import EncodedBatch, Encoder, EncoderOptions
+from megatron_packing.prepare.engine import Results
 
 _BATCHES_PER_WORKER = 4
 

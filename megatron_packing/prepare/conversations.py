@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from megatron_packing.corpus.records import RecordError, type_name
+from megatron_packing.prepare.records import RecordError, type_name
 
 Message = dict[str, Any]
 

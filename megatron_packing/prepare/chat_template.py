@@ -19,10 +19,10 @@ from itertools import accumulate
 from types import BuiltinMethodType
 from typing import Any
 
-from megatron_packing.corpus.conversations import Message
-from megatron_packing.corpus.message_watch import MessageWatch, WatchedMessages
-from megatron_packing.corpus.records import RecordError
 from megatron_packing.errors import InputError
+from megatron_packing.prepare.conversations import Message
+from megatron_packing.prepare.message_watch import MessageWatch, WatchedMessages
+from megatron_packing.prepare.records import RecordError
 
 # Stand for generation marks in the text: noncharacters, which no text may hold.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"

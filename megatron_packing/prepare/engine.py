@@ -13,13 +13,12 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
-from megatron_packing.corpus.batches import RecordBatch
-from megatron_packing.corpus.encoder import EncodedBatch, Encoder, EncoderOptions
 from megatron_packing.errors import InputError
+from megatron_packing.prepare.batches import RecordBatch
+from megatron_packing.prepare.encoder import EncodedBatch, Encoder, EncoderOptions
 
-EngineName = Literal["local", "ray"]
 _BATCHES_PER_WORKER = 4
 _PARALLELISM = "TOKENIZERS_PARALLELISM"
 
@@ -31,25 +30,6 @@ class Engine(Protocol):
 
     def __call__(self, options: EncoderOptions, batches: Iterable[RecordBatch]) -> Results:
         """Yield each batch with what it was encoded to, in order."""
-
-
-def make_engine(name: EngineName, workers: int | None) -> Engine:
-    """The engine of a name.
-
-    Args:
-        name: ``local`` for processes of this machine, ``ray`` for a Ray cluster.
-        workers: How many encode at a time; None is one for each core.
-
-    Raises:
-        InputError: The number of workers is not positive, or Ray is not installed.
-    """
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers is {workers}; it must be at least 1")
-    if name == "ray":
-        from megatron_packing.corpus.ray_engine import RayEngine
-
-        return RayEngine(workers)
-    return LocalEngine(workers or len(os.sched_getaffinity(0)))
 
 
 class LocalEngine:

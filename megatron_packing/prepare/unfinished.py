@@ -23,13 +23,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from megatron_packing.corpus.batches import Position, RecordBatch
 from megatron_packing.corpus.corpus import loss_mask_prefix
-from megatron_packing.corpus.encoder import EncodedBatch
 from megatron_packing.corpus.indexed_dataset import data_path, index_path, write_index
-from megatron_packing.corpus.inputs import InputFile
 from megatron_packing.errors import InputError
 from megatron_packing.files import sync, write_whole
+from megatron_packing.prepare.batches import Position, RecordBatch
+from megatron_packing.prepare.encoder import EncodedBatch
+from megatron_packing.prepare.inputs import InputFile
 
 _TOKENS, _MASK, _LENGTHS, _REJECTS = "tokens", "loss_mask", "lengths", "rejects"
 _FILES = (_TOKENS, _MASK, _LENGTHS, _REJECTS)

@@ -10,10 +10,10 @@ pytest.importorskip("transformers")
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from megatron_packing.corpus.chat_template import ChatTemplate
-from megatron_packing.corpus.records import RecordError
 from megatron_packing.errors import InputError
-from tests.corpus.formats import TRL, is_installed, packaged
+from megatron_packing.prepare.chat_template import ChatTemplate
+from megatron_packing.prepare.records import RecordError
+from tests.prepare.formats import TRL, is_installed, packaged
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 NAMES = (

@@ -14,11 +14,11 @@ pytest.importorskip("pyarrow")
 import pyarrow
 import pyarrow.parquet
 
-from megatron_packing.corpus.batches import Position
-from megatron_packing.corpus.inputs import find_inputs
-from megatron_packing.corpus.readers import read_batches
-from megatron_packing.corpus.records import RecordError
 from megatron_packing.errors import InputError
+from megatron_packing.prepare.batches import Position
+from megatron_packing.prepare.inputs import find_inputs
+from megatron_packing.prepare.readers import read_batches
+from megatron_packing.prepare.records import RecordError
 
 # Some of them over a batch, so that there are several.
 RECORDS = [

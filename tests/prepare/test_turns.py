@@ -7,11 +7,11 @@ pytest.importorskip("transformers")
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from megatron_packing.corpus.chat_template import ChatTemplate
-from megatron_packing.corpus.conversations import read_record
-from megatron_packing.corpus.records import RecordError
-from megatron_packing.corpus.text_tokenizer import HuggingFaceTokenizer, trained_tokens
-from megatron_packing.corpus.turns import TurnFinder
+from megatron_packing.prepare.chat_template import ChatTemplate
+from megatron_packing.prepare.conversations import read_record
+from megatron_packing.prepare.records import RecordError
+from megatron_packing.prepare.text_tokenizer import HuggingFaceTokenizer, trained_tokens
+from megatron_packing.prepare.turns import TurnFinder
 
 # Each template as its model's users have it, the turns' frames without their tools.
 CHATML = (

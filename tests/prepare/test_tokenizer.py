@@ -10,9 +10,9 @@ import pytest
 pytest.importorskip("transformers")
 pytest.importorskip("mistral_common")
 
-from megatron_packing.corpus.tokenizer import find_tokenizer, token_dtype
 from megatron_packing.errors import InputError
-from tests.corpus.formats import LLAMA, QWEN, TEKKEN, is_installed, packaged
+from megatron_packing.prepare.tokenizer import find_tokenizer, token_dtype
+from tests.prepare.formats import LLAMA, QWEN, TEKKEN, is_installed, packaged
 
 ODD = [
     "",
@@ -122,7 +122,7 @@ def test_tokenizers_that_change_texts_tell_where_tokens_were(normaliser):
 
 
 def find_tokenizer_of(tokenizer):
-    from megatron_packing.corpus.tokenizer import TokenizerSource
+    from megatron_packing.prepare.tokenizer import TokenizerSource
 
     return TokenizerSource(kind="tokenizer.json", content=tokenizer.to_str(), name="made here")
 

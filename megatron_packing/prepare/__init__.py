@@ -1,0 +1,1 @@
+"""From records of many formats to a corpus on disk: tokens and loss masks."""
