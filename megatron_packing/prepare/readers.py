@@ -56,13 +56,11 @@ class _Reader:
         with self._file.open() as (unpacked, stored):
             offset = 0
             skip = self._next
-            if self._file.format == "array":
-                read = read_elements
-            else:
-                read = _lines
-                if not self._file.compression:
-                    unpacked.seek(self._start.offset)
-                    offset, skip = self._start.offset, 0
+            read = read_elements if self._file.format == "array" else _lines
+            can_seek = self._file.format == "lines" and not self._file.compression
+            if can_seek:
+                unpacked.seek(self._start.offset)
+                offset, skip = self._start.offset, 0
             items: list[Any] = []
             size = num_records = 0
             broken = False
@@ -72,7 +70,7 @@ class _Reader:
                         skip -= 1
                         continue
                     length = text if isinstance(text, int) else len(text)
-                    offset += length
+                    offset += length if can_seek else 0
                     item: bytes | Unreadable | None
                     if isinstance(text, int):
                         item = _too_long(length, limit)
