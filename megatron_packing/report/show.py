@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +90,7 @@ def show_pack(
 def show_document(
     corpus: TokenDocuments, document: int, tokenizer: TextTokenizer | None, max_tokens: int
 ) -> None:
-    """Print a document run by run: which tokens, whether they are trained, and their text."""
+    """Print a document turn by turn: which tokens, whether they are trained, and their text."""
     tokens, mask = corpus.tokens(document), corpus.loss_mask(document)
     console.print(
         f"document {document:,} of {len(corpus):,}: {len(tokens):,} tokens, "
@@ -102,7 +101,8 @@ def show_document(
     table.add_column("tokens", justify="right", no_wrap=True)
     table.add_column("trained", no_wrap=True)
     table.add_column("text", overflow="fold")
-    for first, trained, words in _runs(tokens[:max_tokens], mask):
+    ends = _end_tokens(tokens, mask, tokenizer)
+    for first, trained, words in _runs(tokens[:max_tokens], mask, ends):
         end = first + len(words) - 1
         table.add_row(
             f"{first:,} to {end:,}" if end > first else f"{first:,}",
@@ -114,16 +114,31 @@ def show_document(
         console.print(f"{len(tokens) - max_tokens:,} more tokens: --max-tokens {len(tokens)}")
 
 
-def _runs(tokens: NDArray[Any], mask: NDArray[np.uint8]) -> list[tuple[int, bool, list[int]]]:
-    """Neighbours that are alike, trained or not: the first, whether, and all."""
-    runs = []
-    pairs = zip(tokens.tolist(), mask.tolist(), strict=False)
-    first = 0
-    for trained, group in groupby(pairs, key=lambda pair: bool(pair[1])):
-        words = [token for token, _ in group]
-        runs.append((first, trained, words))
-        first += len(words)
+def _runs(
+    tokens: NDArray[Any], mask: NDArray[np.uint8], ends: frozenset[int] = frozenset()
+) -> list[tuple[int, bool, list[int]]]:
+    """Neighbours that are alike, trained or not, cut after ``ends``: first, whether, and all."""
+    runs: list[tuple[int, bool, list[int]]] = []
+    words: list[int] = []
+    pairs = list(zip(tokens.tolist(), mask.tolist(), strict=False))
+    for number, (token, trained) in enumerate(pairs):
+        words.append(token)
+        is_last = number + 1 == len(pairs)
+        if is_last or bool(pairs[number + 1][1]) != bool(trained) or token in ends:
+            runs.append((number + 1 - len(words), bool(trained), words))
+            words = []
     return runs
+
+
+def _end_tokens(
+    tokens: NDArray[Any], mask: NDArray[np.uint8], tokenizer: TextTokenizer | None
+) -> frozenset[int]:
+    """The special tokens that end trained turns; other turns end with them too."""
+    if tokenizer is None:
+        return frozenset()
+    special = {tokenizer.token_of(name) for name in tokenizer.special}
+    last = np.flatnonzero(np.diff(mask.astype(np.int8), append=0) < 0)
+    return frozenset(set(tokens[last].tolist()) & special)
 
 
 def _styled(words: list[int], trained: bool, tokenizer: TextTokenizer | None) -> Text:
