@@ -25,8 +25,7 @@ def progress_line() -> Iterator[Listener]:
     """Show on standard error how far it is and how fast; in a log, a line every half minute."""
     error_console = Console(stderr=True)
     live = Progress(
-        TextColumn("tokenizing"),
-        BarColumn(),
+        BarColumn(12),
         TaskProgressColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
@@ -48,8 +47,8 @@ def progress_line() -> Iterator[Listener]:
         seconds = max(now - began[0], 1e-9)
         rejects = f", {progress.num_rejects:,} rejects" if progress.num_rejects else ""
         note = (
-            f"{progress.num_records:,} records ({(progress.num_records - began[2]) / seconds:,.0f}"
-            f"/s), {(progress.num_tokens - began[3]) / seconds:,.0f} tokens/s{rejects}"
+            f"{progress.num_records:,} records, {(progress.num_records - began[2]) / seconds:,.0f}"
+            f"/s, {(progress.num_tokens - began[3]) / seconds / 1e6:.2f}M tokens/s{rejects}"
         )
         live.update(task, completed=done, total=total, note=note)
         if not error_console.is_terminal and now - last_line >= _SECONDS_BETWEEN_LINES:
