@@ -28,6 +28,7 @@ from megatron_packing.prepare.records import RecordError
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 _ANY_MARK = re.compile(f"[{_OPEN}{_CLOSE}]")
 _OF_DICT = frozenset(dir(dict))
+_GIVEN = {"messages", "tools", "documents", "add_generation_prompt", "raise_exception"}
 # Without format and format_map, which the sandbox watches over.
 _SAFE_OF_TEXT = frozenset(name for name in dir(str) if not name.startswith(("_", "format")))
 
@@ -51,27 +52,32 @@ class ChatTemplate:
     """A compiled Jinja template and the variables it is rendered with."""
 
     def __init__(
-        self, source: str, variables: Mapping[str, Any] | None = None, date: str | None = None
+        self,
+        source: str,
+        variables: Mapping[str, str] | None = None,
+        date: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
     ) -> None:
         """Compile.
 
         Args:
             source: The template.
-            variables: Special tokens (``bos_token``, ...) and what the template asks for beside.
+            variables: Special tokens (``bos_token``, ...).
             date: ISO 8601, what ``strftime_now`` formats; None is today.
+            arguments: What the template asks for beside.
 
         Raises:
-            InputError: It is not a template.
+            InputError: It is not a template, or does not read an argument.
         """
         try:
-            import jinja2
+            import jinja2.meta
         except ImportError as error:
             raise InputError(
                 "tokenizing needs jinja2, which is not installed; "
                 "install it with: pip install 'megatron-packing[tokenize]'"
             ) from error
         self.source = source
-        self._variables = dict(variables or {})
+        self._variables = {**(variables or {}), **(arguments or {})}
         now = datetime.datetime.fromisoformat(date) if date else datetime.datetime.now()
         environment = _environment()
         environment.globals["raise_exception"] = _raise_exception
@@ -83,6 +89,13 @@ class ChatTemplate:
             raise InputError(
                 f"the chat template is not valid Jinja ({error}); correct it or give another"
             ) from error
+        read = jinja2.meta.find_undeclared_variables(environment.parse(source))
+        unread = sorted(set(arguments or {}) - read)
+        if unread:
+            raise InputError(
+                f"--template-argument names {', '.join(unread)}, which the chat template does not "
+                f"read; it reads {', '.join(sorted(read - _GIVEN))}"
+            )
         constants = environment.parse(source).find_all(jinja2.nodes.TemplateData)
         self.has_marks = any(_OPEN in constant.data for constant in constants)
         """Whether it marks what the model generates."""

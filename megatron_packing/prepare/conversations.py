@@ -72,8 +72,8 @@ def find_schema(record: Any) -> str:
     found = ", ".join(sorted(map(str, record))[:20]) or "none"
     raise RecordError(
         "unknown schema",
-        f"its schema is not known: it has the fields {found}, "
-        f"and none of {', '.join(fields[0] for fields, _ in _SCHEMAS.values())}",
+        f"its schema is not known: it has the fields {found}, where one would have "
+        f"{' or '.join(' with '.join(fields) for fields, _ in _SCHEMAS.values())}",
     )
 
 
@@ -292,12 +292,16 @@ def _text(record: dict[str, Any], field: str, where: str = "") -> str:
     value = record.get(field)
     if not isinstance(value, str):
         name = f"{where}.{field}" if where else f"'{field}'"
+        if field not in record:
+            raise RecordError("wrong type", f"{where or 'it'} has no field '{field}'")
         raise RecordError("wrong type", f"{name} is a {type_name(value)}, not a text")
     return value
 
 
 def _list(record: dict[str, Any], field: str) -> list[Any]:
     value = record.get(field)
+    if field not in record:
+        raise RecordError("wrong type", f"it has no field '{field}'")
     if not isinstance(value, list):
         raise RecordError("wrong type", f"'{field}' is a {type_name(value)}, not a list")
     if not value:

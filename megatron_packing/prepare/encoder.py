@@ -100,12 +100,17 @@ class Encoder:
         self._dtype = token_dtype(self._tokenizer.vocabulary_size)
         self._turns: TurnFinder | None = None
         if options.chat_template is not None:
-            variables = {**source.special_tokens, **options.template_arguments}
-            template = ChatTemplate(options.chat_template, variables, options.date)
+            template = ChatTemplate(
+                options.chat_template,
+                source.special_tokens,
+                options.date,
+                options.template_arguments,
+            )
             special = self._tokenizer.special | frozenset(source.special_tokens.values())
             self._turns = TurnFinder(template, special, options.loss_on)
         end_token = options.end_token or source.special_tokens.get("eos_token")
         self._end_token = None if end_token is None else self._tokenizer.token_of(end_token)
+        self._end_text = end_token or ""
         if options.end_token is not None and self._end_token is None:
             raise InputError(
                 f"--end-token is {options.end_token!r}, which is no token of {source.name!r}"
@@ -176,7 +181,9 @@ class Encoder:
                 )
             text = self._options.tokenizer.text_prefix + normalise(record.text)
             self._check_text(text)
-            return _Rendered(number, schema, text, [(0, len(text))], self._end_token)
+            ended = text.endswith(self._end_text)
+            end_token = None if ended else self._end_token
+            return _Rendered(number, schema, text, [(0, len(text))], end_token)
         if self._turns is None:
             raise InputError(
                 f"the tokenizer {self._options.tokenizer.name!r} has no chat template; "

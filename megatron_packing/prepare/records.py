@@ -29,7 +29,7 @@ def parse_json(text: bytes) -> Any:
         RecordError: It is not JSON in UTF-8, or is nested or has numbers beyond what Python parses.
     """
     try:
-        return json.loads(text)
+        return json.loads(text.rstrip())
     except UnicodeDecodeError as error:
         raise RecordError(
             "not UTF-8", f"it is not UTF-8 ({error.reason} at byte {error.start})"

@@ -98,8 +98,11 @@ def tokenize(options: TokenizeOptions, on_progress: Listener | None = None) -> P
             raise InputError(
                 f"--date is {options.date!r}; it must be a day such as 2026-01-31"
             ) from error
-    if not options.output_prefix.name:
-        raise InputError(f"--output-prefix is '{options.output_prefix}'; give a file's name")
+    if not options.output_prefix.name or options.output_prefix.is_dir():
+        raise InputError(
+            f"--output-prefix is '{options.output_prefix}', a folder; add the name that the "
+            f"corpus's files begin with"
+        )
     engine = _make_engine(options.engine, options.workers)
     inputs = find_inputs([str(pattern) for pattern in options.inputs])
     encoder_options = _encoder_options(options)

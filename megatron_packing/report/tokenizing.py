@@ -64,7 +64,10 @@ def progress_line() -> Iterator[Listener]:
 
 def print_result(prefix: Path, progress: Done) -> None:
     """Print the counts: no record is lost unseen."""
-    schemas = ", ".join(sorted(progress.schemas))
+    by_schema = Counter(progress.schemas).most_common()
+    schemas = ", ".join(name for name, _ in by_schema)
+    if len(by_schema) > 1:
+        schemas = ", ".join(f"{count:,} {name}" for name, count in by_schema)
     if progress.num_rejects:
         table = Table(title="records that were not used", title_justify="left", box=None)
         table.add_column("", style="yellow")

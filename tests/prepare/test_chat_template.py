@@ -59,8 +59,10 @@ def test_today_is_the_day_that_was_given():
 
 def test_more_variables_reach_the_template():
     source = "{% if enable_thinking is defined and not enable_thinking %}no{% endif %}"
-    template = ChatTemplate(source, {"enable_thinking": False})
+    template = ChatTemplate(source, arguments={"enable_thinking": False})
     assert template.render(HI, None, prompt=False) == "no"
+    with pytest.raises(InputError, match="enable_thinkng, which the chat template does not read"):
+        ChatTemplate(source, arguments={"enable_thinkng": False})
 
 
 def test_what_a_template_raises_is_the_reason():

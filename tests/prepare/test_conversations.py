@@ -123,7 +123,7 @@ def test_a_schema_is_found_by_fields_or_named():
     both = {"messages": [ASKED, ANSWERED], "text": "Once"}
     assert find_schema(both) == "openai"
     assert read_record(both, "text") == PlainText("Once")
-    with pytest.raises(RecordError, match="'conversations' is a null, not a list"):
+    with pytest.raises(RecordError, match="it has no field 'conversations'"):
         read_record(both, "sharegpt")
 
 
@@ -136,7 +136,11 @@ CALL = {"role": "assistant", "content": ""}
         ([], "not an object", "it is a list, not an object"),
         (None, "not an object", "it is a null, not an object"),
         ({"q": 1, "id": 1}, "unknown schema", "its schema is not known: it has the fields id, q"),
-        ({"prompt": "Why?"}, "unknown schema", "it has the fields prompt"),
+        (
+            {"prompt": "Why?"},
+            "unknown schema",
+            "it has the fields prompt, where one would have .* or prompt with completion",
+        ),
         ({"messages": "hello"}, "wrong type", "'messages' is a text, not a list"),
         ({"messages": []}, "no messages", "'messages' is empty"),
         ({"messages": ["hello"]}, "wrong type", r"messages\[0\] is a text"),
@@ -160,7 +164,7 @@ CALL = {"role": "assistant", "content": ""}
         ),
         ({"conversations": [{"from": "alien", "value": "x"}]}, "unknown role", "is from 'alien'"),
         ({"conversations": [{"from": "gpt", "value": 3}]}, "wrong type", "value is a number"),
-        ({"instruction": "Why?"}, "wrong type", "'response' is a null"),
+        ({"instruction": "Why?"}, "wrong type", "it has no field 'response'"),
         ({"instruction": "a", "output": "b", "history": ["c"]}, "wrong type", "not a pair"),
         ({"instruction": "a", "output": "b", "history": 3}, "wrong type", "'history' is a number"),
         ({"prompt": "Why?", "completion": 1}, "wrong type", "'completion' is a number"),

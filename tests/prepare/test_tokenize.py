@@ -196,7 +196,7 @@ def test_texts_end_with_the_end_token_and_are_trained_wholly(run, write_jsonl, t
     assert not corpus.has_loss_mask
     assert progress.num_trained_tokens == progress.num_tokens == corpus.num_tokens.sum()
     assert corpus.tokens(0)[-1] == 2
-    assert corpus.tokens(1).tolist() == [2, 2]
+    assert corpus.tokens(1).tolist() == [2]  # it ends already
     assert progress.schemas == {"text": 2}
 
 
@@ -216,8 +216,10 @@ def test_texts_and_conversations_may_be_mixed(run, write_jsonl, tmp_path):
 def test_the_record_says_how_a_corpus_was_made(run, write_jsonl, tmp_path):
     path = write_jsonl(GOOD, {"prompt": "A", "completion": "B"})
     template = tmp_path / "own.jinja"
-    template.write_text("{% for m in messages %}{{ '[INST]' + m.content + '</s>' }}{% endfor %}")
-    run(path, chat_template=template, template_arguments={"x": 1})
+    template.write_text(
+        "{% for m in messages %}{{ loud and '[INST]' + m.content + '</s>' }}{% endfor %}"
+    )
+    run(path, chat_template=template, template_arguments={"loud": 1})
     record = json.loads((tmp_path / "out" / "corpus_corpus.json").read_text())
     (source,) = record["inputs"]
     assert source == {
@@ -229,7 +231,7 @@ def test_the_record_says_how_a_corpus_was_made(run, write_jsonl, tmp_path):
     text = template.read_text()
     assert record["chat_template"] == {
         "sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "arguments": {"x": 1},
+        "arguments": {"loud": 1},
         "date": None,
         "text": text,
     }
