@@ -22,6 +22,7 @@ from megatron_packing.prepare.conversations import (
 from megatron_packing.prepare.records import RecordError
 from megatron_packing.prepare.text_tokenizer import (
     TokenizedText,
+    any_of,
     split_at_edges,
     trained_tokens,
 )
@@ -72,6 +73,8 @@ class EncodedBatch:
     num_trained_tokens: int
     schemas: Counter[str]
     """Documents of each schema."""
+    num_with_special_tokens: int
+    """Documents whose own texts write special tokens, which become just these."""
     rejects: list[Reject]
 
 
@@ -83,6 +86,7 @@ class _Rendered:
     trained: list[Span]
     end_token: int | None
     """A token that is added after the text's."""
+    writes_special: bool
 
 
 class Encoder:
@@ -98,6 +102,8 @@ class Encoder:
         source = options.tokenizer
         self._tokenizer = source.open()
         self._dtype = token_dtype(self._tokenizer.vocabulary_size)
+        special = self._tokenizer.special | frozenset(source.special_tokens.values())
+        self._special = any_of(special)
         self._turns: TurnFinder | None = None
         if options.chat_template is not None:
             template = ChatTemplate(
@@ -106,7 +112,6 @@ class Encoder:
                 options.date,
                 options.template_arguments,
             )
-            special = self._tokenizer.special | frozenset(source.special_tokens.values())
             self._turns = TurnFinder(template, special, options.loss_on)
         end_token = options.end_token or source.special_tokens.get("eos_token")
         self._end_token = None if end_token is None else self._tokenizer.token_of(end_token)
@@ -135,6 +140,7 @@ class Encoder:
         tokens: list[NDArray[Any]] = []
         masks: list[NDArray[np.uint8]] = []
         schemas: Counter[str] = Counter()
+        num_with_special = 0
         for document, tokenized in self._tokenized(rendered, rejects):
             tokenized = split_at_edges(self._tokenizer, tokenized, document.text, document.trained)
             ids = tokenized.ids
@@ -150,6 +156,7 @@ class Encoder:
             tokens.append(ids.astype(self._dtype))
             masks.append(mask)
             schemas[document.schema] += 1
+            num_with_special += document.writes_special
         loss_mask = np.concatenate([np.empty(0, np.uint8), *masks])
         return EncodedBatch(
             tokens=np.concatenate([np.empty(0, self._dtype), *tokens]),
@@ -157,6 +164,7 @@ class Encoder:
             lengths=np.asarray([len(ids) for ids in tokens], np.int32),
             num_trained_tokens=int(loss_mask.sum(dtype=np.int64)),
             schemas=schemas,
+            num_with_special_tokens=num_with_special,
             rejects=sorted(rejects, key=lambda reject: reject.number),
         )
 
@@ -183,7 +191,8 @@ class Encoder:
             self._check_text(text)
             ended = text.endswith(self._end_text)
             end_token = None if ended else self._end_token
-            return _Rendered(number, schema, text, [(0, len(text))], end_token)
+            writes_special = self._special.search(text) is not None
+            return _Rendered(number, schema, text, [(0, len(text))], end_token, writes_special)
         if self._turns is None:
             raise InputError(
                 f"the tokenizer {self._options.tokenizer.name!r} has no chat template; "
@@ -191,7 +200,10 @@ class Encoder:
             )
         found = self._turns.render(_normalised(record, normalise))
         self._check_text(found.text)
-        return _Rendered(number, schema, found.text, found.trained, None)
+        writes_special = any(
+            self._special.search(message["content"]) for message in record.messages
+        )
+        return _Rendered(number, schema, found.text, found.trained, None, writes_special)
 
     def _check_text(self, text: str) -> None:
         """Refuse what no tokenizer can read."""

@@ -107,6 +107,7 @@ def describe_corpus(
         "num_documents": progress.num_documents,
         "num_rejects": progress.num_rejects,
         "rejects": dict(sorted(progress.rejects.items())),
+        "num_documents_with_special_tokens": progress.num_with_special_tokens,
         "num_tokens": progress.num_tokens,
         "num_trained_tokens": progress.num_trained_tokens,
         "tokens_per_document": {

@@ -61,6 +61,8 @@ class Progress:
     num_tokens: int = 0
     num_trained_tokens: int = 0
     longest_document: int = 0
+    num_with_special_tokens: int = 0
+    """Documents whose own texts write special tokens, which become just these."""
     schemas: dict[str, int] = field(default_factory=dict)
     """Documents of each schema."""
     rejects: dict[str, int] = field(default_factory=dict)
@@ -75,6 +77,7 @@ class Progress:
         self.num_documents += len(encoded.lengths)
         self.num_tokens += len(encoded.tokens)
         self.num_trained_tokens += encoded.num_trained_tokens
+        self.num_with_special_tokens += encoded.num_with_special_tokens
         self.longest_document = max(self.longest_document, int(encoded.lengths.max(initial=0)))
         self.schemas = dict(Counter(self.schemas) + encoded.schemas)
         kinds = Counter(reject.kind for reject in encoded.rejects)

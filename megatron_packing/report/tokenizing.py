@@ -80,6 +80,12 @@ def print_result(prefix: Path, progress: Done) -> None:
         f"{prefix}: {progress.num_records:,} records ({schemas}) = "
         f"{progress.num_documents:,} documents + {progress.num_rejects:,} rejects"
     )
+    if progress.num_with_special_tokens:
+        console.print(
+            f"{progress.num_with_special_tokens:,} documents write special tokens in their own "
+            f"texts, such as an end of turn, and these were taken for such",
+            style="yellow",
+        )
     console.print(
         f"{progress.num_tokens:,} tokens, {progress.num_trained_tokens:,} of them trained "
         f"({progress.num_trained_tokens / progress.num_tokens:.1%}); "

@@ -122,6 +122,7 @@ def test_tokenize_prints_what_became_of_every_record(small_chat):
     assert ["not", "JSON", "1"] in lines
     assert ["empty", "answer", "1"] in lines
     assert f"{prefix}_rejects.jsonl" in output.out
+    assert "1 documents write special tokens in their own texts" in output.out  # [INST]
     assert output.err == ""
 
 
