@@ -9,7 +9,7 @@ each prefix instead takes time quadratic in turns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from megatron_packing.prepare.conversations import Message
@@ -83,51 +83,22 @@ class WatchedMessages(list[Message]):
         self._watch.read(self._first)
         return True
 
-    def __len__(self) -> int:
-        self._watch.read_all()
-        return super().__len__()
-
-    def __contains__(self, item: object) -> bool:
-        self._watch.read_all()
-        return super().__contains__(item)
-
-    def __add__(self, other: Any) -> Any:
-        self._watch.read_all()
-        return super().__add__(other)
-
-    def __mul__(self, count: Any) -> Any:
-        self._watch.read_all()
-        return super().__mul__(count)
-
-    def __eq__(self, other: object) -> bool:
-        self._watch.read_all()
-        return super().__eq__(other)
-
-    def __ne__(self, other: object) -> bool:
-        self._watch.read_all()
-        return super().__ne__(other)
-
-    __hash__ = None
-
-    def __reversed__(self) -> Iterator[Message]:
-        self._watch.read_all()
-        return super().__reversed__()
-
-    def __repr__(self) -> str:
-        self._watch.read_all()
-        return super().__repr__()
-
-    def copy(self) -> list[Message]:
-        self._watch.read_all()
-        return super().copy()
-
-    def index(self, *arguments: Any) -> int:
-        self._watch.read_all()
-        return super().index(*arguments)
-
-    def count(self, item: Any) -> int:
-        self._watch.read_all()
-        return super().count(item)
-
     def __reduce__(self) -> NoReturn:
         raise TypeError("watched messages belong to one rendering")
+
+
+def _reading_all(name: str) -> Callable[..., Any]:
+    method = getattr(list, name)
+
+    def read(self: WatchedMessages, *arguments: Any) -> Any:
+        self._watch.read_all()
+        return method(self, *arguments)
+
+    return read
+
+
+for _name in (
+    *("__len__", "__contains__", "__reversed__", "__repr__", "__add__", "__mul__", "__rmul__"),
+    *("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "copy", "index", "count"),
+):
+    setattr(WatchedMessages, _name, _reading_all(_name))

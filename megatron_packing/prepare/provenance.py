@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import platform
 import threading
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -22,31 +22,16 @@ from megatron_packing.prepare.unfinished import Progress
 _PACKAGES = ("jinja2", "mistral-common", "numpy", "tiktoken", "tokenizers", "transformers")
 
 
-class Digests:
-    """Reads inputs for their digests beside the work on them. Used as a context manager."""
-
-    def __init__(self, inputs: Sequence[InputFile]) -> None:
-        self._stopped = threading.Event()
-        self._pool = ThreadPoolExecutor(1)
-        self._digests: list[Future[str]] = [
-            self._pool.submit(file.sha256, self._stopped.is_set) for file in inputs
-        ]
-
-    def __enter__(self) -> Digests:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stopped.set()
-        self._pool.shutdown(cancel_futures=True)
-
-    def result(self) -> list[str]:
-        """The digest of each input, once all are done."""
-        return [digest.result() for digest in self._digests]
+@contextmanager
+def reading_digests(inputs: Sequence[InputFile]) -> Iterator[Callable[[], list[str]]]:
+    """Read inputs for their digests while the block runs; yield what waits for all of them."""
+    stopped = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        digests = [pool.submit(file.sha256, stopped.is_set) for file in inputs]
+        try:
+            yield lambda: [digest.result() for digest in digests]
+        finally:
+            stopped.set()  # those that have not begun end at once too
 
 
 def describe_job(inputs: Sequence[InputFile], options: EncoderOptions) -> dict[str, Any]:

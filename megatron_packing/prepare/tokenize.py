@@ -22,7 +22,7 @@ from megatron_packing.prepare.conversations import SCHEMAS
 from megatron_packing.prepare.encoder import Encoder, EncoderOptions
 from megatron_packing.prepare.engine import Engine, LocalEngine, Results
 from megatron_packing.prepare.inputs import InputFile, find_inputs
-from megatron_packing.prepare.provenance import Digests, describe_corpus, describe_job
+from megatron_packing.prepare.provenance import describe_corpus, describe_job, reading_digests
 from megatron_packing.prepare.readers import read_batches
 from megatron_packing.prepare.tokenizer import find_tokenizer
 from megatron_packing.prepare.turns import LossOn
@@ -114,13 +114,13 @@ def tokenize(options: TokenizeOptions, on_progress: Listener | None = None) -> P
             unfinished.finish_publishing()
             return unfinished.progress
         encoder_options = replace(encoder_options, date=unfinished.job["date"])
-        with Digests(inputs) as digests:
+        with reading_digests(inputs) as digests:
             results = engine(encoder_options, _unread(inputs, unfinished.progress, options))
             with closing(results):
                 _write(options, inputs, results, unfinished, on_progress)
             progress = unfinished.progress
             _check(options, inputs, unfinished)
-            hashes = digests.result()
+            hashes = digests()
         lengths = unfinished.lengths()
         record = describe_corpus(inputs, hashes, encoder_options, progress, lengths)
         unfinished.publish(dtype, record)
