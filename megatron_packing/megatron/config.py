@@ -8,8 +8,14 @@ from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
 
 from megatron_packing.index.plan import OVERLONG, STRATEGIES
 from megatron_packing.thd.alignment import segment_alignment
-from megatron_packing.thd.layout import ATTENTION, POSITION_IDS, positions_of
-from megatron_packing.thd.loss_weights import NORMALISERS
+from megatron_packing.thd.layout import (
+    ATTENTION,
+    POSITION_IDS,
+    Attention,
+    PositionIds,
+    positions_of,
+)
+from megatron_packing.thd.loss_weights import NORMALISERS, Normaliser
 
 
 @dataclass
@@ -35,11 +41,11 @@ class PackedDatasetConfig(GPTDatasetConfig):
     packing_indexes: tuple[str, ...] = ()
     """Pack indexes made beforehand. Where one holds the documents of a split it is used, plan and
     all; where none does, that is an error. Empty: indexes are made in ``path_to_cache``."""
-    packing_attention: str = "document"
+    packing_attention: Attention = "document"
     """``document``: documents see themselves alone; ``pack``: and those before them in the row."""
-    packing_position_ids: str | None = None
+    packing_position_ids: PositionIds | None = None
     """``restart``: from 0 in each segment; ``continue``: through the row. None: as attention."""
-    packing_normaliser: str = "token"
+    packing_normaliser: Normaliser = "token"
     """What weighs the same in the loss: each ``token``, ``sequence`` or ``turn``."""
     packing_with_tokens: bool = True
     """False on pipeline stages that need to know where documents are, but not what they say."""

@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
 from megatron_packing.errors import InputError
-from megatron_packing.index.order import pack_at
-from megatron_packing.index.pack_index import Segments
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.indexes import find_index
-from megatron_packing.thd.layout import Placement, lay_out, place
-from megatron_packing.thd.loss_weights import weigh
+from megatron_packing.thd.layout import positions_of
+from megatron_packing.thd.rows import PackedRows
 
 
 class PackedDataset(MegatronDataset):
@@ -64,8 +62,16 @@ class PackedDataset(MegatronDataset):
         self.corpus = dataset
         documents = range(int(indices[0]), int(indices[-1]) + 1)
         self.index = find_index(dataset, documents, index_split, config)
-        self._cu_seqlens_width = self.index.figures.max_documents_per_pack + 2
-        self._tail_token = max(0, self._pad_token_id or 0)  # any token of the vocabulary will do
+        self.rows = PackedRows(
+            index=self.index,
+            corpus=dataset,
+            seed=config.random_seed,
+            new_order_each_epoch=index_split is Split.train,
+            attention=config.packing_attention,
+            position_ids=config.packing_position_ids or positions_of(config.packing_attention),
+            normaliser=config.packing_normaliser,
+            pad_token=max(0, self._pad_token_id or 0),
+        )
 
     @staticmethod
     def numel_low_level_dataset(low_level_dataset: Corpus | JoinedCorpus) -> int:
@@ -103,64 +109,15 @@ class PackedDataset(MegatronDataset):
 
     def __getitem__(self, idx: int) -> dict[str, torch.Tensor]:
         """Lay sample ``idx`` out."""
-        segments = self._segments(idx)
-        placement = self._place(segments)
-        arrays: dict[str, NDArray[np.generic]] = {
-            "cu_seqlens": placement.cu_seqlens,
-            "real_lengths": placement.real_lengths,
-            "max_seqlen": np.array(placement.max_seqlen, np.int32),
-        }
+        arrays = self.rows.row(
+            int(idx),
+            with_tokens=self.config.packing_with_tokens,
+            with_padding_mask=self.config.packing_with_padding_mask,
+        )
         if (self.config.context_parallel_size or 1) > 1:
-            arrays["cu_seqlens_padded"] = placement.cu_seqlens
-        if self.config.packing_with_padding_mask:
-            arrays["padding_mask"] = placement.padding_mask()
-        if self.config.packing_with_tokens:
-            layout = lay_out(self.corpus, segments, placement, self._tail_token)
-            plan = self.index.plan
-            weights, denominator = weigh(
-                layout.loss_mask,
-                self.corpus,
-                segments,
-                placement,
-                self.config.packing_normaliser,
-                parts_are_elsewhere=plan.overlong == "split" or plan.strategy == "random",
-            )
-            arrays |= {
-                "tokens": layout.tokens,
-                "labels": layout.labels,
-                "position_ids": placement.position_ids(self.config.packing_position_ids),
-                "loss_mask": weights,
-                "denominator": np.array(denominator, np.int64),
-            }
+            arrays["cu_seqlens_padded"] = arrays["cu_seqlens"]
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def segment_lengths(self, idx: int) -> NDArray[np.int64]:
-        """What attention computes for sample ``idx``, without reading its tokens.
-
-        Returns:
-            Shape ``(num_stretches,)``: positions between neighbours of ``cu_seqlens``, pads and
-            tail among them; together ``sequence_length``.
-        """
-        lengths = np.diff(self._place(self._segments(idx)).cu_seqlens).astype(np.int64)
-        return lengths[lengths > 0]
-
-    def _place(self, segments: Segments) -> Placement:
-        return place(
-            segments.lengths,
-            self.config.sequence_length,
-            self._cu_seqlens_width,
-            alignment=self.index.plan.alignment,
-            attention=self.config.packing_attention,
-        )
-
-    def _segments(self, idx: int) -> Segments:
-        num_tokens, seed = self.corpus.num_tokens, self.config.random_seed
-        if self.index_split is not Split.train:
-            # Any run of so many samples holds each pack once, wherever an evaluation starts.
-            return self.index.segments(int(idx) % len(self.index), num_tokens)
-        return self.index.segments(
-            pack_at(int(idx), len(self.index), seed),
-            num_tokens,
-            epoch=int(idx) // len(self.index),
-            seed=seed,
-        )
+        """What attention computes for sample ``idx``; see ``PackedRows.segment_lengths``."""
+        return self.rows.segment_lengths(idx)

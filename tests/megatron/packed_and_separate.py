@@ -112,7 +112,7 @@ def compare_documents(folder: Path, position_embedding: str, precision: str) -> 
 
     for pack in range(PACKS):
         sample = train[pack]
-        segments = list(train._segments(pack))
+        segments = list(train.rows.segments(pack))
         starts = sample["cu_seqlens"].tolist()
         rows = [slice(a, a + length) for a, (_, _, length) in zip(starts, segments, strict=False)]
         losses = packed(sample)
@@ -122,7 +122,7 @@ def compare_documents(folder: Path, position_embedding: str, precision: str) -> 
             pair = packed(sample)[here], alone(tokens)
             result["loss"] = max(result["loss"], difference(*([loss] for loss in pair)))
             gradients = [
-                torch.autograd.grad(loss.sum() / sum(train._segments(pack).lengths), parameters)
+                torch.autograd.grad(loss.sum() / sum(train.rows.segments(pack).lengths), parameters)
                 for loss in pair
             ]
             result["gradient"] = max(result["gradient"], difference(*gradients))

@@ -33,7 +33,7 @@ class PaddedDocuments(torch.utils.data.Dataset):
         self.segments = []
         for batch in range(-(-num_samples // rows_in_batch)):
             packs = range(batch * packs_in_batch, (batch + 1) * packs_in_batch)
-            found = [segment for pack in packs for segment in packed._segments(pack)]
+            found = [segment for pack in packs for segment in packed.rows.segments(pack)]
             assert len(found) <= rows_in_batch, f"{len(found)} documents in {rows_in_batch} rows"
             self.segments += found + [None] * (rows_in_batch - len(found))
 
