@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
+
+from megatron_packing.errors import UnreadableError
+
+Opened = TypeVar("Opened")
 
 
 def sync(path: Path) -> None:
@@ -40,3 +47,47 @@ def write_whole(path: Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8")
         sync(unfinished)
         unfinished.replace(path)
+
+
+def open_patiently(
+    opener: Callable[[], Opened],
+    folder: Path,
+    seconds: float,
+    on_wait: Callable[[str], None] | None = None,
+) -> Opened:
+    """Call ``opener`` until it finds its files whole.
+
+    A client of a network file system may go on for half a minute without what another machine
+    wrote (NFS caches that a name is missing, Megatron-Bridge#4207); listing the folder makes it ask
+    the server again.
+
+    Args:
+        opener: Raises UnreadableError while something is missing.
+        folder: Where the files are, or are to be.
+        seconds: How long to try; 0 to try once.
+        on_wait: Told what is missing, once.
+
+    Raises:
+        UnreadableError: It was missing to the end; names the machine and the time.
+    """
+    started = time.monotonic()
+    pause, has_waited = 0.1, False
+    while True:
+        try:
+            return opener()
+        except UnreadableError as error:
+            if time.monotonic() - started >= seconds:
+                if not has_waited:
+                    raise
+                raise UnreadableError(
+                    f"{error} (as {socket.gethostname()} sees it after looking for {seconds:.0f} "
+                    f"s; if it is there on other machines, mount or copy it here)"
+                ) from error
+            if on_wait is not None and not has_waited:
+                on_wait(str(error))
+            has_waited = True
+        nearest = next((parent for parent in (folder, *folder.parents) if parent.exists()), folder)
+        with suppress(OSError):
+            list(nearest.iterdir())
+        time.sleep(pause)
+        pause = min(1.5 * pause, 2.0)  # thousands of ranks ask one server

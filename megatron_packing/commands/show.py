@@ -8,6 +8,7 @@ from pathlib import Path
 from megatron_packing.corpus.joined import open_corpus
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.index.source import open_source
 from megatron_packing.report.console import console
 from megatron_packing.report.figures import describe_index
 from megatron_packing.report.show import show_document, show_pack, tokenizer_of
@@ -50,8 +51,7 @@ def run(args: Namespace) -> None:
         return
     if not 0 <= args.pack < len(index):
         raise InputError(f"--pack is {args.pack}; {args.path} has packs 0 to {len(index) - 1}")
-    corpus = open_corpus(args.corpus or index.corpus.prefix)
-    index.check_corpus(corpus.prefix, corpus.fingerprint)
+    corpus = open_source(index, args.corpus)
     tokenizer = tokenizer_of(corpus.prefix, args.tokenizer)
     show_pack(index, corpus, args.pack, tokenizer, args.max_tokens or 80)
 

@@ -6,9 +6,9 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from megatron_packing.corpus.corpus import Documents
-from megatron_packing.corpus.joined import open_corpus
 from megatron_packing.corpus.lengths_file import LengthsFile
 from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.index.source import open_source
 from megatron_packing.index.verify import verify_pack_index
 from megatron_packing.report.console import console
 
@@ -29,9 +29,9 @@ def run(args: Namespace) -> None:
     corpus: Documents
     if args.corpus is None and index.corpus.fingerprint.startswith("lengths-"):
         corpus = LengthsFile(index.corpus.prefix)
+        index.check_corpus(corpus.prefix, corpus.fingerprint)
     else:
-        corpus = open_corpus(args.corpus or index.corpus.prefix)
-    index.check_corpus(corpus.prefix, corpus.fingerprint)
+        corpus = open_source(index, args.corpus)
     verify_pack_index(index, corpus.num_tokens)
     figures = index.figures
     missing = figures.num_documents_dropped + figures.num_documents_empty

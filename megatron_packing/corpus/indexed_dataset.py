@@ -17,6 +17,7 @@ As in Megatron's GPTDataset, each sequence is one document.
 from __future__ import annotations
 
 import struct
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_packing.errors import InputError
+from megatron_packing.errors import InputError, UnreadableError
 from megatron_packing.files import sync
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -71,12 +72,13 @@ def read_index(prefix: Path) -> SequenceIndex:
     """Read ``PREFIX.idx`` and check it against the size of ``PREFIX.bin``.
 
     Raises:
-        InputError: A file is missing, is not of this format, or is shorter or longer than it says.
+        UnreadableError: A file is missing, or shorter or longer than it says.
+        InputError: It is not of this format.
     """
     path, data = index_path(prefix), data_path(prefix)
     for needed in (path, data):
         if not needed.is_file():
-            raise InputError(
+            raise UnreadableError(
                 f"{needed} does not exist; give the prefix of a Megatron corpus, "
                 f"that is the path of its .bin and .idx files without the ending"
             )
@@ -93,7 +95,7 @@ def read_index(prefix: Path) -> SequenceIndex:
     # A multimodal corpus has one more byte for each sequence.
     expected = HEADER.size + 12 * num_documents + 8 * num_boundaries
     if size not in (expected, expected + num_documents):
-        raise InputError(
+        raise UnreadableError(
             f"{path} has {size} bytes where {num_documents} documents need {expected}; "
             f"the file is truncated or damaged: write the corpus again"
         )
@@ -106,7 +108,7 @@ def read_index(prefix: Path) -> SequenceIndex:
     dtype = DTYPES[code]
     end = int(offsets[-1]) + int(lengths[-1]) * dtype.itemsize
     if data.stat().st_size != end:
-        raise InputError(
+        raise UnreadableError(
             f"{data} has {data.stat().st_size} bytes where {path.name} expects {end}; "
             f"the file is truncated or of another corpus: write or copy it again"
         )
@@ -123,7 +125,7 @@ class IndexedDatasetWriter:
     def __init__(self, prefix: Path, dtype: np.dtype[Any]) -> None:
         self.prefix = prefix
         self.dtype = np.dtype(dtype)
-        self._lengths: list[int] = []
+        self._lengths = array("i")
         self._data = data_path(prefix).open("wb")
 
     def __enter__(self) -> IndexedDatasetWriter:
@@ -138,12 +140,12 @@ class IndexedDatasetWriter:
         self._data.close()
         if error is None:
             sync(data_path(self.prefix))
-            write_index(index_path(self.prefix), self.dtype, np.asarray(self._lengths, np.int32))
+            write_index(index_path(self.prefix), self.dtype, np.frombuffer(self._lengths, np.int32))
 
     def add(self, values: NDArray[Any], lengths: NDArray[np.int64]) -> None:
         """Append documents: their values one after another, and how many each has."""
         self._data.write(np.ascontiguousarray(values, self.dtype).tobytes())
-        self._lengths.extend(lengths.tolist())
+        self._lengths.frombytes(lengths.astype(np.int32).tobytes())
 
 
 def write_index(path: Path, dtype: np.dtype[Any], lengths: NDArray[np.int32]) -> None:

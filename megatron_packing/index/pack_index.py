@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_packing import _core
-from megatron_packing.errors import InputError
+from megatron_packing.errors import InputError, UnreadableError
 from megatron_packing.files import sync, temporary_sibling
 
 FORMAT = "megatron-packing pack index"
@@ -123,8 +123,8 @@ class PackIndex:
         """Open the folder ``path``.
 
         Raises:
-            InputError: It is not a pack index, was written by another version, or lacks an array
-                or a part of one.
+            UnreadableError: There is none, or it lacks an array or a part of one.
+            InputError: It is not a pack index or was written by another version.
         """
         path = Path(path)
         manifest = _read_manifest(path)
@@ -298,11 +298,13 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(
+        raise UnreadableError(
             f"{path} is not a pack index: there is no {file}; make one with megatron-packing pack"
         ) from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}); make the pack index again") from error
+        raise UnreadableError(
+            f"{file} cannot be read ({error}); make the pack index again"
+        ) from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise InputError(f"{file} is not the manifest of a pack index")
     if manifest.get("format_version") != FORMAT_VERSION:
@@ -324,7 +326,7 @@ def _open_array(path: Path, name: str, about: dict[str, Any]) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise InputError(
+        raise UnreadableError(
             f"{file} cannot be opened ({error}); copy or make the pack index again"
         ) from error
     if array.dtype.str != about["dtype"] or list(array.shape) != about["shape"]:

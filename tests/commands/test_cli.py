@@ -238,7 +238,7 @@ def test_a_moved_corpus_is_named_and_found_with_a_flag(index, tmp_path, capsys):
     elsewhere.mkdir()
     for path in tmp_path.glob("corpus*"):
         shutil.move(path, elsewhere)
-    assert "corpus.idx does not exist" in fails(capsys, "verify", index)
+    assert "is neither at" in fails(capsys, "verify", index)
     assert main(["verify", str(index), "--corpus", str(elsewhere / "corpus")]) == 0
 
 

@@ -42,9 +42,9 @@ from tests.megatron.test_dataset import ROW, build
 PACKS = 200
 
 
-def make_model(position_embedding: str = "rope", **layout) -> GPTModel:
+def make_model(position_embedding: str = "rope", num_layers: int = 2, **layout) -> GPTModel:
     config = TransformerConfig(
-        num_layers=2,
+        num_layers=num_layers,
         hidden_size=64,
         num_attention_heads=4,
         num_query_groups=2,

@@ -1,0 +1,1 @@
+"""For NeMo: pack indexes in Megatron-Bridge recipes, and its packed files in both directions."""

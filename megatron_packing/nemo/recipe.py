@@ -1,0 +1,329 @@
+"""Puts pack indexes into a Megatron-Bridge recipe, with all that has to change for them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from rich.table import Table
+
+from megatron_packing.errors import InputError
+from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.index.source import open_source
+from megatron_packing.nemo.provider import PackedDataProvider
+from megatron_packing.nemo.versions import bridge_version
+from megatron_packing.report.console import console
+from megatron_packing.thd.alignment import row_multiple, segment_alignment
+from megatron_packing.thd.layout import ATTENTION, Attention
+
+KeptBatch = Literal["tokens", "documents", "rows"]
+KEPT_BATCHES: tuple[KeptBatch, ...] = get_args(KeptBatch)
+
+_FIRST_WITH_MIDDLE_STAGES = (0, 5)
+# Of the old cfg.dataset, what has nothing to do with its data.
+_LOADER_SETTINGS = ("num_workers", "pin_memory", "persistent_workers", "data_sharding")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A setting of a recipe that was changed."""
+
+    setting: str
+    was: Any
+    now: Any
+    why: str
+
+
+def use_packed_data(
+    cfg: Any,
+    *,
+    train: str | Path,
+    validation: str | Path | None = None,
+    test: str | Path | None = None,
+    train_corpus: str | Path | None = None,
+    validation_corpus: str | Path | None = None,
+    test_corpus: str | Path | None = None,
+    keep: KeptBatch = "tokens",
+    documents_per_row: float | None = None,
+    attention: Attention = "document",
+    seed: int | None = None,
+    quiet: bool = False,
+) -> list[Change]:
+    """Train a recipe on pack indexes.
+
+    Sets ``cfg.dataset`` and whatever else packed rows need: the micro-batch size, the sequence
+    length, the loss of every token weighing the same in a global batch, and the global batch size.
+    Call it last, after the recipe's parallelism and batch size are what they are to be. Prints what
+    it changed, on the first rank.
+
+    Args:
+        cfg: Bridge's ``ConfigContainer`` of a GPT model.
+        train: The pack index of the training documents.
+        validation: The one of the validation documents; None turns evaluation off.
+        test: The one of the test documents.
+        train_corpus: Where the training corpus is, if neither where it was when the index was made
+            nor beside the index. Likewise the next two.
+        validation_corpus: See ``train_corpus``.
+        test_corpus: See ``train_corpus``.
+        keep: What of the recipe's global batch stays the same: its ``tokens`` (rows times their
+            length), its ``documents``, or its number of ``rows``. Rounded to what the data-parallel
+            ranks share evenly, where the environment says how many there are.
+        documents_per_row: How many documents a row of the recipe held, for ``keep="documents"``;
+            None where it held one.
+        attention: ``document``: documents see themselves alone; ``pack``: and those before them.
+        seed: Of the order of packs; None for the recipe's ``cfg.rng.seed``.
+        quiet: Print nothing.
+
+    Returns:
+        The changes.
+
+    Raises:
+        InputError: The recipe cannot be trained on these indexes, or this Bridge would train it
+            wrongly. ``cfg`` is as it was.
+    """
+    indexes = {
+        name: PackIndex.open(path)
+        for name, path in (("train", train), ("validation", validation), ("test", test))
+        if path is not None
+    }
+    corpora = {"train": train_corpus, "validation": validation_corpus, "test": test_corpus}
+    for name, index in indexes.items():
+        open_source(index, corpora[name])
+    _check_choice("keep", keep, KEPT_BATCHES)
+    _check_choice("attention", attention, ATTENTION)
+    _check_stages(cfg.model)
+    _check_model(cfg.model)
+    row = indexes["train"].plan.sequence_length
+    for index in indexes.values():
+        _check_index(index, row, cfg)
+    batch, batch_why = _global_batch(cfg, indexes["train"], keep, documents_per_row)
+
+    provider = PackedDataProvider(
+        train=str(train),
+        validation=_text(validation),
+        test=_text(test),
+        train_corpus=_text(train_corpus),
+        validation_corpus=_text(validation_corpus),
+        test_corpus=_text(test_corpus),
+        seq_length=row,
+        seed=cfg.rng.seed if seed is None else seed,
+        attention=attention,
+        **{
+            name: getattr(cfg.dataset, name)
+            for name in _LOADER_SETTINGS
+            if hasattr(cfg.dataset, name)
+        },
+    )
+    changes = list(_change(cfg, provider, batch, batch_why, has_validation=validation is not None))
+    if not quiet and os.environ.get("RANK", "0") == "0":
+        _print(cfg, changes, indexes)
+    return changes
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{name} is {value!r}; use one of {', '.join(choices)}")
+
+
+def _check_stages(model: Any) -> None:
+    """Refuse the releases whose middle pipeline stages see no boundaries (Megatron-Bridge#2952)."""
+    version, stages = bridge_version(), model.pipeline_model_parallel_size
+    if stages > 2 and version < _FIRST_WITH_MIDDLE_STAGES:
+        raise InputError(
+            f"cfg.model.pipeline_model_parallel_size is {stages}, but Megatron-Bridge "
+            f"{version[0]}.{version[1]} gives cu_seqlens to the first and last pipeline stage "
+            f"alone, so in the others documents see each other; use 2 stages at most, or "
+            f"Megatron-Bridge 0.5 or later"
+        )
+
+
+# What trains wrongly on packed rows: fields of the model, of some releases.
+_REFUSED = {
+    "mtp_num_layers": "multi-token prediction divides its loss by each micro-batch's own count",
+    "enable_cuda_graph": "captured graphs keep the boundaries of one row",
+    "external_cuda_graph": "captured graphs keep the boundaries of one row",
+    "moe_expert_capacity_factor": "padding would take the capacity of experts",
+    "overlap_moe_expert_parallel_comm": "its schedule takes no cu_seqlens",
+    "hybrid_context_parallel": "packs have one length, so ranks share all rows alike",
+}
+
+
+def _check_model(model: Any) -> None:
+    for name, why in _REFUSED.items():
+        if getattr(model, name, None):
+            raise InputError(
+                f"cfg.model.{name} is {getattr(model, name)}, which does not go with packing: "
+                f"{why}; leave it out"
+            )
+    if getattr(model, "cuda_graph_impl", None) not in (None, "none"):
+        raise InputError(
+            f"cfg.model.cuda_graph_impl is {model.cuda_graph_impl}, but captured graphs keep the "
+            f"boundaries of one row: set it to none"
+        )
+
+
+def _check_index(index: PackIndex, row: int, cfg: Any) -> None:
+    """Refuse rows that the recipe's parallelism cannot cut evenly."""
+    plan, model = index.plan, cfg.model
+    if plan.sequence_length != row:
+        raise InputError(
+            f"the pack index {index.path} has rows of {plan.sequence_length} positions and that of "
+            f"the training documents rows of {row}; make both for one length"
+        )
+    sizes = {model.context_parallel_size}
+    sizes.add(getattr(cfg.dist, "eval_context_parallel_size", None) or model.context_parallel_size)
+    for ranks in sizes:
+        least = segment_alignment(ranks)
+        if plan.alignment % least:
+            raise InputError(
+                f"the pack index {index.path} has segments aligned to {plan.alignment}, but "
+                f"context parallelism over {ranks} ranks cuts them into {least} equal chunks; make "
+                f"one with megatron-packing pack --alignment {least}"
+            )
+        precision = _precision(cfg)
+        multiple = row_multiple(
+            context_parallel_size=ranks,
+            tensor_model_parallel_size=model.tensor_model_parallel_size,
+            sequence_parallel=model.sequence_parallel,
+            fp8_recipe=precision.fp8_recipe if precision.fp8 else None,
+            fp4=bool(getattr(precision, "fp4", None)),
+        )
+        if row % multiple:
+            raise InputError(
+                f"the pack index {index.path} has rows of {row} positions, which the recipe's "
+                f"context, tensor and sequence parallelism and FP8 cannot cut into equal parts; "
+                f"make one with a --sequence-length that is a multiple of {multiple}"
+            )
+
+
+def _precision(cfg: Any) -> Any:
+    """Where FP8 is set: in ``cfg.mixed_precision``, by name or as settings, else in the model."""
+    if cfg.mixed_precision is None:
+        return cfg.model
+    from megatron.bridge.training.mixed_precision import get_mixed_precision_config
+
+    return get_mixed_precision_config(cfg.mixed_precision)
+
+
+def _global_batch(
+    cfg: Any, index: PackIndex, keep: KeptBatch, documents_per_row: float | None
+) -> tuple[int, str]:
+    """Rows of a global batch, and why so many."""
+    old, row = cfg.train.global_batch_size, index.plan.sequence_length
+    documents_per_pack = index.corpus.num_documents / len(index)
+    if keep == "rows":
+        wanted = float(old)
+    elif keep == "tokens":
+        wanted = old * cfg.model.seq_length / row
+    else:
+        if documents_per_row is None and _packs_already(cfg.dataset):
+            raise InputError(
+                'keep="documents" needs documents_per_row, as the recipe packs several documents '
+                "into a row; its packing metadata calls it packing_factor"
+            )
+        wanted = old * (documents_per_row or 1.0) / documents_per_pack
+    ranks = _data_parallel_size(cfg.model)
+    batch = max(1, round(wanted / ranks)) * ranks
+    size = f"{batch * row:,} positions, about {batch * documents_per_pack:,.0f} documents a step"
+    if batch != wanted:
+        size += f"; exactly as before would be {wanted:,.2f} rows"
+        size += f", and {ranks} ranks share them" if ranks > 1 else ""
+    return batch, f"keeps {keep}: {size}"
+
+
+def _packs_already(dataset: Any) -> bool:
+    specs = getattr(dataset, "offline_packing_specs", None)
+    specs = specs or getattr(dataset, "packed_sequence_specs", None)
+    return getattr(specs, "packed_sequence_size", 0) > 0
+
+
+def _data_parallel_size(model: Any) -> int:
+    """Ranks that share a global batch, by the launcher's ``WORLD_SIZE``; 1 where it is not set."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    ranks = (
+        model.tensor_model_parallel_size
+        * model.pipeline_model_parallel_size
+        * model.context_parallel_size
+    )
+    return max(1, world // ranks)
+
+
+def _change(
+    cfg: Any, provider: PackedDataProvider, batch: int, batch_why: str, *, has_validation: bool
+) -> Iterator[Change]:
+    """Make the changes, one after another, and say each that made a difference."""
+    yield Change("dataset", type(cfg.dataset).__name__, type(provider).__name__, provider.train)
+    old_batch = cfg.train.global_batch_size
+    cfg.dataset = provider
+    # Releases with cfg.validation have the settings of evaluations there.
+    evaluation = "validation" if hasattr(cfg, "validation") else "train"
+    new_settings: list[tuple[str, str, Any, str]] = [
+        ("model", "seq_length", provider.seq_length, "the row of the pack index"),
+        ("train", "micro_batch_size", 1, "a packed row is a micro-batch of its own"),
+        ("train", "global_batch_size", batch, batch_why),
+        ("model", "calculate_per_token_loss", True, "tokens weigh the same in every row"),
+        ("ddp", "average_in_collective", False, "the sum is divided by the batch's tokens, once"),
+    ]
+    if hasattr(cfg, "validation"):
+        new_settings.append(("validation", "eval_micro_batch_size", None, "as in training"))
+        if cfg.validation.eval_global_batch_size == old_batch:
+            new_settings.append(("validation", "eval_global_batch_size", batch, "as in training"))
+    if not has_validation:
+        new_settings.append((evaluation, "eval_iters", 0, "there are no validation documents"))
+    epochs = getattr(cfg.train, "num_epochs", None)
+    if epochs is not None:
+        steps = math.ceil(epochs * len(PackIndex.open(provider.train)) / batch)
+        why = f"{epochs:g} epochs; Bridge counts those of its own datasets only"
+        new_settings += [
+            ("train", "num_epochs", None, "train_iters says it"),
+            ("train", "train_iters", steps, why),
+        ]
+    for part, name, now, why in new_settings:
+        target = getattr(cfg, part)
+        was = getattr(target, name)
+        if was != now:
+            setattr(target, name, now)
+            yield Change(f"{part}.{name}", was, now, why)
+
+
+def _print(cfg: Any, changes: list[Change], indexes: dict[str, PackIndex]) -> None:
+    table = Table(title="changed for packed data", title_justify="left")
+    for name in ("setting", "was", "is", "why"):
+        table.add_column(name, overflow="fold")
+    for change in changes:
+        table.add_row(f"cfg.{change.setting}", f"{change.was}", f"{change.now}", change.why)
+    console.print(table)
+    batch = cfg.train.global_batch_size
+    rows = len(indexes["train"])
+    console.print(f"an epoch is {rows:,} rows: {rows / batch:,.1f} steps of {batch:,}")
+    if "validation" in indexes:
+        _advise_on_evaluation(cfg, len(indexes["validation"]))
+    if getattr(cfg.model, "num_moe_experts", None):
+        console.print(
+            "routers of experts count the padding of rows, as Bridge hands them no padding mask"
+        )
+
+
+def _advise_on_evaluation(cfg: Any, rows: int) -> None:
+    """Say how an evaluation takes each document once, where it does not."""
+    settings = getattr(cfg, "validation", cfg.train)
+    batch = getattr(settings, "eval_global_batch_size", None) or cfg.train.global_batch_size
+    taken = settings.eval_iters * batch
+    if taken and taken % rows:
+        advice = (
+            f"eval_iters {rows // batch} takes each of them once"
+            if rows % batch == 0
+            else f"pack with --packs-multiple-of {batch}, so that whole batches take each once"
+        )
+        console.print(
+            f"an evaluation takes {taken:,} rows, but the validation documents fill {rows:,}: "
+            f"{advice}"
+        )
+
+
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)

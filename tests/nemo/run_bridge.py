@@ -1,0 +1,192 @@
+"""Runs Megatron-Bridge's own code on this project's data, in processes of their own.
+
+Prints one JSON object.
+
+    run_bridge.py provider INDEX   what Bridge's loaders and batches make of a provider's samples
+    run_bridge.py loss INDEX [PIPELINE]   losses and gradients by Bridge's step and by this project
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+
+warnings.simplefilter("ignore")
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
+
+import torch
+
+from tests.megatron.packed_and_separate import (
+    make_model,
+)  # first: it puts CUDA's stand-ins in place
+from tests.nemo.absent import prepare_bridge
+
+prepare_bridge()
+
+import megatron.bridge.training.gpt_step as gpt_step
+from megatron.bridge.data.loaders import setup_data_iterators
+from megatron.bridge.data.utils import get_dataset_provider
+from megatron.bridge.models.gpt_provider import GPTModelProvider
+from megatron.bridge.recipes.common import _sft_common
+from megatron.bridge.training.state import GlobalState, TrainState
+from megatron.core import parallel_state
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.megatron.batch import get_batch, run_model
+from megatron_packing.megatron.loss import loss_func
+from megatron_packing.nemo.recipe import use_packed_data
+from megatron_packing.nemo.versions import bridge_version
+from tests.megatron.test_dataset import build
+
+BATCH = 4
+STEPS = 3
+
+
+def make_recipe(index: str, **changes):
+    """Bridge's own settings for fine-tuning, with a tiny model, on packed data."""
+    cfg = _sft_common()
+    cfg.model = GPTModelProvider(
+        num_layers=2, hidden_size=64, num_attention_heads=4, seq_length=2048, **changes
+    )
+    cfg.mixed_precision = None
+    cfg.train.train_iters = STEPS
+    cfg.train.global_batch_size = BATCH
+    use_packed_data(cfg, train=index, keep="rows", quiet=True)
+    cfg.dataset.num_workers = 0
+    cfg.dataset.persistent_workers = False
+    return cfg
+
+
+def iterate(cfg):
+    """Bridge's own iterator over training batches."""
+    provider = get_dataset_provider(cfg.dataset)
+    group = parallel_state.get_data_parallel_group()
+    train, valid, test = setup_data_iterators(cfg, TrainState(), 1, provider, group)
+    assert valid is test is None
+    return train
+
+
+def own_loader(cfg):
+    """The same rows by this project's Megatron dataset."""
+    index = PackIndex.open(cfg.dataset.train)
+    settings = {
+        "packing_indexes": (str(index.path),),
+        "random_seed": cfg.dataset.seed,
+        "sequence_length": index.plan.sequence_length,
+        "context_parallel_size": parallel_state.get_context_parallel_world_size(),
+    }
+    cache = index.path.parent / f"cache{os.environ['RANK']}"
+    sizes = (STEPS * BATCH, None, None)
+    (train, _, _) = build([index.corpus.prefix], cache, sizes, **settings)
+    return torch.utils.data.DataLoader(train, batch_size=1)
+
+
+def bridge_batch(iterator, cfg):
+    """Tokens, labels, loss mask, positions and PackedSeqParams, as gpt_step hands them on."""
+    groups = ProcessGroupCollection.use_mpu_process_groups()
+    tokens, labels, loss_mask, mask, positions, *packed = gpt_step.get_batch(
+        iterator, cfg, pg_collection=groups
+    )
+    assert mask is None
+    if len(packed) > 1:  # before 0.6 one value each
+        names = ("cu_seqlens", "cu_seqlens_argmin", "max_seqlen")
+        packed = [dict(zip(names, packed, strict=False))]
+    return tokens, labels, loss_mask, positions, gpt_step.get_packed_seq_params(packed[0])
+
+
+def compare_batches(index: str) -> dict[str, object]:
+    """Bridge's batches of every sample, and this project's."""
+    cfg = make_recipe(index)
+    iterator, count, weights = iterate(cfg), 0, 0
+    for sample in own_loader(cfg):
+        ours = get_batch(iter([sample]))
+        tokens, labels, loss_mask, positions, packed = bridge_batch(iterator, cfg)
+        for name, theirs in (
+            ("tokens", tokens),
+            ("labels", labels),
+            ("loss_mask", loss_mask),
+            ("position_ids", positions),
+        ):
+            assert torch.equal(theirs, getattr(ours, name)), name
+        for field in fields(packed):
+            theirs, expected = (
+                getattr(packed, field.name),
+                getattr(ours.packed_seq_params, field.name),
+            )
+            if torch.is_tensor(expected):
+                assert torch.equal(theirs, expected), field.name
+            elif field.name != "pad_between_seqs":  # which Bridge leaves to Transformer Engine
+                assert theirs == expected, field.name
+        weights += int(loss_mask.sum())
+        count += 1
+    return {"rows": count, "weights": weights}
+
+
+def train_steps(forward_step, iterator, model, row: int) -> dict[str, list]:
+    """Losses and gradients of some global batches, by Megatron's schedules."""
+    losses, gradients = [], []
+    for _ in range(STEPS):
+        model.zero_grad()
+        reports = get_forward_backward_func()(
+            forward_step_func=forward_step,
+            data_iterator=iterator,
+            model=model,
+            num_microbatches=BATCH,
+            seq_length=row,
+            micro_batch_size=1,
+            forward_only=False,
+        )
+        sums = sum((report["lm loss"].double() for report in reports), torch.zeros(2).double())
+        torch.distributed.all_reduce(sums)  # only the last stage has some
+        losses.append((sums[0] / sums[1]).item())
+        gradients.append([parameter.grad / sums[1] for parameter in model.parameters()])
+    return {"losses": losses, "gradients": gradients}
+
+
+def compare_losses(index: str, stages: int) -> dict[str, object]:
+    """Bridge's forward step over its own batches, and this project's, on the same weights."""
+    changes = {} if stages == 1 else {"pipeline_model_parallel_size": stages}
+    cfg = make_recipe(index, **changes)
+    row = cfg.model.seq_length
+    model = make_model(num_layers=max(2, stages), **changes)
+    state = GlobalState()
+    state.cfg = cfg
+    theirs = train_steps(partial(gpt_step.forward_step, state), iterate(cfg), model, row)
+
+    def own_step(iterator, model):
+        batch = get_batch(iterator)
+        return run_model(model, batch), partial(loss_func, batch.loss_mask, batch.denominator)
+
+    ours = train_steps(own_step, iter(own_loader(cfg)), model, row)
+    largest = max(
+        (a - b).abs().max().item()
+        for step, expected in zip(theirs["gradients"], ours["gradients"], strict=True)
+        for a, b in zip(step, expected, strict=True)
+    )
+    return {"bridge": theirs["losses"], "own": ours["losses"], "gradient": largest}
+
+
+def main() -> None:
+    verb, index, *rest = sys.argv[1:]
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    stages = int(rest[0]) if rest else 1
+    store = torch.distributed.FileStore(f"{index}.store{world}", world)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
+    parallel_state.initialize_model_parallel(pipeline_model_parallel_size=stages)
+    model_parallel_cuda_manual_seed(1)
+    result = compare_batches(index) if verb == "provider" else compare_losses(index, stages)
+    if rank == 0:
+        sys.stdout.write(json.dumps({**result, "version": bridge_version()}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
