@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import megatron_packing
-from megatron_packing.commands import compare, pack, show, tokenize, verify
+from megatron_packing.commands import (
+    compare,
+    export,
+    import_packed,
+    pack,
+    show,
+    tokenize,
+    verify,
+)
 from megatron_packing.errors import InputError
 
 COMMANDS: dict[str, ModuleType] = {
@@ -17,6 +25,8 @@ COMMANDS: dict[str, ModuleType] = {
     "pack": pack,
     "show": show,
     "verify": verify,
+    "export": export,
+    "import": import_packed,
 }
 
 

@@ -23,6 +23,11 @@ def loss_mask_prefix(prefix: Path) -> Path:
     return prefix.with_name(prefix.name + LOSS_MASK_SUFFIX)
 
 
+def corpus_record_path(prefix: Path) -> Path:
+    """``PREFIX_corpus.json``: how a corpus was made."""
+    return prefix.with_name(prefix.name + "_corpus.json")
+
+
 class Documents(Protocol):
     """What a plan is made from: how long documents are, and which content they are of."""
 

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from megatron_packing.corpus.corpus import loss_mask_prefix
+from megatron_packing.corpus.corpus import corpus_record_path, loss_mask_prefix
 from megatron_packing.corpus.indexed_dataset import data_path, index_path, write_index
 from megatron_packing.errors import InputError
 from megatron_packing.files import sync, write_whole
@@ -33,11 +33,6 @@ from megatron_packing.prepare.inputs import InputFile
 
 _TOKENS, _MASK, _LENGTHS, _REJECTS = "tokens", "loss_mask", "lengths", "rejects"
 _FILES = (_TOKENS, _MASK, _LENGTHS, _REJECTS)
-
-
-def corpus_record_path(prefix: Path) -> Path:
-    """``PREFIX_corpus.json``: how a corpus was made."""
-    return prefix.with_name(prefix.name + "_corpus.json")
 
 
 def rejects_path(prefix: Path) -> Path:

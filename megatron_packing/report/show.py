@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from megatron_packing.corpus.corpus import TokenDocuments
+from megatron_packing.corpus.corpus import TokenDocuments, corpus_record_path
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.prepare.text_tokenizer import TextTokenizer, any_of
 from megatron_packing.prepare.tokenizer import find_tokenizer
-from megatron_packing.prepare.unfinished import corpus_record_path
 from megatron_packing.report.console import console
 
 _TRAINED = "green"

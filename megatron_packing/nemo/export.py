@@ -1,0 +1,87 @@
+"""Writes a pack index in the formats that NeMo and Megatron-Bridge read on their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, get_args
+
+from megatron_packing.corpus.corpus import TokenDocuments
+from megatron_packing.errors import InputError
+from megatron_packing.files import sync, temporary_sibling
+from megatron_packing.index.pack_index import PackIndex, refuse_existing
+from megatron_packing.nemo.npy_file import write_npy
+from megatron_packing.nemo.parquet_file import write_parquet
+from megatron_packing.nemo.stored_rows import StoredFigures, StoredRow, rows_of
+
+ExportFormat = Literal["bridge-parquet", "nemo-npy"]
+EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
+
+METADATA = "metadata.jsonl"
+_FILES: dict[ExportFormat, str] = {"bridge-parquet": "packs.idx.parquet", "nemo-npy": "packs.npy"}
+
+
+def export_packs(
+    index: PackIndex,
+    corpus: TokenDocuments,
+    path: Path,
+    *,
+    file_format: ExportFormat,
+    end_token: int,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Path, StoredFigures]:
+    """Write the packs of an index, in its order, and their metadata to the folder ``path``.
+
+    Rows are written as they are read, so memory does not grow with the corpus. The folder exists
+    whole or not at all.
+
+    Args:
+        index: A pack index.
+        corpus: What it was made from.
+        path: A folder that does not exist.
+        file_format: ``bridge-parquet`` (Megatron-Bridge 0.4 and later) or ``nemo-npy`` (NeMo 2.x
+            and Megatron-Bridge 0.3).
+        end_token: The id of the tokenizer's end token (``eos_id``), by which readers know pads.
+        progress: Called with how many packs are written.
+
+    Returns:
+        The file of the packs, and what was written.
+
+    Raises:
+        InputError: ``path`` exists, or an argument is none of those.
+    """
+    if file_format not in EXPORT_FORMATS:
+        raise InputError(f"the format is {file_format!r}; use one of {', '.join(EXPORT_FORMATS)}")
+    if end_token < 0:
+        raise InputError(f"the end token is {end_token}; give the tokenizer's eos_id, 0 or more")
+    refuse_existing(path)
+    figures = StoredFigures()
+
+    def counted() -> Iterator[StoredRow]:
+        for row in rows_of(index, corpus, end_token):
+            figures.add(row, end_token)
+            yield row
+            if progress is not None:
+                progress(figures.num_packs)
+
+    name = _FILES[file_format]
+    with temporary_sibling(path) as folder:
+        unfinished = folder / path.name
+        unfinished.mkdir()
+        if file_format == "bridge-parquet":
+            write_parquet(unfinished / name, counted())
+        else:
+            write_npy(unfinished / name, counted(), len(index))
+        sync(unfinished / name)
+        text = json.dumps(figures.metadata(index.plan.sequence_length)) + "\n"
+        (unfinished / METADATA).write_text(text, encoding="utf-8")
+        sync(unfinished / METADATA)
+        sync(unfinished)
+        try:
+            unfinished.rename(path)
+        except OSError:
+            refuse_existing(path)
+            raise
+    sync(path.parent)
+    return path / name, figures

@@ -1,0 +1,189 @@
+"""Makes a corpus of packed files that NeMo or Megatron-Bridge wrote, without tokenising again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import megatron_packing
+from megatron_packing.corpus.corpus import corpus_record_path, loss_mask_prefix
+from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter, data_path, index_path
+from megatron_packing.errors import InputError
+from megatron_packing.files import sync, temporary_sibling
+from megatron_packing.nemo.npy_file import read_npy
+from megatron_packing.nemo.parquet_file import read_parquet
+from megatron_packing.nemo.stored_rows import StoredRow
+
+_READERS = {".npy": read_npy, ".parquet": read_parquet, ".pq": read_parquet}
+_ADVICE = "give .npy or .parquet files of packed sequences, or folders of them"
+
+
+@dataclass(slots=True)
+class ImportFigures:
+    """What was imported."""
+
+    num_packs: int = 0
+    num_documents: int = 0
+    num_tokens: int = 0
+    num_trained_tokens: int = 0
+    num_padding_tokens: int = 0
+    """Tokens that were left out as padding."""
+
+
+def find_packed_files(paths: Sequence[Path]) -> list[Path]:
+    """The packed files among ``paths``, and those in folders among them in the order of names.
+
+    Raises:
+        InputError: One does not exist or is not of a kind that is read.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in _READERS)
+            if not inside:
+                raise InputError(f"{path} holds no packed files; {_ADVICE}")
+            files += inside
+        elif not path.is_file():
+            raise InputError(f"{path} does not exist; {_ADVICE}")
+        elif path.suffix.lower() not in _READERS:
+            raise InputError(f"{path} ends in {path.suffix or 'nothing'}; {_ADVICE}")
+        else:
+            files.append(path)
+    return files
+
+
+def import_packed(
+    paths: Sequence[Path],
+    prefix: Path,
+    *,
+    padding_token: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ImportFigures:
+    """Write every sequence of packed files as a document of the corpus ``prefix``.
+
+    Tokens and which of them are trained stay as they were stored; packs are given up, to be planned
+    again. The ``.idx`` of the tokens is written last: without it there is no corpus.
+
+    Args:
+        paths: ``.npy`` and ``.parquet`` files, or folders of them.
+        prefix: Of a corpus that does not exist.
+        padding_token: What sequences were padded with for context parallelism (the tokenizer's end
+            token): all but the first of the untrained ones at a sequence's end are left out. None
+            leaves sequences as they are.
+        progress: Called with how many packs are read.
+
+    Raises:
+        InputError: A file is not what it should be, or the corpus exists.
+    """
+    files = find_packed_files(paths)
+    masks = loss_mask_prefix(prefix)
+    targets = [data_path(masks), index_path(masks), corpus_record_path(prefix)]
+    targets += [data_path(prefix), index_path(prefix)]  # in the order of their renaming
+    for target in targets:
+        if target.exists():
+            raise InputError(f"{target} exists already; remove it or choose another prefix")
+    figures = ImportFigures()
+    with temporary_sibling(prefix) as folder:
+        unfinished = folder / prefix.name
+        with (
+            IndexedDatasetWriter(unfinished, np.dtype(np.int32)) as tokens,
+            IndexedDatasetWriter(loss_mask_prefix(unfinished), np.dtype(np.uint8)) as trained,
+        ):
+            for row in _read(files):
+                ids, mask, lengths = _documents(row, padding_token)
+                tokens.add(ids, lengths)
+                trained.add(mask, lengths)
+                figures.num_packs += 1
+                figures.num_documents += len(lengths)
+                figures.num_tokens += len(ids)
+                figures.num_trained_tokens += int(np.count_nonzero(mask))
+                figures.num_padding_tokens += len(row.input_ids) - len(ids)
+                if progress is not None:
+                    progress(figures.num_packs)
+        if figures.num_documents == 0:
+            raise InputError(f"{files[0]} holds no packs; {_ADVICE}")
+        record = {
+            "imported_from": [_describe(file) for file in files],
+            "padding_token": padding_token,
+            **asdict(figures),
+            "versions": {"megatron-packing": megatron_packing.__version__},
+        }
+        path = corpus_record_path(unfinished)
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        sync(path)
+        for target in targets:
+            (folder / target.name).rename(target)
+    sync(prefix.parent)
+    return figures
+
+
+def _read(files: Sequence[Path]) -> Iterator[StoredRow]:
+    for file in files:
+        for number, row in enumerate(_READERS[file.suffix.lower()](file)):
+            problem = _problem_of(row)
+            if problem:
+                raise InputError(f"{file} row {number} {problem}; it is no packed row: {_ADVICE}")
+            yield row
+
+
+def _problem_of(row: StoredRow) -> str:
+    """What is wrong with a row, or nothing."""
+    ids, mask, starts = row.input_ids, row.loss_mask, row.seq_start_id
+    for name in ("input_ids", "loss_mask", "seq_start_id"):
+        array = getattr(row, name)
+        if array.ndim != 1 or array.dtype.kind not in "iub":
+            return f"has {name} of {array.dtype} and shape {array.shape}, not integers in a list"
+    if len(ids) == 0:
+        return "has no tokens"
+    if len(mask) != len(ids):
+        return f"has {len(ids)} input_ids but {len(mask)} of loss_mask"
+    if len(starts) == 0 or starts[0] != 0:
+        return f"has seq_start_id {starts[:3].tolist()}, which must begin with 0"
+    if (np.diff(starts) <= 0).any() or starts[-1] >= len(ids):
+        return f"has seq_start_id that do not rise, or end beyond its {len(ids)} tokens"
+    if ids.min() < 0 or ids.max() > np.iinfo(np.int32).max:
+        return f"has token {int(ids.min() if ids.min() < 0 else ids.max())}, which is none"
+    if not np.isin(mask, (0, 1)).all():
+        return f"has {int(mask[~np.isin(mask, (0, 1))][0])} in loss_mask, which must be 0 or 1"
+    return ""
+
+
+def _documents(
+    row: StoredRow, padding_token: int | None
+) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.int64]]:
+    """Tokens and their masks, a document after the other, and the tokens of each.
+
+    A stored mask speaks of the next token, a corpus's of its own.
+    """
+    ids, masks, lengths = [], [], []
+    for place in row.segments:
+        tokens, trained = row.input_ids[place], np.zeros(place.stop - place.start, np.uint8)
+        trained[1:] = row.loss_mask[place][:-1]
+        count = len(tokens)
+        if padding_token is not None:
+            kept = np.flatnonzero((tokens != padding_token) | (trained != 0))
+            if len(kept) == 0:
+                continue  # nothing but padding
+            last = int(kept[-1])
+            # An untrained end token is the text's own where the text has none before it.
+            count = min(count, last + (1 if tokens[last] == padding_token else 2))
+        ids.append(tokens[:count])
+        masks.append(trained[:count])
+        lengths.append(count)
+    if not lengths:
+        return row.input_ids[:0], np.zeros(0, np.uint8), np.zeros(0, np.int64)
+    return np.concatenate(ids), np.concatenate(masks), np.array(lengths, np.int64)
+
+
+def _describe(file: Path) -> dict[str, str | int]:
+    with file.open("rb") as opened:
+        digest = hashlib.sha256()
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return {"name": str(file), "bytes": file.stat().st_size, "sha256": digest.hexdigest()}

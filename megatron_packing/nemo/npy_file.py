@@ -1,0 +1,122 @@
+"""Stored rows as a ``.npy`` file of Python objects: NeMo 2.x and Megatron-Bridge up to 0.3.
+
+Such a file is numpy's header and a pickle of an array of dicts of lists. Here it is written as it
+comes, and read without running any code that it names.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from megatron_packing.errors import InputError
+from megatron_packing.nemo.stored_rows import COLUMNS, StoredRow
+
+
+def write_npy(path: Path, rows: Iterable[StoredRow], count: int) -> None:
+    """Write ``count`` rows as they come: what ``numpy.save`` makes of a list of dicts of lists."""
+    dtype = np.dtype(object)
+    with path.open("wb") as file:
+        header = {"descr": "|O", "fortran_order": False, "shape": (count,)}
+        np.lib.format.write_array_header_1_0(file, header)
+        # numpy pickles _reconstruct(ndarray, (0,), b"b") and then sets its state, a tuple of
+        # version, shape, dtype, order and a list of the elements.
+        file.write(pickle.PROTO + b"\x02")
+        file.write(b"cnumpy.core.multiarray\n_reconstruct\n")
+        file.write(_pickled((np.ndarray, (0,), b"b")) + pickle.REDUCE)
+        file.write(pickle.MARK + _pickled(1) + _pickled((count,)) + _pickled(dtype))
+        file.write(_pickled(False) + pickle.EMPTY_LIST)
+        for row in rows:
+            lists = {name: getattr(row, name).tolist() for name in COLUMNS}
+            file.write(_pickled(lists) + pickle.APPEND)
+        file.write(pickle.TUPLE + pickle.BUILD + pickle.STOP)
+
+
+def _pickled(value: Any) -> bytes:
+    """The part of a pickle that puts ``value`` on the stack."""
+    buffer = io.BytesIO()
+    pickler = pickle.Pickler(buffer, protocol=2)
+    pickler.fast = True  # without a memo, so that parts can follow each other
+    pickler.dump(value)
+    return buffer.getvalue()[2:-1]  # between the protocol's two bytes and the stop
+
+
+def read_npy(path: Path) -> Iterator[StoredRow]:
+    """Read rows. The file is held in memory as a whole, as its format asks.
+
+    Raises:
+        InputError: It does not hold packed rows, or names anything but numpy arrays.
+    """
+    with path.open("rb") as file:
+        rows = _load(path, file)
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or not set(COLUMNS) <= row.keys():
+            raise InputError(
+                f"{path} row {number} is no dict of {', '.join(COLUMNS)}; give a file of packed "
+                f"sequences that NeMo or Megatron-Bridge wrote"
+            )
+        try:
+            arrays = [np.asarray(row[name]) for name in COLUMNS]
+            yield StoredRow(*(array.astype(np.int64) for array in arrays))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"{path} row {number} holds no lists of integers ({error})") from error
+
+
+def _load(path: Path, file: BinaryIO) -> list[Any]:
+    try:
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            _, _, dtype = np.lib.format.read_array_header_1_0(file)
+        else:
+            _, _, dtype = np.lib.format.read_array_header_2_0(file)
+        if not dtype.hasobject:
+            raise InputError(
+                f"{path} holds numbers of {dtype}, not packed rows; give a file of packed "
+                f"sequences that NeMo or Megatron-Bridge wrote"
+            )
+        loaded = _ArraysOnly(file).load()
+    except InputError:
+        raise
+    except Exception as error:  # damaged pickles raise nearly anything
+        raise InputError(
+            f"{path} cannot be read as a file of packed sequences ({error or type(error).__name__})"
+        ) from error
+    if not isinstance(loaded, np.ndarray):
+        raise InputError(f"{path} holds a {type(loaded).__name__}, not an array of packed rows")
+    return list(loaded.ravel())
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Loads numbers, lists, dicts and numpy arrays of them; nothing else that a pickle can name."""
+
+    _ALLOWED = frozenset(
+        (module, name)
+        for names, modules in (
+            (("ndarray", "dtype"), ("numpy",)),
+            (("_reconstruct",), ("numpy.core.multiarray", "numpy._core.multiarray")),
+            (("encode",), ("_codecs",)),  # the bytes of arrays in old protocols
+        )
+        for module in modules
+        for name in names
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Find what a pickle names."""
+        if name == "scalar" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            return _number
+        if (module, name) not in self._ALLOWED:
+            raise InputError(
+                f"the pickle in this .npy file names {module}.{name}, which packed sequences do "
+                f"not need and which is not loaded: it may be a program; do not trust the file"
+            )
+        return super().find_class(module, name)
+
+
+def _number(dtype: np.dtype[Any], data: bytes) -> Any:
+    """A number of numpy, from its bytes."""
+    return np.frombuffer(data, dtype)[0]

@@ -1,0 +1,117 @@
+"""Packs as NeMo 2.x and Megatron-Bridge store them.
+
+A stored row is, for one pack,
+
+    input_ids      the tokens of its segments one after another. A segment of n positions has n + 1
+                   tokens, pads of the end token after them up to the alignment
+    loss_mask      as many numbers, 0 or 1: whether the token *after* this one is trained; the last
+                   of each segment counts for nothing
+    seq_start_id   where each segment starts in the two
+
+``GPTSFTPackedDataset`` reads them (Bridge: ``data/packing/gpt_sft.py``, until 0.5
+``data/datasets/sft.py``; NeMo: ``nemo/collections/llm/gpt/data/core.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_packing.corpus.corpus import TokenDocuments
+from megatron_packing.index.pack_index import PackIndex
+
+COLUMNS = ("input_ids", "loss_mask", "seq_start_id")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """One pack; one-dimensional arrays of integers."""
+
+    input_ids: NDArray[np.integer]
+    loss_mask: NDArray[np.integer]
+    seq_start_id: NDArray[np.integer]
+
+    @property
+    def segments(self) -> list[slice]:
+        """The place of each segment."""
+        ends = [*self.seq_start_id[1:].tolist(), len(self.input_ids)]
+        return [slice(*pair) for pair in zip(self.seq_start_id.tolist(), ends, strict=True)]
+
+
+@dataclass(slots=True)
+class StoredFigures:
+    """What was stored."""
+
+    num_packs: int = 0
+    num_segments: int = 0
+    num_trained: int = 0
+    """Labels that are trained."""
+    num_after_end: int = 0
+    """Of those, labels after an end token, which the readers do not train: they take every end
+    token for padding (Megatron-Bridge#5213)."""
+    longest_segment: int = 0
+    """Positions, with pads."""
+    most_segments: int = 0
+    shortest_pack: int = field(default=2**63 - 1)
+    """Positions, with pads, without the tail."""
+    num_positions: int = 0
+
+    def add(self, row: StoredRow, end_token: int) -> None:
+        """Count a row."""
+        lengths = np.diff(row.seq_start_id, append=len(row.input_ids)) - 1
+        last = row.seq_start_id[1:] - 1
+        trained = row.loss_mask[:-1] != 0
+        trained[last] = False
+        self.num_packs += 1
+        self.num_segments += len(lengths)
+        self.num_trained += int(np.count_nonzero(trained))
+        self.num_after_end += int(np.count_nonzero(trained & (row.input_ids[:-1] == end_token)))
+        self.longest_segment = max(self.longest_segment, int(lengths.max()))
+        self.most_segments = max(self.most_segments, len(lengths))
+        self.shortest_pack = min(self.shortest_pack, int(lengths.sum()))
+        self.num_positions += int(lengths.sum())
+
+    def metadata(self, sequence_length: int) -> list[dict[str, Any]]:
+        """What the readers take from the metadata file, in its form.
+
+        The names are Bridge's (``create_packing_strategy``, ``data/packing/algorithms.py``).
+        """
+        share = self.num_positions / (self.num_packs * sequence_length)
+        return [
+            {
+                "dataset_max_seqlen": self.longest_segment,
+                "max_samples_per_bin": self.most_segments,
+                "packing_factor": round(self.num_segments / self.num_packs, 2),
+                "packing_efficiency": round(100 * share, 2),
+                "pack_size": sequence_length,
+                "min_packed_seqlen": self.shortest_pack,
+            }
+        ]
+
+
+def rows_of(index: PackIndex, corpus: TokenDocuments, end_token: int) -> Iterator[StoredRow]:
+    """The packs of an index in its order, one after another.
+
+    Args:
+        index: A pack index.
+        corpus: What it was made from.
+        end_token: Of the tokenizer. It stands at pads, where the readers look for it.
+    """
+    alignment, num_tokens = index.plan.alignment, corpus.num_tokens
+    for pack in range(len(index)):
+        segments = list(index.segments(pack, num_tokens))
+        # Readers cannot do without a segment: a pack without any gets one of pads.
+        lengths = np.array([length for _, _, length in segments] or [1], np.int64)
+        stored = -(-lengths // alignment) * alignment + 1
+        starts = np.cumsum(stored) - stored
+        input_ids = np.full(int(stored.sum()), end_token, np.int32)
+        loss_mask = np.zeros(len(input_ids), np.int8)
+        for (document, first, length), start in zip(segments, starts.tolist(), strict=False):
+            stop = first + length + 1
+            input_ids[start : start + length + 1] = corpus.tokens(document, first, stop)
+            loss_mask[start : start + length] = corpus.loss_mask(document, first + 1, stop)
+        yield StoredRow(input_ids, loss_mask, starts.astype(np.int32))
