@@ -72,3 +72,8 @@ def run(args: Namespace) -> None:
             f"{args.end_token}, where the readers of this format train nothing; "
             f"megatron-packing's own provider does"
         )
+    if args.format == "nemo-npy" and figures.num_with_inner_end:
+        console.print(
+            f"note: {figures.num_with_inner_end:,} sequences hold token {args.end_token} before "
+            f"their end, where NeMo 2.x ends their attention; Megatron-Bridge does not"
+        )

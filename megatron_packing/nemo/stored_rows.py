@@ -53,6 +53,9 @@ class StoredFigures:
     num_after_end: int = 0
     """Of those, labels after an end token, which the readers do not train: they take every end
     token for padding (Megatron-Bridge#5213)."""
+    num_with_inner_end: int = 0
+    """Segments with an end token before their last tokens. NeMo 2.x takes the first for the
+    segment's end and attends to nothing after it (``collate_fn``, ``seqlen_unpadded``)."""
     longest_segment: int = 0
     """Positions, with pads."""
     most_segments: int = 0
@@ -70,6 +73,12 @@ class StoredFigures:
         self.num_segments += len(lengths)
         self.num_trained += int(np.count_nonzero(trained))
         self.num_after_end += int(np.count_nonzero(trained & (row.input_ids[:-1] == end_token)))
+        ends, others = row.input_ids == end_token, row.input_ids != end_token
+        self.num_with_inner_end += sum(
+            bool(others[place.start + int(ends[place].argmax()) : place.stop].any())
+            for place in row.segments
+            if ends[place].any()
+        )
         self.longest_segment = max(self.longest_segment, int(lengths.max()))
         self.most_segments = max(self.most_segments, len(lengths))
         self.shortest_pack = min(self.shortest_pack, int(lengths.sum()))

@@ -1,8 +1,8 @@
-"""Lets Megatron-Bridge's own code be imported on a machine without GPUs.
+"""Lets the own code of Megatron-Bridge and NeMo be imported on a machine without GPUs.
 
-Bridge imports packages at its start that are built for CUDA (Transformer Engine, Triton) or that
-its data path does not use. Where one is not installed it gets a stand-in: modules whose every name
-is an empty class. What the tests run is Bridge's; nothing of what they look at is a stand-in.
+They import packages at their start that are built for CUDA (Transformer Engine, Triton) or that
+their data paths do not use. Where one is not installed it gets a stand-in: modules whose every name
+is an empty class. What the tests run is theirs; nothing of what they look at is a stand-in.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import types
 from importlib.metadata import distribution
 from typing import Any
 
-_PACKAGES = (
+_FOR_BRIDGE = (
     "megatron.energon",
     "modelopt",
     "tensorboard",
@@ -23,6 +23,9 @@ _PACKAGES = (
     "transformer_engine_torch",
     "triton",
 )
+# NeMo's data file, and not the packages around it, which import all of NeMo.
+_NEMO_DATA = "nemo.collections.llm.gpt.data"
+_FOR_NEMO = ("nemo.collections.common", "nemo.core", "nemo.lightning", "nemo.utils")
 
 
 class _Nothing(type):
@@ -71,15 +74,33 @@ def _is_installed(package: str) -> bool:
         return False
 
 
-def prepare_bridge() -> None:
-    """Put stand-ins for absent packages in place; Megatron's own modules are imported before."""
-    sys.meta_path.append(
-        _Finder(tuple(package for package in _PACKAGES if not _is_installed(package)))
-    )
-    # Its recipes import those of diffusion models, which need more packages: each recipe is
-    # imported by itself.
-    import megatron.bridge
+def _stand_in_for(packages: tuple[str, ...]) -> None:
+    sys.meta_path.insert(0, _Finder(packages))
 
-    recipes = types.ModuleType("megatron.bridge.recipes")
-    recipes.__path__ = [f"{distribution('megatron-bridge').locate_file('megatron/bridge/recipes')}"]
-    sys.modules[recipes.__name__] = megatron.bridge.recipes = recipes
+
+def _skip_start_of(package: str, distribution_name: str) -> None:
+    """Let modules of a package be imported without what its ``__init__`` imports."""
+    module = types.ModuleType(package)
+    folder = distribution(distribution_name).locate_file(package.replace(".", "/"))
+    module.__path__ = [f"{folder}"]
+    sys.modules[package] = module
+    parent, _, name = package.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], name, module)
+
+
+def prepare_bridge() -> None:
+    """Make ready for ``import megatron.bridge``; Megatron's own modules are imported before."""
+    _stand_in_for(tuple(package for package in _FOR_BRIDGE if not _is_installed(package)))
+    import megatron.bridge  # noqa: F401
+
+    # Its recipes import those of diffusion models, which need more packages.
+    _skip_start_of("megatron.bridge.recipes", "megatron-bridge")
+
+
+def prepare_nemo() -> None:
+    """Make ready for ``import nemo.collections.llm.gpt.data.core``."""
+    _stand_in_for(_FOR_NEMO)
+    names = _NEMO_DATA.split(".")
+    for count in range(1, len(names) + 1):
+        _skip_start_of(".".join(names[:count]), "nemo_toolkit")
