@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rich.table import Table
-
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.source import open_source
@@ -291,12 +289,9 @@ def _change(
 
 
 def _print(cfg: Any, changes: list[Change], indexes: dict[str, PackIndex]) -> None:
-    table = Table(title="changed for packed data", title_justify="left")
-    for name in ("setting", "was", "is", "why"):
-        table.add_column(name, overflow="fold")
+    console.print("changed for packed data:")
     for change in changes:
-        table.add_row(f"cfg.{change.setting}", f"{change.was}", f"{change.now}", change.why)
-    console.print(table)
+        console.print(f"  cfg.{change.setting}: {change.was} -> {change.now} ({change.why})")
     batch = cfg.train.global_batch_size
     rows = len(indexes["train"])
     console.print(f"an epoch is {rows:,} rows: {rows / batch:,.1f} steps of {batch:,}")

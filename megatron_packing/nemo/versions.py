@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,11 @@ else:
             raise
         from megatron.bridge.data.datasets.packed_sequence import PackedSequenceSpecs
         from megatron.bridge.training.config import DatasetProvider
+    with suppress(ImportError):
+        # From 0.6 on a recipe that is read from YAML may name registered modules only.
+        from megatron.bridge.utils.instantiate_utils import register_allowed_target_prefix
+
+        register_allowed_target_prefix("megatron_packing.nemo.")
 
 __all__ = ["DatasetProvider", "PackedSequenceSpecs", "bridge_version"]
 

@@ -2,8 +2,8 @@
 
 Prints one JSON object.
 
-    run_bridge.py provider INDEX   what Bridge's loaders and batches make of a provider's samples
-    run_bridge.py loss INDEX [PIPELINE]   losses and gradients by Bridge's step and by this project
+    run_bridge.py batches INDEX   what Bridge's loaders and batches make of a provider's samples
+    run_bridge.py losses INDEX STAGES   losses and gradients by Bridge's step and by this project's
 """
 
 from __future__ import annotations
@@ -128,7 +128,8 @@ def compare_batches(index: str) -> dict[str, object]:
                 assert theirs == expected, field.name
         weights += int(loss_mask.sum())
         count += 1
-    return {"rows": count, "weights": weights}
+    packs = len(PackIndex.open(index))
+    return {"rows": count, "packs": packs, "weights": weights}
 
 
 def train_steps(forward_step, iterator, model, row: int) -> dict[str, list]:
@@ -172,7 +173,9 @@ def compare_losses(index: str, stages: int) -> dict[str, object]:
         for step, expected in zip(theirs["gradients"], ours["gradients"], strict=True)
         for a, b in zip(step, expected, strict=True)
     )
-    return {"bridge": theirs["losses"], "own": ours["losses"], "gradient": largest}
+    gradient = torch.tensor(largest)
+    torch.distributed.all_reduce(gradient, torch.distributed.ReduceOp.MAX)
+    return {"bridge": theirs["losses"], "own": ours["losses"], "gradient": gradient.item()}
 
 
 def main() -> None:
@@ -183,7 +186,7 @@ def main() -> None:
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
     parallel_state.initialize_model_parallel(pipeline_model_parallel_size=stages)
     model_parallel_cuda_manual_seed(1)
-    result = compare_batches(index) if verb == "provider" else compare_losses(index, stages)
+    result = compare_batches(index) if verb == "batches" else compare_losses(index, stages)
     if rank == 0:
         sys.stdout.write(json.dumps({**result, "version": bridge_version()}) + "\n")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +22,10 @@ from megatron_packing.index.pack_index import PlanSettings
 from megatron_packing.nemo.export import METADATA, export_packs
 from megatron_packing.thd.rows import PackedRows
 from tests.conftest import chat_like_lengths
+from tests.nemo.conftest import BRIDGE, needs_bridge
 
 ROW, END = 96, 3
 SCRIPT = Path(__file__).with_name("read_exported.py")
-try:
-    BRIDGE = tuple(map(int, version("megatron-bridge").split(".")[:2]))
-except PackageNotFoundError:
-    BRIDGE = ()
-needs_bridge = pytest.mark.skipif(not BRIDGE, reason="megatron-bridge is not installed")
 
 
 def conversations(prefix: Path, count: int = 80, inner_ends: bool = False) -> Corpus:

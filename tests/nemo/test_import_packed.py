@@ -1,0 +1,216 @@
+"""Packed files of NeMo and Megatron-Bridge become corpora again."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pyarrow")
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from megatron_packing.cli import main
+from megatron_packing.corpus.corpus import Corpus
+from megatron_packing.errors import InputError
+from megatron_packing.index.build import build_pack_index
+from megatron_packing.index.pack_index import PlanSettings
+from megatron_packing.nemo.export import EXPORT_FORMATS, export_packs
+from megatron_packing.nemo.import_packed import import_packed
+from tests.conftest import chat_like_lengths, write_corpus
+
+ROW, END = 64, 300
+# What Bridge's and NeMo's own data have: two sequences, masks moved to the token before.
+PACKED = [
+    {
+        "input_ids": [11, 12, 13, 14, 2, 21, 22, 23, 2],
+        "loss_mask": [0, 1, 1, 1, 0, 1, 1, 1, 0],
+        "seq_start_id": [0, 5],
+    }
+]
+
+
+def save_npy(path: Path, rows: object) -> Path:
+    np.save(path, rows, allow_pickle=True)
+    return path
+
+
+def save_parquet(path: Path, rows: list[dict]) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def contents(corpus: Corpus) -> list[tuple[list[int], list[int]]]:
+    return [(corpus.tokens(i).tolist(), corpus.loss_mask(i).tolist()) for i in range(len(corpus))]
+
+
+@pytest.mark.parametrize("save", [save_npy, save_parquet])
+def test_sequences_become_documents_and_masks_move_to_their_own_tokens(tmp_path, save):
+    file = save(tmp_path / f"packed.{'npy' if save is save_npy else 'parquet'}", PACKED)
+    import_packed([file], tmp_path / "corpus")
+    assert contents(Corpus(tmp_path / "corpus")) == [
+        ([11, 12, 13, 14, 2], [0, 0, 1, 1, 1]),
+        ([21, 22, 23, 2], [0, 1, 1, 1]),
+    ]
+
+
+@pytest.mark.parametrize("file_format", EXPORT_FORMATS)
+@pytest.mark.parametrize("alignment", [1, 8])
+def test_what_was_exported_comes_back_document_by_document(tmp_path, file_format, alignment):
+    corpus = write_corpus(tmp_path / "corpus", chat_like_lengths(100, longest=ROW))
+    settings = PlanSettings(strategy="optimal", sequence_length=ROW, alignment=alignment)
+    index = build_pack_index(corpus, settings, tmp_path / "packs")
+    output = tmp_path / "out"
+    export_packs(index, corpus, output, file_format=file_format, end_token=END)
+    figures = import_packed([output], tmp_path / "back", padding_token=END)
+    back = Corpus(tmp_path / "back")
+    order = [
+        document
+        for pack in range(len(index))
+        for document in index.document_ids[
+            index.pack_offsets[pack] : index.pack_offsets[pack + 1]
+        ].tolist()
+    ]
+    assert figures.num_documents == len(order) == 100
+    for document, original in enumerate(order):
+        count = len(corpus.tokens(original))
+        tokens, mask = back.tokens(document), back.loss_mask(document)
+        assert np.array_equal(tokens[:count], corpus.tokens(original))
+        assert np.array_equal(mask[1:count], corpus.loss_mask(original)[1:])  # 0 is no label
+        # Of pads one may stay, untrained: it could be the text's own end.
+        assert tokens[count:].tolist() in ([], [END])
+        assert not mask[count:].any()
+
+
+def test_types_that_numpy_and_old_nemo_save_are_read_alike(tmp_path):
+    expected = None
+    for number, change in enumerate(
+        (
+            list,
+            lambda value: np.asarray(value),
+            lambda value: [bool(x) if x in (0, 1) else x for x in value],
+            lambda value: [np.int64(x) for x in value],
+        )
+    ):
+        rows = [
+            {
+                **PACKED[0],
+                "input_ids": np.asarray(PACKED[0]["input_ids"])
+                if number == 1
+                else PACKED[0]["input_ids"],
+                "loss_mask": change(PACKED[0]["loss_mask"]),
+            }
+        ]
+        file = save_npy(tmp_path / f"{number}.npy", rows)
+        import_packed([file], tmp_path / f"corpus{number}")
+        found = contents(Corpus(tmp_path / f"corpus{number}"))
+        expected = expected or found
+        assert found == expected
+
+
+def test_folders_and_several_files_are_read_in_order(tmp_path, capsys):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("b.parquet", "a.parquet"):
+        rows = [{**PACKED[0], "input_ids": [ord(name[0])] * 9}]
+        save_parquet(folder / name, rows)
+    file = save_npy(tmp_path / "last.npy", PACKED)
+    words = ["import", folder, file, "--output-prefix", tmp_path / "corpus"]
+    assert main([*map(str, words)]) == 0
+    corpus = Corpus(tmp_path / "corpus")
+    assert [int(corpus.tokens(i)[0]) for i in range(6)] == [97, 97, 98, 98, 11, 21]
+    assert "3 packs = 6 documents" in capsys.readouterr().out
+    record = json.loads((tmp_path / "corpus_corpus.json").read_text())
+    assert [Path(entry["name"]).name for entry in record["imported_from"]] == [
+        "a.parquet",
+        "b.parquet",
+        "last.npy",
+    ]
+
+
+class Program:
+    """Runs when it is unpickled by a loader that trusts files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_programs_in_a_pickle_are_not_run(tmp_path):
+    for number, rows in enumerate(
+        ([Program(tmp_path / "ran")], [{"input_ids": Program(tmp_path / "ran")}])
+    ):
+        file = save_npy(tmp_path / f"{number}.npy", np.array(rows, object))
+        with pytest.raises(InputError, match=r"names posix\.mkdir, which packed sequences do not"):
+            import_packed([file], tmp_path / "corpus")
+    raw = tmp_path / "raw.npy"
+    raw.write_bytes(pickle.dumps(PACKED))
+    with pytest.raises(InputError, match="cannot be read as a file of packed sequences"):
+        import_packed([raw], tmp_path / "corpus")
+    assert not (tmp_path / "ran").exists()
+    assert not list(tmp_path.glob("*corpus*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss_mask": [0, 1]}, "row 1 has 9 input_ids but 2 of loss_mask"),
+        ({"seq_start_id": [1, 5]}, "row 1 has seq_start_id .* which must begin with 0"),
+        ({"seq_start_id": [0, 9]}, "row 1 has seq_start_id that do not rise"),
+        ({"seq_start_id": [0, 5, 5]}, "row 1 has seq_start_id that do not rise"),
+        ({"input_ids": [-1] * 9}, "row 1 has token -1"),
+        ({"loss_mask": [7] * 9}, "row 1 has 7 in loss_mask"),
+        ({"input_ids": []}, "row 1 has no tokens"),
+    ],
+)
+@pytest.mark.parametrize("save", [save_npy, save_parquet])
+def test_a_bad_row_is_named_and_nothing_is_left(tmp_path, change, message, save):
+    suffix = "npy" if save is save_npy else "parquet"
+    file = save(tmp_path / f"packed.{suffix}", [PACKED[0], {**PACKED[0], **change}])
+    with pytest.raises(InputError, match=message):
+        import_packed([file], tmp_path / "corpus")
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_files_of_another_kind_are_named(tmp_path):
+    numbers = save_npy(tmp_path / "numbers.npy", np.arange(5))
+    other = tmp_path / "other.parquet"
+    pq.write_table(pa.table({"text": ["a"]}), other)
+    cut = save_npy(tmp_path / "cut.npy", PACKED)
+    cut.write_bytes(cut.read_bytes()[:-40])
+    damaged = tmp_path / "damaged.parquet"
+    damaged.write_bytes(b"PAR1")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    nothing = save_npy(tmp_path / "nothing.npy", np.array([], object))
+    strange = save_npy(tmp_path / "strange.npy", np.array([{"a": 1}, {"b": 2}], object))
+    for path, message in (
+        (numbers, "holds numbers of int64, not packed rows"),
+        (other, "has no column input_ids, loss_mask, seq_start_id"),
+        (cut, "cut.npy cannot be read"),
+        (damaged, "cannot be read as packed Parquet"),
+        (empty, "holds no packed files"),
+        (nothing, "holds no packs"),
+        (strange, "row 0 is no dict of input_ids"),
+        (tmp_path / "absent.npy", "does not exist"),
+        (Path(__file__), "ends in .py"),
+    ):
+        with pytest.raises(InputError, match=message):
+            import_packed([path], tmp_path / "corpus")
+    assert not list(tmp_path.glob("*corpus*"))
+
+
+def test_an_existing_corpus_is_left_alone(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", [5, 6], with_loss_mask=False)
+    before = corpus.fingerprint
+    file = save_npy(tmp_path / "packed.npy", PACKED)
+    with pytest.raises(InputError, match="exists already"):
+        import_packed([file], tmp_path / "corpus")
+    assert Corpus(tmp_path / "corpus").fingerprint == before
