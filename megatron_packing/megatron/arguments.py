@@ -97,6 +97,14 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
         "start, in --data-cache-path.",
     )
     group.add_argument(
+        "--packing-build-minutes",
+        type=float,
+        default=60.0,
+        metavar="M",
+        help="How long the other ranks wait while the first packs at the start. Of many documents "
+        "better make indexes beforehand.",
+    )
+    group.add_argument(
         "--packing-balance",
         action="store_true",
         help="Deal the packs of each global batch so that every data-parallel rank has equal work; "

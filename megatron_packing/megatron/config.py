@@ -41,6 +41,8 @@ class PackedDatasetConfig(GPTDatasetConfig):
     packing_indexes: tuple[str, ...] = ()
     """Pack indexes made beforehand. Where one holds the documents of a split it is used, plan and
     all; where none does, that is an error. Empty: indexes are made in ``path_to_cache``."""
+    packing_build_minutes: float = 60.0
+    """How long ranks wait for the first to make an index."""
     packing_attention: Attention = "document"
     """``document``: documents see themselves alone; ``pack``: and those before them in the row."""
     packing_position_ids: PositionIds | None = None

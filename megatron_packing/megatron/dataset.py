@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import torch
 from megatron.core.datasets.megatron_dataset import MegatronDataset
@@ -13,6 +16,7 @@ from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.indexes import find_index
+from megatron_packing.megatron.shared_files import open_on_every_rank
 from megatron_packing.thd.layout import positions_of
 from megatron_packing.thd.rows import PackedRows
 
@@ -84,7 +88,8 @@ class PackedDataset(MegatronDataset):
         config: PackedDatasetConfig,  # noqa: ARG004  # Megatron gives it
     ) -> Corpus | JoinedCorpus:
         """Open a corpus, or several that are packed together: ``A,B:2``."""
-        return open_corpus(dataset_path)
+        folder = Path(dataset_path.split(",")[0])
+        return open_on_every_rank(partial(open_corpus, dataset_path), folder)
 
     @staticmethod
     def _key_config_attributes() -> list[str]:

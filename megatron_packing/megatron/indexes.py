@@ -1,29 +1,67 @@
-"""Finds the pack index of each split, or makes it."""
+"""Finds the pack index of each split, or makes it.
+
+On one rank; the others look for its files meanwhile. None waits in a collective operation, which
+NCCL would end after some minutes.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
+import socket
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
 from megatron.core.datasets.utils import Split
 
 from megatron_packing.corpus.corpus import Corpus
-from megatron_packing.corpus.joined import JoinedCorpus
-from megatron_packing.errors import InputError
+from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
+from megatron_packing.errors import InputError, UnreadableError
+from megatron_packing.files import open_patiently
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.pack_index import MANIFEST, PackIndex, PlanSettings
 from megatron_packing.megatron.config import PackedDatasetConfig
+from megatron_packing.megatron.shared_files import open_on_every_rank
 
 logger = logging.getLogger(__name__)
 
 _CACHE_FOLDER = "pack_indexes"
-# What rank 0 wrote may show on a network file system after this long only.
-_VISIBLE_AFTER_SECONDS = 120
+_PROGRESS_SECONDS = 10
+
+
+def prepare_indexes(config: PackedDatasetConfig) -> None:
+    """Find or make the index of every split of every corpus, on every rank.
+
+    Before Megatron's builder of datasets, which lets the other ranks wait in a barrier while rank 0
+    builds (``BlendedMegatronDatasetBuilder.build_generic_dataset``).
+
+    Raises:
+        InputError: As ``find_index`` does.
+    """
+    for prefix, split, bounds in _corpora_and_splits(config):
+        corpus = open_on_every_rank(partial(open_corpus, prefix), Path(prefix.split(",")[0]))
+        begin, end = (round(bound * float(len(corpus))) for bound in bounds)
+        if begin < end:
+            find_index(corpus, range(begin, end), split, config)
+
+
+def _corpora_and_splits(
+    config: PackedDatasetConfig,
+) -> Iterator[tuple[str, Split, tuple[float, float]]]:
+    """Prefixes, and which part of each belongs to which split, as Megatron's builder takes them."""
+    if config.blend is not None:
+        for prefix in config.blend[0]:
+            for split, bounds in zip(Split, config.split_matrix, strict=True):
+                if bounds is not None:
+                    yield prefix, split, bounds
+    for split, blend in zip(Split, config.blend_per_split or [None] * len(Split), strict=True):
+        for prefix in blend[0] if blend is not None else ():
+            yield prefix, split, (0.0, 1.0)
 
 
 def find_index(
@@ -56,7 +94,9 @@ def find_index(
     if _is_builder() and not (path / MANIFEST).exists():
         started = time.monotonic()
         try:
-            index = build_pack_index(corpus, settings, path, documents=documents)
+            index = build_pack_index(
+                corpus, settings, path, documents=documents, progress=_log_progress(corpus)
+            )
         except InputError:
             if not (path / MANIFEST).exists():  # else another job made it meanwhile
                 raise
@@ -67,8 +107,31 @@ def find_index(
                 f"lower bound {index.figures.lower_bound:,} "
                 f"({index.figures.utilisation:.2%} used) in {seconds:.2f} s: {path}"
             )
-    _wait_until_visible(path / MANIFEST)
-    return _check(PackIndex.open(path), corpus, config)
+    seconds = 60 * config.packing_build_minutes
+    try:
+        index = open_patiently(partial(PackIndex.open, path), folder, seconds)
+    except UnreadableError as error:
+        raise InputError(
+            f"{path} is not there after the {config.packing_build_minutes:g} minutes of "
+            f"--packing-build-minutes: either rank 0 needs longer to pack (make the index "
+            f"beforehand: {_pack_command(corpus, config)} --output DIR, and give it with "
+            f"--packing-indexes), or --data-cache-path is no folder that {socket.gethostname()} "
+            f"shares with rank 0"
+        ) from error
+    return _check(index, corpus, config)
+
+
+def _log_progress(corpus: Corpus | JoinedCorpus) -> Callable[[float], None]:
+    """Say now and then how far packing is."""
+    last = time.monotonic()
+
+    def log(share: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _PROGRESS_SECONDS:
+            last = time.monotonic()
+            logger.info(f"packing {corpus.prefix}: {share:.0%}")
+
+    return log
 
 
 def _find_given(
@@ -77,7 +140,7 @@ def _find_given(
     """Choose the one index of this corpus whose documents all belong to this split."""
     found = []
     for path in config.packing_indexes:
-        index = PackIndex.open(path)
+        index = open_on_every_rank(partial(PackIndex.open, path), Path(path))
         first = index.corpus.first_document
         inside = documents.start <= first and (first + index.corpus.num_documents <= documents.stop)
         if inside and index.corpus.fingerprint == corpus.fingerprint:
@@ -135,14 +198,3 @@ def _check(
 
 def _is_builder() -> bool:
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-
-
-def _wait_until_visible(path: Path) -> None:
-    deadline = time.monotonic() + _VISIBLE_AFTER_SECONDS
-    while not path.exists():
-        if time.monotonic() > deadline:
-            raise InputError(
-                f"{path} did not appear within {_VISIBLE_AFTER_SECONDS} s of rank 0 writing it; "
-                f"--data-cache-path must be a folder that all ranks share"
-            )
-        time.sleep(0.2)

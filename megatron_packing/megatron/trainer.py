@@ -31,6 +31,7 @@ from megatron_packing.megatron.batch import (
     run_model,
 )
 from megatron_packing.megatron.dataset import PackedDataset
+from megatron_packing.megatron.indexes import prepare_indexes
 from megatron_packing.megatron.layer_spec import choose_backend, packed_layer_spec
 from megatron_packing.megatron.loss import loss_func
 from megatron_packing.megatron.stream import check_stream, recorded_alignment
@@ -51,6 +52,7 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
     config.packing_with_tokens = is_tokens_stage(vp_stage)
     print_rank_0("> packing the training, validation and test documents ...")
     is_built = partial(is_dataset_built_on_rank, vp_stage=vp_stage)
+    prepare_indexes(config)
     builder = BlendedMegatronDatasetBuilder(PackedDataset, num_samples, is_built, config)
     train, valid, test = builder.build()
     if train is not None and not args.skip_train:
