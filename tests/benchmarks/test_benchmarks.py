@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
+from tests.nemo.conftest import BRIDGE
 from tests.trainer import needs_trainer
 
 
@@ -47,6 +48,17 @@ def test_memory_of_tokenizing_is_watched(tmp_path, chitchat, few_conversations):
     (result,) = run(tmp_path, "tokenize_memory.py", str(few_conversations), *small)["results"]
     assert result["input_bytes"] > 5_000_000
     assert 10e6 < result["main_bytes"] < 1.5e9
+
+
+@pytest.mark.skipif(BRIDGE < (0, 4), reason="Bridge reads Parquet from 0.4 on")
+def test_packs_are_read_faster_than_bridge_reads_their_export_and_shared(tmp_path):
+    arguments = ["--packs", "100", "--reads", "30", "--processes", "8"]
+    (result,) = run(tmp_path, "access.py", *arguments)["results"]
+    access, at_once = result["access"], result["at_once"]
+    assert access["all"]["export"]["read"] > 5 * access["all"]["ours"]["read"]
+    for size in ("tenth", "all"):
+        assert access[size]["ours"]["private"] < 20e6
+    assert at_once["proportional_bytes"] < at_once["resident_bytes"] / 4
 
 
 @pytest.mark.slow
