@@ -94,10 +94,28 @@ def pretrain(
         timeout: Seconds; a run that takes longer is killed and fails the test.
     """
     words = (MODEL + CPU + TRAINING + flags).replace(without, "").split()
+    return run_script(
+        [str(script), *words],
+        ranks,
+        environment=environment,
+        kill_after=kill_after,
+        timeout=timeout,
+    )
+
+
+def run_script(
+    words: list[str],
+    ranks: int,
+    *,
+    environment: dict[str, str] | None = None,
+    kill_after: int | None = None,
+    timeout: float = 120,
+) -> Run:
+    """Run a training script: ``words`` are its path and its arguments. See ``pretrain``."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         answer = _ask(
-            argv=[str(script), *words],
+            argv=words,
             ranks=ranks,
             folder=name,
             environment=environment or {},

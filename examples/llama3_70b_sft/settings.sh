@@ -1,0 +1,75 @@
+# Model, layout and batch of a run, chosen by SIZE and ROW; sourced by prepare.sh and train.sh.
+# The reasons are in README.md. GPUs are taken to have 80 GB.
+
+SIZE=${SIZE:-70b} # 8b, 70b, 405b, or tiny, which trains on a CPU
+DATA=${DATA:-data}
+
+MODEL=(
+  --position-embedding-type rope --rotary-base 500000
+  --normalization RMSNorm --norm-epsilon 1e-5 --swiglu --disable-bias-linear
+  --untie-embeddings-and-output-weights --attention-dropout 0 --hidden-dropout 0
+)
+LLAMA=(--use-rope-scaling --rope-scaling-factor 8 --group-query-attention --num-query-groups 8)
+PRECISION=(--bf16)
+OVERLAP=(--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather)
+
+case $SIZE in
+  8b)
+    ROW=${ROW:-8192}
+    MODEL+=(--num-layers 32 --hidden-size 4096 --ffn-hidden-size 14336 --num-attention-heads 32 "${LLAMA[@]}")
+    TP=2 PP=1
+    case $ROW in 131072) TP=4 CP=4 ;; 32768) TP=4 CP=1 ;; *) CP=1 ;; esac
+    LR=1e-5
+    ;;
+  70b)
+    ROW=${ROW:-8192}
+    MODEL+=(--num-layers 80 --hidden-size 8192 --ffn-hidden-size 28672 --num-attention-heads 64 "${LLAMA[@]}")
+    TP=8 PP=4
+    case $ROW in 131072) CP=8 ;; 32768) CP=2 ;; *) CP=1 ;; esac
+    LR=5e-6
+    ;;
+  405b)
+    ROW=${ROW:-8192}
+    # 126 layers and, on the first and the last stage, the embedding and the loss in place of one more.
+    MODEL+=(--num-layers 126 --hidden-size 16384 --ffn-hidden-size 53248 --num-attention-heads 128 "${LLAMA[@]}")
+    MODEL+=(--account-for-embedding-in-pipeline-split --account-for-loss-in-pipeline-split)
+    TP=8 PP=16
+    case $ROW in 131072) CP=8 ;; 32768) CP=2 ;; *) CP=1 ;; esac
+    LR=2e-6
+    ;;
+  tiny)
+    ROW=${ROW:-256}
+    MODEL+=(--num-layers 4 --hidden-size 64 --ffn-hidden-size 128 --num-attention-heads 4)
+    MODEL+=(--group-query-attention --num-query-groups 2)
+    TP=2 PP=2
+    if ((ROW > 256)); then CP=2; else CP=1; fi
+    LR=1e-3
+    PRECISION=(
+      --transformer-impl local --use-cpu-initialization --no-rope-fusion
+      --no-gradient-accumulation-fusion --no-masked-softmax-fusion --no-bias-swiglu-fusion
+      --no-bias-dropout-fusion --no-persist-layer-norm --distributed-backend gloo
+    )
+    OVERLAP=() # without Apex and Transformer Engine a distributed optimizer loads no checkpoints
+    ;;
+  *)
+    echo "SIZE is $SIZE; give 8b, 70b, 405b or tiny" >&2
+    exit 2
+    ;;
+esac
+
+# Rows of a step. Those of 8,192 hold about half a million positions.
+GLOBAL_BATCH=${GLOBAL_BATCH:-$((524288 / ROW > 8 ? 524288 / ROW : 8))}
+EPOCHS=${EPOCHS:-2}
+
+LAYOUT=(--tensor-model-parallel-size $TP --pipeline-model-parallel-size $PP --context-parallel-size $CP)
+if ((TP > 1)); then LAYOUT+=(--sequence-parallel); fi
+if ((ROW > 8192)); then
+  RECOMPUTE=(--recompute-granularity full --recompute-method uniform --recompute-num-layers 1)
+elif [ "$SIZE" = tiny ]; then
+  RECOMPUTE=()
+else
+  RECOMPUTE=(--recompute-granularity selective)
+fi
+ALIGNMENT=$((CP > 1 ? 2 * CP : 1))
+TRAIN_PACKS=$DATA/train_packs_$ROW
+VALID_PACKS=$DATA/valid_packs_$ROW

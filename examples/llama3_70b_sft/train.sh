@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Starts this node's share of a run; the same on every node.
+#
+#     SIZE=70b ROW=8192 DATA=data TOKENIZER=... INITIAL=... SAVE=... \
+#       NODES=4 HEAD=node0 ./train.sh [MORE FLAGS OF MEGATRON]
+#
+# PRINT=1 prints the command instead, a word a line.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+source "$here/settings.sh"
+
+figure() { # FOLDER: packs of an index
+  "${PYTHON:-python3}" -c "import json, sys; print(json.load(open(sys.argv[1]))['figures']['num_packs'])" \
+    "$1/manifest.json"
+}
+STEPS=${STEPS:-$((EPOCHS * $(figure "$TRAIN_PACKS") / GLOBAL_BATCH))}
+EVAL_STEPS=${EVAL_STEPS:-$(($(figure "$VALID_PACKS") / GLOBAL_BATCH))}
+
+PROGRAM=("$here/../pretrain_packed_gpt.py")
+if [ "$SIZE" = tiny ]; then PROGRAM=("$here/../cpu_trainer.py" "${PROGRAM[@]}"); fi
+LAUNCH=(
+  "${PYTHON:-python3}" -m torch.distributed.run --nnodes "${NODES:-1}" --nproc-per-node "${GPUS_PER_NODE:-8}"
+  --rdzv-backend c10d --rdzv-endpoint "${HEAD:-localhost}:${PORT:-29500}" --rdzv-id "${SLURM_JOB_ID:-0}"
+)
+TRAINING=(
+  --seq-length "$ROW" --max-position-embeddings "$ROW"
+  --micro-batch-size 1 --global-batch-size "$GLOBAL_BATCH" --train-iters "$STEPS"
+  --lr "$LR" --min-lr 0 --lr-decay-style cosine --lr-warmup-fraction 0.05
+  --weight-decay 0.1 --adam-beta2 0.95 --clip-grad 1.0
+  --calculate-per-token-loss --no-create-attention-mask-in-dataloader
+)
+PACKED_DATA=(
+  --train-data-path "$DATA/train" --valid-data-path "$DATA/valid"
+  --packing-indexes "$TRAIN_PACKS" "$VALID_PACKS" --packing-balance
+  --num-workers 2 --eval-interval 100 --eval-iters "$EVAL_STEPS"
+)
+TOKENIZER_FLAGS=(--tokenizer-type HuggingFaceTokenizer --tokenizer-model "${TOKENIZER:?a tokenizer}")
+# Goes on from SAVE where there is a checkpoint, else begins with INITIAL.
+CHECKPOINTS=(--save "${SAVE:?a folder for checkpoints}" --load "$SAVE" --save-interval 100 --ckpt-format torch_dist)
+if [ -n "${INITIAL:-}" ]; then CHECKPOINTS+=(--pretrained-checkpoint "$INITIAL"); fi
+LOGGING=(--log-interval 1 --log-throughput)
+
+COMMAND=(
+  "${LAUNCH[@]}" "${PROGRAM[@]}" "${MODEL[@]}" "${LAYOUT[@]}" "${RECOMPUTE[@]}" "${PRECISION[@]}" "${OVERLAP[@]}"
+  "${TRAINING[@]}" "${PACKED_DATA[@]}" "${TOKENIZER_FLAGS[@]}" "${CHECKPOINTS[@]}" "${LOGGING[@]}" "$@"
+)
+if [ -n "${PRINT:-}" ]; then
+  printf '%s\n' "${COMMAND[@]}"
+  exit
+fi
+# Megatron asks for one connection under tensor parallelism, so that communication keeps its order.
+export CUDA_DEVICE_MAX_CONNECTIONS=1
+exec "${COMMAND[@]}"

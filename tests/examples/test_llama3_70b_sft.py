@@ -1,0 +1,224 @@
+"""The scripts of examples/llama3_70b_sft say what Megatron understands, and train."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron_packing.index.build import build_pack_index
+from megatron_packing.index.pack_index import PlanSettings
+from tests.conftest import EXAMPLES, chat_like_lengths, write_corpus
+from tests.trainer import needs_trainer, run_script
+
+pytestmark = needs_trainer
+
+FOLDER = EXAMPLES / "llama3_70b_sft"
+PARSER = Path(__file__).with_name("parse_commands.py")
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "CUDA_DEVICE_MAX_CONNECTIONS": "1",  # as train.sh sets it
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZER": "a/tokenizer",
+    "SAVE": "a/folder",
+}
+
+
+OPTIMIZER_FLAGS = (  # of the larger sizes
+    "--use-distributed-optimizer",
+    "--overlap-grad-reduce",
+    "--overlap-param-gather",
+)
+
+
+def words_of(script: str = "train.sh", **settings: object) -> list[str]:
+    """The command that a script would run."""
+    environment = {name: str(value) for name, value in settings.items()}
+    process = subprocess.run(
+        [FOLDER / script],
+        env={**ENVIRONMENT, "PRINT": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout.splitlines()
+
+
+def flags_in(words: list[str]) -> list[str]:
+    """Those of Megatron, which come after the program."""
+    return words[max(i for i, word in enumerate(words) if word.endswith(".py")) + 1 :]
+
+
+def settings_in_readme() -> list[dict[str, str]]:
+    """The table of layouts."""
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\| (\d+B) \| (.*) \|$", text, re.MULTILINE)
+    names = ("size", "row", "tensor", "pipeline", "context", "gpus", "batch", "recompute")
+    table = [(size, *rest.replace(",", "").split(" | ")) for size, rest in lines]
+    return [dict(zip(names, line, strict=True)) for line in table]
+
+
+def test_every_layout_of_the_readme_passes_megatrons_parser_and_checks(tmp_path):
+    """With as many ranks as the table says, and with twice as many."""
+    table, commands = settings_in_readme(), []
+    assert len(table) == 9
+    for line in table:
+        words = words_of(SIZE=line["size"].lower(), ROW=line["row"], STEPS=100, EVAL_STEPS=3)
+        nodes = int(line["gpus"]) // 8
+        for ranks in (nodes * 8, nodes * 16):
+            commands.append({"words": flags_in(words), "world_size": ranks})
+        recompute = words[words.index("--recompute-granularity") + 1]
+        assert recompute == line["recompute"]
+    path = tmp_path / "commands.json"
+    path.write_text(json.dumps(commands))
+    process = subprocess.run(
+        [sys.executable, PARSER, path],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    found = json.loads(process.stdout.splitlines()[-1])
+    for i, line in enumerate(table):
+        for factor, result in zip((1, 2), found[2 * i : 2 * i + 2], strict=True):
+            model = [int(line[name]) for name in ("tensor", "pipeline", "context")]
+            assert [result[name] for name in ("tensor", "pipeline", "context")] == model
+            ranks = factor * int(line["gpus"]) // (model[0] * model[1] * model[2])
+            assert result["data_parallel_size"] == ranks
+            assert result["micro_batches"] * ranks == int(line["batch"])
+            assert result["layers_of_stage"] == int(result["layers_of_stage"])
+            assert result["row"] == int(line["row"])
+            assert (result["steps"], result["eval_iters"]) == (100, 3)
+            assert result["sequence_parallel"]
+            assert result["per_token_loss"]
+            assert result["implementation"] == "transformer_engine"
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """Corpora and packs under the names that prepare.sh gives them."""
+    for row, alignment in ((256, 1), (1024, 4)):
+        for split, count in (("train", 100), ("valid", 40)):
+            corpus = write_corpus(tmp_path / split, chat_like_lengths(count, longest=256))
+            settings = PlanSettings(
+                strategy="optimal",
+                sequence_length=row,
+                alignment=alignment,
+                packs_multiple_of=4,
+            )
+            build_pack_index(corpus, settings, tmp_path / f"{split}_packs_{row}")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("row", "ranks"), [(256, 4), (256, 8), (1024, 8)])
+def test_the_same_script_trains_in_miniature(data, row, ranks):
+    """Tensor, sequence and pipeline parallelism, with data parallelism and its distributed
+    optimizer, or with longer rows and context parallelism."""
+    words = words_of(
+        SIZE="tiny", ROW=row, DATA=data, GLOBAL_BATCH=4, EPOCHS=1, SAVE=data / "checkpoints"
+    )
+    large = words_of(DATA=data, STEPS=1, EVAL_STEPS=1)
+    words += [word for word in large if word in OPTIMIZER_FLAGS]
+    packs = {
+        split: json.loads((data / f"{split}_packs_{row}" / "manifest.json").read_text())
+        for split in ("train", "valid")
+    }
+    steps = packs["train"]["figures"]["num_packs"] // 4
+    flags = " ".join(flags_in(words))
+    assert all(flag in flags for flag in OPTIMIZER_FLAGS)
+    assert f"--train-iters {steps} " in flags
+    assert f"--eval-iters {packs['valid']['figures']['num_packs'] // 4} " in flags
+    flags = flags.replace("HuggingFaceTokenizer", "NullTokenizer --vocab-size 256")
+    program = str(EXAMPLES / "pretrain_packed_gpt.py")
+    run = run_script([program, *flags.split(), "--num-workers", "0"], ranks)
+    assert run.status == 0, run.output[-5000:]
+    assert len(run.steps) == steps
+    assert 4 < run.steps[0].loss < 7
+    (evaluation,) = run.evaluations  # at the end
+    assert 4 < evaluation < 7
+
+
+@pytest.mark.slow
+def test_prepare_train_and_go_on_as_the_page_says(tmp_path, chitchat):
+    """Every script as a user starts it, torchrun and a restart from the checkpoint among it."""
+    lines = (chitchat / "conversations.jsonl").read_text(encoding="utf-8").splitlines(True)
+    (tmp_path / "train.jsonl").write_text("".join(lines[:60]), encoding="utf-8")
+    (tmp_path / "valid.jsonl").write_text("".join(lines[60:75]), encoding="utf-8")
+    environment = {
+        **ENVIRONMENT,
+        "SIZE": "tiny",
+        "DATA": f"{tmp_path}/data",
+        "GLOBAL_BATCH": "4",
+        "EPOCHS": "1",
+        "TOKENIZER": f"{chitchat}/tokenizer",
+        "SAVE": f"{tmp_path}/checkpoints",
+        "GPUS_PER_NODE": "4",
+        "PORT": "29573",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+
+    def run(*command: str) -> str:
+        process = subprocess.run(
+            command,
+            env=environment,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+        assert process.returncode == 0, process.stdout[-5000:]
+        return process.stdout
+
+    prepared = run(f"{FOLDER}/prepare.sh", f"{chitchat}/tokenizer", "train.jsonl", "valid.jsonl")
+    assert "train_packs_256 is right: 60 documents exactly once" in prepared
+    more = ["--num-workers", "0", "--eval-iters", "1"]
+    first = run(f"{FOLDER}/train.sh", "--train-iters", "2", *more)
+    assert "successfully saved checkpoint from iteration       2" in first
+    second = run(
+        f"{FOLDER}/train.sh", "--train-iters", "3", "--override-opt_param-scheduler", *more
+    )
+    assert re.search(r"iteration +3/ +3 \| consumed samples: +12 ", second)
+
+
+def test_slurm_starts_the_same_command_on_every_node(tmp_path):
+    """With stand-ins for Slurm's commands: there is no cluster here."""
+    stand_ins = {
+        "scontrol": 'echo "node7\nnode8"',
+        "srun": 'while [[ $1 == --* ]]; do shift; done\nexec "$@"',
+    }
+    for name, text in stand_ins.items():
+        path = tmp_path / name
+        path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+        path.chmod(0o755)
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "train.idx").write_text("a corpus")
+    settings = {
+        "PATH": f"{tmp_path}:{ENVIRONMENT['PATH']}",
+        "SLURM_NNODES": "2",
+        "SLURM_JOB_NODELIST": "node[7-8]",
+        "SLURM_JOB_ID": "12",
+        "SLURM_SUBMIT_DIR": EXAMPLES.parent,
+        "STEPS": 5,
+        "EVAL_STEPS": 1,
+        "DATA": data,
+    }
+    words = " ".join(words_of("train.slurm", **settings))
+    assert "--nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint node7:29500" in words
+    assert words.endswith("--exit-duration-in-mins 1410")
+    assert f"--train-data-path {data}/train " in words
+    local = " ".join(words_of("train.slurm", LOCAL=tmp_path / "scratch", **settings))
+    assert f"--train-data-path {tmp_path}/scratch/12/train " in local
+    assert (tmp_path / "scratch" / "12" / "train.idx").read_text() == "a corpus"
