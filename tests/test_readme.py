@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, chat_like_lengths, write_corpus
+from tests.nemo.conftest import BRIDGE
 from tests.trainer import PRETRAIN_PACKED, needs_trainer, train
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,7 +32,7 @@ def without_seconds(text: str) -> list[str]:
 def test_every_block_is_known():
     """A block of another kind would be run by no test."""
     languages = re.findall(r"^```(\w*)$", README, re.MULTILINE)[::2]
-    assert languages == ["", "", "", "", "console", "sh", "python"]
+    assert languages == ["", "", "", "", "console", "sh", "python", "text", "console", "python"]
 
 
 def test_the_offline_commands_print_what_the_readme_shows(tmp_path):
@@ -39,9 +40,9 @@ def test_the_offline_commands_print_what_the_readme_shows(tmp_path):
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     folder = Path(sys.executable).parent
     environment = dict(os.environ, PATH=f"{folder}{os.pathsep}{os.environ['PATH']}")
-    (session,) = blocks("console")
-    steps = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", session, re.MULTILINE)
-    assert len(steps) == 7
+    sessions = "".join(blocks("console"))
+    steps = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", sessions, re.MULTILINE)
+    assert len(steps) == 9
     for command, expected in steps:
         process = subprocess.run(
             shlex.split(command),
@@ -54,10 +55,30 @@ def test_the_offline_commands_print_what_the_readme_shows(tmp_path):
         )
         assert process.returncode == 0, process.stderr
         assert without_seconds(process.stdout) == without_seconds(expected)
+    if BRIDGE >= (0, 5):  # the recipe has four pipeline stages
+        run_the_recipe(tmp_path)
+
+
+def run_the_recipe(folder: Path) -> None:
+    """The recipe on the packs that were just made, up to where Bridge begins to train."""
+    program = folder / "recipe.py"
+    program.write_text(blocks("python")[0], encoding="utf-8")
+    process = subprocess.run(
+        [sys.executable, ROOT / "tests" / "nemo" / "run_example.py", program],
+        cwd=folder,
+        env={**os.environ, "WORLD_SIZE": "32"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    (expected,) = blocks("text")
+    assert expected in process.stdout
 
 
 def test_the_python_example_runs():
-    (program,) = blocks("python")
+    program = blocks("python")[1]
     process = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )

@@ -8,11 +8,13 @@ The recipe stays as it is but for what use_packed_data changes, and prints.
 """
 
 import argparse
+import sys
 
 from megatron.bridge.recipes.llama import llama3_70b_sft_config
 from megatron.bridge.training.finetune import finetune
 from megatron.bridge.training.gpt_step import forward_step
 
+from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.nemo.recipe import use_packed_data
 
@@ -40,4 +42,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

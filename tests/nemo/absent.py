@@ -18,6 +18,7 @@ from typing import Any
 _FOR_BRIDGE = (
     "megatron.energon",
     "modelopt",
+    "nvidia_resiliency_ext",
     "tensorboard",
     "transformer_engine",
     "transformer_engine_torch",

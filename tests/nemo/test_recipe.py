@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ pytest.importorskip("megatron.core")
 
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.pack_index import PlanSettings
-from tests.conftest import chat_like_lengths, write_corpus
+from tests.conftest import EXAMPLES, chat_like_lengths, write_corpus
 from tests.nemo.conftest import BRIDGE, needs_bridge
 
 pytestmark = needs_bridge
@@ -181,3 +182,34 @@ def test_epochs_become_steps(results, folder):
     changes = results["epochs"]["changes"]
     assert changes["train.num_epochs"] == "1.5 -> None"
     assert changes["train.train_iters"] == f"1000 -> {steps}"
+
+
+def test_the_example_sets_up_the_recipe(folder):
+    """examples/llama3_70b_sft/bridge_recipe.py, up to where Bridge begins to train."""
+    script = EXAMPLES / "llama3_70b_sft" / "bridge_recipe.py"
+    words = ["--train", folder / "packs", "--validation", folder / "whole"]
+    words += ["--pretrained-checkpoint", folder, "--save", "here", "--epochs", "3"]
+    process = subprocess.run(
+        [sys.executable, SCRIPT.with_name("run_example.py"), script, *map(str, words)],
+        env={**os.environ, "WORLD_SIZE": "32"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if BRIDGE < (0, 5):  # the recipe has four pipeline stages
+        assert "use 2 stages at most, or Megatron-Bridge 0.5" in process.stderr
+        return
+    assert process.returncode == 0, process.stderr[-3000:]
+    found = json.loads(process.stdout.splitlines()[-1])
+    packs = json.loads((folder / "packs" / "manifest.json").read_text())["figures"]["num_packs"]
+    assert found == {
+        "dataset": "PackedDataProvider",
+        "row": ROW,
+        "stages": 4,
+        "context": 1,
+        "batch": 16,
+        "steps": round(3 * packs / 16),
+        "save": "here",
+        "step": "megatron.bridge.training.gpt_step.forward_step",
+    }

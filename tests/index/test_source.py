@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megatron_packing.corpus.joined import open_corpus
+from megatron_packing.corpus.lengths_file import LengthsFile
+from megatron_packing.errors import InputError, UnreadableError
+from megatron_packing.index.build import build_pack_index
+from megatron_packing.index.pack_index import PackIndex, PlanSettings
+from megatron_packing.index.source import open_source
+from tests.conftest import write_corpus
+
+SETTINGS = PlanSettings(strategy="optimal", sequence_length=64)
+
+
+def make(folder: Path, joined: bool = False) -> PackIndex:
+    first = write_corpus(folder / "first", [20, 30, 40])
+    second = write_corpus(folder / "second", [10, 50], seed=1)
+    prefixes = f"{first.prefix},{second.prefix}:2" if joined else first.prefix
+    return build_pack_index(open_corpus(prefixes), SETTINGS, folder / "packs")
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_the_corpus_is_found_where_it_was_and_beside_a_copy_of_the_index(tmp_path, joined):
+    made = tmp_path / "shared"
+    made.mkdir()
+    index = make(made, joined)
+    assert open_source(index).prefix == Path(index.corpus.prefix)
+    made.rename(tmp_path / "moved")
+    copy = PackIndex.open(tmp_path / "moved" / "packs")
+    corpus = open_source(copy)
+    assert f"{tmp_path}/moved/first" in str(corpus.prefix)
+    assert len(corpus) == (7 if joined else 3)
+
+
+def test_a_corpus_that_is_nowhere_is_named_and_found_where_the_user_says(tmp_path):
+    index = make(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for path in tmp_path.glob("first*"):
+        shutil.move(path, elsewhere)
+    with pytest.raises(UnreadableError, match=r"is neither at .*first, where it was, nor beside"):
+        open_source(index)
+    assert open_source(index, elsewhere / "first").prefix == elsewhere / "first"
+
+
+def test_another_corpus_of_the_same_name_is_refused(tmp_path):
+    made = tmp_path / "made"
+    made.mkdir()
+    index = make(made)
+    write_corpus(made / "first", [20, 30, 40], seed=9)
+    with pytest.raises(InputError, match="was made from another corpus than"):
+        open_source(index)
+
+
+def test_an_index_of_lengths_has_no_corpus(tmp_path):
+    np.save(tmp_path / "lengths.npy", np.array([10, 20]))
+    index = build_pack_index(LengthsFile(tmp_path / "lengths.npy"), SETTINGS, tmp_path / "packs")
+    with pytest.raises(InputError, match="which has no tokens"):
+        open_source(index)
