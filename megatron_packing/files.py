@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from megatron_packing.errors import UnreadableError
+from megatron_packing.errors import InputError, UnreadableError
 
 Opened = TypeVar("Opened")
 
@@ -38,6 +38,35 @@ def temporary_sibling(path: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise InputError where there is something at ``path``."""
+    if path.exists():
+        raise InputError(f"{path} exists already; remove it or choose another --output")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes ``path`` when the block ends well: whole or not at all.
+
+    The block syncs the files that it writes.
+
+    Raises:
+        InputError: There is something at ``path`` already.
+    """
+    refuse_existing(path)
+    with temporary_sibling(path) as folder:
+        unfinished = folder / path.name
+        unfinished.mkdir()
+        yield unfinished
+        sync(unfinished)
+        try:
+            unfinished.rename(path)
+        except OSError:
+            refuse_existing(path)
+            raise
+    sync(path.parent)
 
 
 def write_whole(path: Path, text: str) -> None:

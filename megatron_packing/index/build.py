@@ -9,13 +9,13 @@ import numpy as np
 
 from megatron_packing.corpus.corpus import Documents
 from megatron_packing.errors import InputError
+from megatron_packing.files import refuse_existing
 from megatron_packing.index.pack_index import (
     CorpusReference,
     Figures,
     PackIndex,
     PlanSettings,
     group_places,
-    refuse_existing,
     write_pack_index,
 )
 from megatron_packing.index.plan import plan_packs

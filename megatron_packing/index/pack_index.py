@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from megatron_packing import _core
 from megatron_packing.errors import InputError, UnreadableError
-from megatron_packing.files import sync, temporary_sibling
+from megatron_packing.files import new_folder, refuse_existing, sync
 
 FORMAT = "megatron-packing pack index"
 FORMAT_VERSION = 2
@@ -251,22 +251,13 @@ def write_pack_index(
             for name, array in arrays.items()
         },
     }
-    with temporary_sibling(path) as folder:
-        unfinished = folder / path.name
-        unfinished.mkdir()
+    with new_folder(path) as unfinished:
         for name, array in arrays.items():
             np.save(_array_path(unfinished, name), array, allow_pickle=False)
             sync(_array_path(unfinished, name))
         text = json.dumps(manifest, indent=2) + "\n"
         (unfinished / MANIFEST).write_text(text, encoding="utf-8")
         sync(unfinished / MANIFEST)
-        sync(unfinished)
-        try:
-            unfinished.rename(path)
-        except OSError:
-            refuse_existing(path)
-            raise
-    sync(path.parent)
 
 
 def group_places(
@@ -285,12 +276,6 @@ def group_places(
         ),
         "length_offsets": np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
     }
-
-
-def refuse_existing(path: Path) -> None:
-    """Raise InputError where there is something at ``path``."""
-    if path.exists():
-        raise InputError(f"{path} exists already; remove it or choose another --output")
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

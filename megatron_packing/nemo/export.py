@@ -9,8 +9,8 @@ from typing import Literal, get_args
 
 from megatron_packing.corpus.corpus import TokenDocuments
 from megatron_packing.errors import InputError
-from megatron_packing.files import sync, temporary_sibling
-from megatron_packing.index.pack_index import PackIndex, refuse_existing
+from megatron_packing.files import new_folder, sync
+from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.nemo.npy_file import write_npy
 from megatron_packing.nemo.parquet_file import write_parquet
 from megatron_packing.nemo.stored_rows import StoredFigures, StoredRow, rows_of
@@ -55,7 +55,6 @@ def export_packs(
         raise InputError(f"the format is {file_format!r}; use one of {', '.join(EXPORT_FORMATS)}")
     if end_token < 0:
         raise InputError(f"the end token is {end_token}; give the tokenizer's eos_id, 0 or more")
-    refuse_existing(path)
     figures = StoredFigures()
 
     def counted() -> Iterator[StoredRow]:
@@ -66,9 +65,7 @@ def export_packs(
                 progress(figures.num_packs)
 
     name = _FILES[file_format]
-    with temporary_sibling(path) as folder:
-        unfinished = folder / path.name
-        unfinished.mkdir()
+    with new_folder(path) as unfinished:
         if file_format == "bridge-parquet":
             write_parquet(unfinished / name, counted())
         else:
@@ -77,11 +74,4 @@ def export_packs(
         text = json.dumps(figures.metadata(index.plan.sequence_length)) + "\n"
         (unfinished / METADATA).write_text(text, encoding="utf-8")
         sync(unfinished / METADATA)
-        sync(unfinished)
-        try:
-            unfinished.rename(path)
-        except OSError:
-            refuse_existing(path)
-            raise
-    sync(path.parent)
     return path / name, figures

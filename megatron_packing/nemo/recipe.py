@@ -12,16 +12,14 @@ from typing import Any, Literal, get_args
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.source import open_source
+from megatron_packing.nemo.checks import check_index, check_model, check_stages
 from megatron_packing.nemo.provider import PackedDataProvider
-from megatron_packing.nemo.versions import bridge_version
 from megatron_packing.report.console import console
-from megatron_packing.thd.alignment import row_multiple, segment_alignment
 from megatron_packing.thd.layout import ATTENTION, Attention
 
 KeptBatch = Literal["tokens", "documents", "rows"]
 KEPT_BATCHES: tuple[KeptBatch, ...] = get_args(KeptBatch)
 
-_FIRST_WITH_MIDDLE_STAGES = (0, 5)
 # Of the old cfg.dataset, what has nothing to do with its data.
 _LOADER_SETTINGS = ("num_workers", "pin_memory", "persistent_workers", "data_sharding")
 
@@ -93,11 +91,11 @@ def use_packed_data(
         open_source(index, corpora[name])
     _check_choice("keep", keep, KEPT_BATCHES)
     _check_choice("attention", attention, ATTENTION)
-    _check_stages(cfg.model)
-    _check_model(cfg.model)
+    check_stages(cfg.model)
+    check_model(cfg.model)
     row = indexes["train"].plan.sequence_length
     for index in indexes.values():
-        _check_index(index, row, cfg)
+        check_index(index, row, cfg)
     batch, batch_why = _global_batch(cfg, indexes["train"], keep, documents_per_row)
 
     provider = PackedDataProvider(
@@ -125,86 +123,6 @@ def use_packed_data(
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise InputError(f"{name} is {value!r}; use one of {', '.join(choices)}")
-
-
-def _check_stages(model: Any) -> None:
-    """Refuse the releases whose middle pipeline stages see no boundaries (Megatron-Bridge#2952)."""
-    version, stages = bridge_version(), model.pipeline_model_parallel_size
-    if stages > 2 and version < _FIRST_WITH_MIDDLE_STAGES:
-        raise InputError(
-            f"cfg.model.pipeline_model_parallel_size is {stages}, but Megatron-Bridge "
-            f"{version[0]}.{version[1]} gives cu_seqlens to the first and last pipeline stage "
-            f"alone, so in the others documents see each other; use 2 stages at most, or "
-            f"Megatron-Bridge 0.5 or later"
-        )
-
-
-# What trains wrongly on packed rows: fields of the model, of some releases.
-_REFUSED = {
-    "mtp_num_layers": "multi-token prediction divides its loss by each micro-batch's own count",
-    "enable_cuda_graph": "captured graphs keep the boundaries of one row",
-    "external_cuda_graph": "captured graphs keep the boundaries of one row",
-    "moe_expert_capacity_factor": "padding would take the capacity of experts",
-    "overlap_moe_expert_parallel_comm": "its schedule takes no cu_seqlens",
-    "hybrid_context_parallel": "packs have one length, so ranks share all rows alike",
-}
-
-
-def _check_model(model: Any) -> None:
-    for name, why in _REFUSED.items():
-        if getattr(model, name, None):
-            raise InputError(
-                f"cfg.model.{name} is {getattr(model, name)}, which does not go with packing: "
-                f"{why}; leave it out"
-            )
-    if getattr(model, "cuda_graph_impl", None) not in (None, "none"):
-        raise InputError(
-            f"cfg.model.cuda_graph_impl is {model.cuda_graph_impl}, but captured graphs keep the "
-            f"boundaries of one row: set it to none"
-        )
-
-
-def _check_index(index: PackIndex, row: int, cfg: Any) -> None:
-    """Refuse rows that the recipe's parallelism cannot cut evenly."""
-    plan, model = index.plan, cfg.model
-    if plan.sequence_length != row:
-        raise InputError(
-            f"the pack index {index.path} has rows of {plan.sequence_length} positions and that of "
-            f"the training documents rows of {row}; make both for one length"
-        )
-    sizes = {model.context_parallel_size}
-    sizes.add(getattr(cfg.dist, "eval_context_parallel_size", None) or model.context_parallel_size)
-    for ranks in sizes:
-        least = segment_alignment(ranks)
-        if plan.alignment % least:
-            raise InputError(
-                f"the pack index {index.path} has segments aligned to {plan.alignment}, but "
-                f"context parallelism over {ranks} ranks cuts them into {least} equal chunks; make "
-                f"one with megatron-packing pack --alignment {least}"
-            )
-        precision = _precision(cfg)
-        multiple = row_multiple(
-            context_parallel_size=ranks,
-            tensor_model_parallel_size=model.tensor_model_parallel_size,
-            sequence_parallel=model.sequence_parallel,
-            fp8_recipe=precision.fp8_recipe if precision.fp8 else None,
-            fp4=bool(getattr(precision, "fp4", None)),
-        )
-        if row % multiple:
-            raise InputError(
-                f"the pack index {index.path} has rows of {row} positions, which the recipe's "
-                f"context, tensor and sequence parallelism and FP8 cannot cut into equal parts; "
-                f"make one with a --sequence-length that is a multiple of {multiple}"
-            )
-
-
-def _precision(cfg: Any) -> Any:
-    """Where FP8 is set: in ``cfg.mixed_precision``, by name or as settings, else in the model."""
-    if cfg.mixed_precision is None:
-        return cfg.model
-    from megatron.bridge.training.mixed_precision import get_mixed_precision_config
-
-    return get_mixed_precision_config(cfg.mixed_precision)
 
 
 def _global_batch(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,29 +11,13 @@ pytest.importorskip("megatron.core")
 
 import megatron.core.utils
 
+from tests.ranks import run_ranks
+
 SCRIPT = Path(__file__).with_name("packed_and_separate.py")
 
 
 def run(*arguments: object, ranks: int = 1) -> dict[str, float]:
-    settings = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WORLD_SIZE": str(ranks)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, SCRIPT, *map(str, arguments)],
-            env={**os.environ, **settings, "RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    try:
-        outputs = [process.communicate(timeout=240) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, errors[-3000:]
-    return json.loads(outputs[0][0].splitlines()[-1])
+    return json.loads(run_ranks(SCRIPT, *arguments, ranks=ranks)[0].splitlines()[-1])
 
 
 @pytest.mark.slow

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,30 +10,14 @@ pytest.importorskip("megatron.core")
 
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.megatron.test_dataset import ROW
+from tests.ranks import run_ranks
 
 SCRIPT = Path(__file__).with_name("build_slowly.py")
 
 
 def run(folder: Path, *arguments: object) -> list[str]:
     write_corpus(folder / "corpus", chat_like_lengths(200, longest=ROW))
-    processes = [
-        subprocess.Popen(
-            [sys.executable, SCRIPT, folder, *map(str, arguments)],
-            env={**os.environ, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, errors[-3000:]
-    return [output for output, _ in outputs]
+    return run_ranks(SCRIPT, folder, *arguments, ranks=2, timeout=120)
 
 
 def test_packing_longer_than_the_process_groups_time_limit_ends_no_rank(tmp_path):

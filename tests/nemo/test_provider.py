@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.pack_index import PlanSettings
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.nemo.conftest import BRIDGE, needs_bridge
+from tests.ranks import run_ranks
 
 pytestmark = needs_bridge
 
@@ -31,25 +29,7 @@ def index(tmp_path) -> Path:
 
 
 def run(*arguments: object, ranks: int = 1) -> dict:
-    settings = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WORLD_SIZE": str(ranks)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, SCRIPT, *map(str, arguments)],
-            env={**os.environ, **settings, "RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    try:
-        outputs = [process.communicate(timeout=240) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, errors[-3000:]
-    result = json.loads(outputs[0][0].splitlines()[-1])
+    result = json.loads(run_ranks(SCRIPT, *arguments, ranks=ranks)[0].splitlines()[-1])
     assert tuple(result["version"]) == BRIDGE
     return result
 
