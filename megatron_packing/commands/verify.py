@@ -34,7 +34,6 @@ def run(args: Namespace) -> None:
         corpus = open_source(index, args.corpus)
     verify_pack_index(index, corpus.num_tokens)
     figures = index.figures
-    missing = figures.num_documents_dropped + figures.num_documents_empty
     left_out = {
         "dropped": figures.num_documents_dropped,
         "truncated": figures.num_documents_truncated,
@@ -42,7 +41,7 @@ def run(args: Namespace) -> None:
     }
     counts = ", ".join(f"{count:,} {what}" for what, count in left_out.items() if count)
     console.print(
-        f"{args.index} is right: {index.corpus.num_documents - missing:,} documents exactly once "
+        f"{args.index} is right: {index.num_documents:,} documents exactly once "
         f"in {len(index):,} packs, none over {index.plan.sequence_length:,} positions"
         + (f"; left out as planned: {counts}" if counts else "")
     )

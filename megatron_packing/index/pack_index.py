@@ -154,6 +154,12 @@ class PackIndex:
         """Packs."""
         return len(self.pack_offsets) - 1
 
+    @property
+    def num_documents(self) -> int:
+        """Documents in the packs; one that was split counts once."""
+        left_out = self.figures.num_documents_dropped + self.figures.num_documents_empty
+        return self.corpus.num_documents - left_out
+
     def __reduce__(self) -> tuple[Any, tuple[Path]]:
         return PackIndex.open, (self.path,)
 

@@ -130,7 +130,7 @@ def _global_batch(
 ) -> tuple[int, str]:
     """Rows of a global batch, and why so many."""
     old, row = cfg.train.global_batch_size, index.plan.sequence_length
-    documents_per_pack = index.corpus.num_documents / len(index)
+    documents_per_pack = index.num_documents / len(index)
     if keep == "rows":
         wanted = float(old)
     elif keep == "tokens":

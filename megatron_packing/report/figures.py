@@ -10,15 +10,12 @@ from megatron_packing.index.pack_index import PackIndex
 def describe_index(index: PackIndex) -> Table:
     """Plan and figures, a line each; counts of what was left out only where there is something."""
     figures, plan = index.figures, index.plan
-    num_packed = (
-        index.corpus.num_documents - figures.num_documents_dropped - figures.num_documents_empty
-    )
     lines = [
         ("strategy", plan.strategy),
         ("packs", f"{figures.num_packs:,} rows of {plan.sequence_length:,} positions"),
         ("lower bound", _describe_bound(index)),
-        ("documents", f"{num_packed:,}"),
-        ("documents per pack", f"{num_packed / figures.num_packs:.2f}"),
+        ("documents", f"{index.num_documents:,}"),
+        ("documents per pack", f"{index.num_documents / figures.num_packs:.2f}"),
         ("most in one pack", f"{figures.max_documents_per_pack:,}"),
         ("positions", f"{figures.num_positions:,}"),
         ("utilisation", f"{figures.utilisation:.2%}"),
