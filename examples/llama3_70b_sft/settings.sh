@@ -63,10 +63,8 @@ EPOCHS=${EPOCHS:-2}
 
 LAYOUT=(--tensor-model-parallel-size $TP --pipeline-model-parallel-size $PP --context-parallel-size $CP)
 if ((TP > 1)); then LAYOUT+=(--sequence-parallel); fi
-if ((ROW > 8192)); then
+if ((ROW > 8192)) || [ "$SIZE" = 405b ]; then
   RECOMPUTE=(--recompute-granularity full --recompute-method uniform --recompute-num-layers 1)
-elif [ "$SIZE" = tiny ]; then
-  RECOMPUTE=()
 else
   RECOMPUTE=(--recompute-granularity selective)
 fi
