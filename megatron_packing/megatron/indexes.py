@@ -47,7 +47,7 @@ def prepare_indexes(config: PackedDatasetConfig) -> None:
         corpus = open_on_every_rank(partial(open_corpus, prefix), Path(prefix.split(",")[0]))
         begin, end = (round(bound * float(len(corpus))) for bound in bounds)
         if begin < end:
-            find_index(corpus, range(begin, end), split, config)
+            find_index(corpus, range(begin, end), split, config, quietly=True)
 
 
 def _corpora_and_splits(
@@ -65,15 +65,22 @@ def _corpora_and_splits(
 
 
 def find_index(
-    corpus: Corpus | JoinedCorpus, documents: range, split: Split, config: PackedDatasetConfig
+    corpus: Corpus | JoinedCorpus,
+    documents: range,
+    split: Split,
+    config: PackedDatasetConfig,
+    *,
+    quietly: bool = False,
 ) -> PackIndex:
     """Find the pack index of a split, or make it on rank 0 while the others wait for it.
+
+    Which of ``packing_indexes`` it is is logged, if not ``quietly``.
 
     Raises:
         InputError: No index given fits, one does not fit this run, or none can be made.
     """
     if config.packing_indexes:
-        return _find_given(corpus, documents, config)
+        return _find_given(corpus, documents, config, quietly)
     settings = PlanSettings(
         strategy=config.packing_strategy,
         sequence_length=config.sequence_length,
@@ -135,7 +142,7 @@ def _log_progress(corpus: Corpus | JoinedCorpus) -> Callable[[float], None]:
 
 
 def _find_given(
-    corpus: Corpus | JoinedCorpus, documents: range, config: PackedDatasetConfig
+    corpus: Corpus | JoinedCorpus, documents: range, config: PackedDatasetConfig, quietly: bool
 ) -> PackIndex:
     """Choose the one index of this corpus whose documents all belong to this split."""
     found = []
@@ -156,9 +163,9 @@ def _find_given(
     if len(found) > 1:
         raise InputError(f"more than one of the pack indexes {given} is made of {split}; give one")
     count = found[0].corpus.num_documents
-    if count < len(documents):
+    if count < len(documents) and not quietly:
         logger.warning(f"{found[0].path} holds {count:,} of the {len(documents):,} in {split}")
-    if _is_builder():
+    if _is_builder() and not quietly:
         plan = found[0].plan
         logger.info(
             f"{split} are in {len(found[0]):,} rows of {found[0].path}, whose plan it is that "

@@ -8,8 +8,10 @@ import pytest
 
 pytest.importorskip("megatron.core")
 
+from megatron_packing.index.build import build_pack_index
+from megatron_packing.megatron import indexes
 from tests.conftest import chat_like_lengths, write_corpus
-from tests.megatron.test_dataset import ROW
+from tests.megatron.test_dataset import ROW, build
 from tests.ranks import run_ranks
 
 SCRIPT = Path(__file__).with_name("build_slowly.py")
@@ -31,3 +33,18 @@ def test_a_folder_that_ranks_do_not_share_is_named(tmp_path):
     _, second = run(tmp_path, 0, 0.02, "apart")
     assert "is not there after the 0.02 minutes of --packing-build-minutes" in second
     assert "--data-cache-path is no folder that" in second
+
+
+def test_packing_at_the_start_says_how_far_it_is(tmp_path, monkeypatch, caplog):
+    def build_in_steps(*arguments, progress, **options):
+        for share in (0.25, 0.5):  # as the core does where it takes long
+            progress(share)
+        return build_pack_index(*arguments, progress=progress, **options)
+
+    monkeypatch.setattr(indexes, "_PROGRESS_SECONDS", 0)
+    monkeypatch.setattr(indexes, "build_pack_index", build_in_steps)
+    corpus = write_corpus(tmp_path / "corpus", chat_like_lengths(200, longest=ROW))
+    with caplog.at_level("INFO", indexes.logger.name):
+        build([corpus.prefix], tmp_path)
+    for text in (f"packing {corpus.prefix}: 25%", f"{corpus.prefix}: 50%", "packed 200 documents"):
+        assert text in caplog.text
