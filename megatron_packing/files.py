@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -15,6 +16,8 @@ from typing import TypeVar
 from megatron_packing.errors import InputError, UnreadableError
 
 Opened = TypeVar("Opened")
+
+_STALE = (errno.ESTALE, errno.ENOENT, errno.EIO)
 
 
 def sync(path: Path) -> None:
@@ -91,7 +94,7 @@ def open_patiently(
     the server again.
 
     Args:
-        opener: Raises UnreadableError while something is missing.
+        opener: Raises UnreadableError, or an OSError of a stale view, while something is missing.
         folder: Where the files are, or are to be.
         seconds: How long to try; 0 to try once.
         on_wait: Told what is missing, once.
@@ -104,7 +107,9 @@ def open_patiently(
     while True:
         try:
             return opener()
-        except UnreadableError as error:
+        except (UnreadableError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in _STALE:
+                raise
             if time.monotonic() - started >= seconds:
                 if not has_waited:
                     raise
@@ -115,8 +120,9 @@ def open_patiently(
             if on_wait is not None and not has_waited:
                 on_wait(str(error))
             has_waited = True
-        nearest = next((parent for parent in (folder, *folder.parents) if parent.exists()), folder)
-        with suppress(OSError):
-            list(nearest.iterdir())
+        for parent in (folder, *folder.parents):
+            with suppress(OSError):
+                list(parent.iterdir())
+                break
         time.sleep(pause)
         pause = min(1.5 * pause, 2.0)  # thousands of ranks ask one server

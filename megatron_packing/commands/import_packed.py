@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from megatron_packing.errors import InputError
-from megatron_packing.nemo.import_packed import import_packed
+from megatron_packing.nemo.import_packed import find_packed_files, import_packed
 from megatron_packing.report.console import console, progress_bar
 
 HELP = "make a corpus of packed files that NeMo or Megatron-Bridge wrote"
@@ -41,8 +41,10 @@ def run(args: Namespace) -> None:
         raise InputError(
             f"Parquet needs the package {error.name}: pip install {error.name}"
         ) from error
+    files = find_packed_files(args.inputs)
     console.print(
-        f"{args.output_prefix}: {figures.num_packs:,} packs = {figures.num_documents:,} documents"
+        f"{args.output_prefix}: {figures.num_packs:,} packs of {_count(len(files), 'file')} = "
+        f"{figures.num_documents:,} documents"
     )
     share = figures.num_trained_tokens / figures.num_tokens
     console.print(
@@ -54,3 +56,7 @@ def run(args: Namespace) -> None:
             else ""
         )
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

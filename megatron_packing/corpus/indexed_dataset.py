@@ -85,7 +85,12 @@ def read_index(prefix: Path) -> SequenceIndex:
     size = path.stat().st_size
     with path.open("rb") as file:
         header = file.read(HEADER.size)
-    if len(header) < HEADER.size or not header.startswith(MAGIC):
+    if len(header) < HEADER.size:
+        raise UnreadableError(
+            f"{path} has {len(header)} bytes, less than a Megatron index begins with; the file is "
+            f"truncated: write or copy the corpus again"
+        )
+    if not header.startswith(MAGIC):
         raise InputError(f"{path} is not a Megatron index: it does not start with {MAGIC!r}")
     _, version, code, num_documents, num_boundaries = HEADER.unpack(header)
     if version != VERSION:

@@ -316,7 +316,7 @@ def _open_array(path: Path, name: str, about: dict[str, Any]) -> NDArray[Any]:
     file = _array_path(path, name)
     try:
         array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (EOFError, OSError, ValueError) as error:
         raise UnreadableError(
             f"{file} cannot be opened ({error}); copy or make the pack index again"
         ) from error

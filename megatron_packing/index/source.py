@@ -12,13 +12,13 @@ from megatron_packing.index.pack_index import PackIndex
 
 
 def open_source(index: PackIndex, prefix: str | Path | None = None) -> Corpus | JoinedCorpus:
-    """Open the corpus of an index: the one named, the one it was made from, or a copy beside it.
+    """Open the corpus of an index: the one named, a copy beside it, or the one it was made from.
 
     Args:
         index: A pack index of a corpus.
-        prefix: Where the corpus is now, as ``open_corpus`` takes it. Without it, where it was when
-            the index was made; if nothing is there, files of the same names in the folder that
-            holds the index, as where both were copied to a node's own disk.
+        prefix: Where the corpus is now, as ``open_corpus`` takes it. Without it, files of the same
+            names in the folder that holds the index, as where both were copied to a node's own
+            disk; where there are none, or of another corpus, where it was when the index was made.
 
     Raises:
         UnreadableError: There is none, or a part of it is missing.
@@ -29,23 +29,31 @@ def open_source(index: PackIndex, prefix: str | Path | None = None) -> Corpus | 
             f"the pack index {index.path} was made from the lengths in {index.corpus.prefix}, "
             f"which has no tokens; make one from a corpus"
         )
-    corpus = open_corpus(prefix or _where(index))
+    if prefix is not None:
+        return _open(index, str(prefix))
+    recorded = index.corpus.prefix
+    beside = ",".join(
+        f"{index.path.resolve().parent / Path(entry).name}" for entry in recorded.split(",")
+    )
+    has_recorded = all(_exists(entry) for entry in recorded.split(","))
+    if all(_exists(entry) for entry in beside.split(",")):
+        try:
+            return _open(index, beside)
+        except InputError:
+            if not has_recorded:
+                raise
+    if has_recorded:
+        return _open(index, recorded)
+    raise UnreadableError(
+        f"the corpus of the pack index {index.path} is neither at {recorded}, where it was, nor "
+        f"beside the index ({beside}); say with --corpus (in Python: the corpus) where it is"
+    )
+
+
+def _open(index: PackIndex, prefixes: str) -> Corpus | JoinedCorpus:
+    corpus = open_corpus(prefixes)
     index.check_corpus(corpus.prefix, corpus.fingerprint)
     return corpus
-
-
-def _where(index: PackIndex) -> str:
-    """The recorded prefixes, or those of the same names beside the index if all are there."""
-    recorded = index.corpus.prefix.split(",")
-    copies = [f"{index.path.resolve().parent / Path(entry).name}" for entry in recorded]
-    for entries in (recorded, copies):
-        if all(_exists(entry) for entry in entries):
-            return ",".join(entries)
-    raise UnreadableError(
-        f"the corpus of the pack index {index.path} is neither at {index.corpus.prefix}, where it "
-        f"was, nor beside the index ({copies[0]}); say with --corpus (in Python: the corpus) "
-        f"where it is"
-    )
 
 
 def _exists(entry: str) -> bool:

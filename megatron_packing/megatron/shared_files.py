@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
+from megatron_packing.corpus.corpus import Corpus
+from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.files import open_patiently
+from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.index.source import open_source
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +36,34 @@ def open_on_every_rank(opener: Callable[[], Opened], path: Path) -> Opened:
     Raises:
         UnreadableError: Something was missing for ``STALE_SECONDS``.
     """
-    initialised = torch.distributed.is_initialized()
-    has_others = initialised and torch.distributed.get_world_size() > 1
     return open_patiently(
         opener,
         path.parent,
-        STALE_SECONDS if has_others else 0,
+        STALE_SECONDS if _num_ranks() > 1 else 0,
         lambda message: logger.warning(f"waiting up to {STALE_SECONDS} s: {message}"),
     )
+
+
+def _num_ranks() -> int:
+    """Of the run; before torch.distributed is there, by what launchers say."""
+    if torch.distributed.is_initialized():
+        return int(torch.distributed.get_world_size())
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def open_index_and_corpus(
+    path: str | Path, corpus: str | Path | None = None
+) -> tuple[PackIndex, Corpus | JoinedCorpus]:
+    """Open a pack index and the corpus it was made from, on any of many ranks.
+
+    Args:
+        path: The pack index.
+        corpus: Where its corpus is; see ``index.source.open_source``.
+
+    Raises:
+        UnreadableError: One of them was missing for ``STALE_SECONDS``.
+        InputError: They do not belong together.
+    """
+    index = open_on_every_rank(lambda: PackIndex.open(path), Path(path))
+    where = Path(str(corpus or index.corpus.prefix).split(",")[0])
+    return index, open_on_every_rank(lambda: open_source(index, corpus), where)

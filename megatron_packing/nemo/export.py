@@ -67,7 +67,7 @@ def export_packs(
     name = _FILES[file_format]
     with new_folder(path) as unfinished:
         if file_format == "bridge-parquet":
-            write_parquet(unfinished / name, counted())
+            write_parquet(unfinished / name, counted(), len(index))
         else:
             write_npy(unfinished / name, counted(), len(index))
         sync(unfinished / name)

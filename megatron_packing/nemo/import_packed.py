@@ -48,6 +48,7 @@ def find_packed_files(paths: Sequence[Path]) -> list[Path]:
             inside = sorted(file for file in path.iterdir() if file.suffix.lower() in _READERS)
             if not inside:
                 raise InputError(f"{path} holds no packed files; {_ADVICE}")
+            _refuse_mixture(path, inside)
             files += inside
         elif not path.is_file():
             raise InputError(f"{path} does not exist; {_ADVICE}")
@@ -56,6 +57,20 @@ def find_packed_files(paths: Sequence[Path]) -> list[Path]:
         else:
             files.append(path)
     return files
+
+
+# How Bridge and NeMo name the files of a folder.
+_SPLITS = ("train", "valid", "test")
+
+
+def _refuse_mixture(folder: Path, files: Sequence[Path]) -> None:
+    """Refuse to make one corpus of training and validation data."""
+    first = {split: file for split in _SPLITS for file in files if file.name.startswith(split)}
+    if len(first) > 1:
+        names = " and of ".join(file.name.partition("_")[0] for file in first.values())
+        raise InputError(
+            f"{folder} holds files of {names} data; import those of each by themselves"
+        )
 
 
 def import_packed(
@@ -117,10 +132,24 @@ def import_packed(
         path = corpus_record_path(unfinished)
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         sync(path)
-        for target in targets:
-            (folder / target.name).rename(target)
+        _publish(folder, targets)
     sync(prefix.parent)
     return figures
+
+
+def _publish(folder: Path, targets: Sequence[Path]) -> None:
+    """Rename files to their places; all or none."""
+    done: list[Path] = []
+    try:
+        for target in targets:
+            if target.exists():
+                raise InputError(f"{target} exists already; remove it or choose another prefix")
+            (folder / target.name).rename(target)
+            done.append(target)
+    except BaseException:
+        for target in done:
+            target.unlink(missing_ok=True)
+        raise
 
 
 def _read(files: Sequence[Path]) -> Iterator[StoredRow]:

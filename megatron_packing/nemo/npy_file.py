@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from megatron_packing.errors import InputError
+from megatron_packing.nemo.inert_pickle import load_inert
 from megatron_packing.nemo.stored_rows import COLUMNS, StoredRow
 
 
@@ -60,11 +62,19 @@ def read_npy(path: Path) -> Iterator[StoredRow]:
                 f"{path} row {number} is no dict of {', '.join(COLUMNS)}; give a file of packed "
                 f"sequences that NeMo or Megatron-Bridge wrote"
             )
-        try:
-            arrays = [np.asarray(row[name]) for name in COLUMNS]
-            yield StoredRow(*(array.astype(np.int64) for array in arrays))
-        except (TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"{path} row {number} holds no lists of integers ({error})") from error
+        yield StoredRow(*(_integers(path, number, row[name]) for name in COLUMNS))
+
+
+def _integers(path: Path, number: int, values: Any) -> NDArray[np.int64]:
+    """A list of integers, or of what equals integers."""
+    try:
+        array = np.asarray(values)
+        integers = array.astype(np.int64)
+        if array.dtype.kind in "iubf" and np.array_equal(integers, array):
+            return integers
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise InputError(f"{path} row {number} holds {values!r:.80} where a list of integers must be")
 
 
 def _load(path: Path, file: BinaryIO) -> list[Any]:
@@ -79,44 +89,13 @@ def _load(path: Path, file: BinaryIO) -> list[Any]:
                 f"{path} holds numbers of {dtype}, not packed rows; give a file of packed "
                 f"sequences that NeMo or Megatron-Bridge wrote"
             )
-        loaded = _ArraysOnly(file).load()
+        loaded = load_inert(file)
     except InputError:
         raise
     except Exception as error:  # damaged pickles raise nearly anything
         raise InputError(
             f"{path} cannot be read as a file of packed sequences ({error or type(error).__name__})"
         ) from error
-    if not isinstance(loaded, np.ndarray):
+    if not isinstance(loaded, list):
         raise InputError(f"{path} holds a {type(loaded).__name__}, not an array of packed rows")
-    return list(loaded.ravel())
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Loads numbers, lists, dicts and numpy arrays of them; nothing else that a pickle can name."""
-
-    _ALLOWED = frozenset(
-        (module, name)
-        for names, modules in (
-            (("ndarray", "dtype"), ("numpy",)),
-            (("_reconstruct",), ("numpy.core.multiarray", "numpy._core.multiarray")),
-            (("encode",), ("_codecs",)),  # the bytes of arrays in old protocols
-        )
-        for module in modules
-        for name in names
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Find what a pickle names."""
-        if name == "scalar" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            return _number
-        if (module, name) not in self._ALLOWED:
-            raise InputError(
-                f"the pickle in this .npy file names {module}.{name}, which packed sequences do "
-                f"not need and which is not loaded: it may be a program; do not trust the file"
-            )
-        return super().find_class(module, name)
-
-
-def _number(dtype: np.dtype[Any], data: bytes) -> Any:
-    """A number of numpy, from its bytes."""
-    return np.frombuffer(data, dtype)[0]
+    return loaded

@@ -12,23 +12,26 @@ import numpy as np
 from megatron_packing.errors import InputError
 from megatron_packing.nemo.stored_rows import COLUMNS, StoredRow
 
-# Bridge reads a whole group for each row of it that it is asked for, and the places of all groups
-# at its start.
-_ROWS_OF_GROUP = 8
+# Bridge reads a whole group for each row of it that it is asked for, and at its start the places of
+# all groups, which the writer holds in memory too.
+_LEAST_ROWS_OF_GROUP = 8
+_MOST_GROUPS = 10_000
+_ROWS_OF_BATCH = 64
 
 
-def write_parquet(path: Path, rows: Iterable[StoredRow]) -> None:
-    """Write rows as they come, a few at a time."""
+def write_parquet(path: Path, rows: Iterable[StoredRow], count: int) -> None:
+    """Write ``count`` rows as they come, a few at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     types = (pa.int32(), pa.int8(), pa.int32())
     schema = pa.schema([(name, pa.list_(kind)) for name, kind in zip(COLUMNS, types, strict=True)])
     rows = iter(rows)
+    rows_of_group = max(_LEAST_ROWS_OF_GROUP, -(-count // _MOST_GROUPS))
     with pq.ParquetWriter(
         path, schema, compression="zstd", use_dictionary=False, write_statistics=False
     ) as writer:
-        while group := list(islice(rows, _ROWS_OF_GROUP)):
+        while group := list(islice(rows, rows_of_group)):
             columns = [
                 _list_array(pa, [getattr(row, name) for row in group], kind)
                 for name, kind in zip(COLUMNS, types, strict=True)
@@ -58,7 +61,7 @@ def read_parquet(path: Path) -> Iterator[StoredRow]:
                 f"{path} has no column {', '.join(sorted(missing))}; packed rows have "
                 f"{', '.join(COLUMNS)}"
             )
-        for batch in file.iter_batches(batch_size=_ROWS_OF_GROUP, columns=list(COLUMNS)):
+        for batch in file.iter_batches(batch_size=_ROWS_OF_BATCH, columns=list(COLUMNS)):
             for row in range(len(batch)):
                 yield StoredRow(
                     *(

@@ -7,16 +7,15 @@ For Bridge 0.3 (``training/config.py`` has the base class) to 0.6 (``data/base.p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from megatron_packing.index.pack_index import PackIndex
-from megatron_packing.index.source import open_source
-from megatron_packing.megatron.shared_files import open_on_every_rank
+from megatron_packing.megatron.shared_files import open_index_and_corpus
 from megatron_packing.nemo.dataset import PackedRowDataset
 from megatron_packing.nemo.versions import DatasetProvider, PackedSequenceSpecs
 from megatron_packing.thd.layout import Attention, positions_of
 from megatron_packing.thd.rows import PackedRows
+
+_ENDLESS = 2**62
 
 
 @dataclass(kw_only=True)
@@ -89,13 +88,14 @@ class PackedDataProvider(DatasetProvider):
     ) -> PackedRowDataset | None:
         if path is None:
             return None
-        index = open_on_every_rank(lambda: PackIndex.open(path), Path(path))
+        index, documents = open_index_and_corpus(path, corpus)
         rows = PackedRows(
             index=index,
-            corpus=open_on_every_rank(lambda: open_source(index, corpus), Path(corpus or path)),
+            corpus=documents,
             seed=self.seed,
             new_order_each_epoch=is_training,
             attention=self.attention,
             position_ids=positions_of(self.attention),
         )
-        return PackedRowDataset(rows, num_samples)
+        # An evaluation takes as many rows as it likes, and Bridge's counts of them vary.
+        return PackedRowDataset(rows, num_samples if is_training else _ENDLESS)

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
-from megatron_packing.index.source import open_source
+from megatron_packing.megatron.shared_files import open_index_and_corpus
 from megatron_packing.nemo.checks import check_index, check_model, check_stages
 from megatron_packing.nemo.provider import PackedDataProvider
 from megatron_packing.report.console import console
@@ -81,14 +81,12 @@ def use_packed_data(
         InputError: The recipe cannot be trained on these indexes, or this Bridge would train it
             wrongly. ``cfg`` is as it was.
     """
+    corpora = {"train": train_corpus, "validation": validation_corpus, "test": test_corpus}
     indexes = {
-        name: PackIndex.open(path)
+        name: open_index_and_corpus(path, corpora[name])[0]
         for name, path in (("train", train), ("validation", validation), ("test", test))
         if path is not None
     }
-    corpora = {"train": train_corpus, "validation": validation_corpus, "test": test_corpus}
-    for name, index in indexes.items():
-        open_source(index, corpora[name])
     _check_choice("keep", keep, KEPT_BATCHES)
     _check_choice("attention", attention, ATTENTION)
     check_stages(cfg.model)
@@ -114,7 +112,7 @@ def use_packed_data(
             if hasattr(cfg.dataset, name)
         },
     )
-    changes = list(_change(cfg, provider, batch, batch_why, has_validation=validation is not None))
+    changes = list(_change(cfg, provider, batch, batch_why, len(indexes["train"])))
     if not quiet and os.environ.get("RANK", "0") == "0":
         _print(cfg, changes, indexes)
     return changes
@@ -169,7 +167,7 @@ def _data_parallel_size(model: Any) -> int:
 
 
 def _change(
-    cfg: Any, provider: PackedDataProvider, batch: int, batch_why: str, *, has_validation: bool
+    cfg: Any, provider: PackedDataProvider, batch: int, batch_why: str, num_packs: int
 ) -> Iterator[Change]:
     """Make the changes, one after another, and say each that made a difference."""
     yield Change("dataset", type(cfg.dataset).__name__, type(provider).__name__, provider.train)
@@ -188,11 +186,11 @@ def _change(
         new_settings.append(("validation", "eval_micro_batch_size", None, "as in training"))
         if cfg.validation.eval_global_batch_size == old_batch:
             new_settings.append(("validation", "eval_global_batch_size", batch, "as in training"))
-    if not has_validation:
+    if provider.validation is None and provider.test is None:
         new_settings.append((evaluation, "eval_iters", 0, "there are no validation documents"))
     epochs = getattr(cfg.train, "num_epochs", None)
     if epochs is not None:
-        steps = math.ceil(epochs * len(PackIndex.open(provider.train)) / batch)
+        steps = math.ceil(epochs * num_packs / batch)
         why = f"{epochs:g} epochs; Bridge counts those of its own datasets only"
         new_settings += [
             ("train", "num_epochs", None, "train_iters says it"),

@@ -64,7 +64,10 @@ def truncate(path, count):
         (lambda p: p.with_suffix(".bin").unlink(), r"corpus.bin does not exist"),
         (lambda p: truncate(p.with_suffix(".bin"), 1), r"corpus.bin has 71 bytes .* expects 72"),
         (lambda p: truncate(p.with_suffix(".idx"), 5), r"corpus.idx has .* truncated or damaged"),
-        (lambda p: p.with_suffix(".idx").write_bytes(b""), "is not a Megatron index"),
+        (
+            lambda p: p.with_suffix(".idx").write_bytes(b""),
+            "less than a Megatron index begins with",
+        ),
         (lambda p: p.with_suffix(".idx").write_bytes(b"x" * 100), "is not a Megatron index"),
     ],
 )

@@ -37,6 +37,16 @@ def test_the_corpus_is_found_where_it_was_and_beside_a_copy_of_the_index(tmp_pat
     assert len(corpus) == (7 if joined else 3)
 
 
+def test_a_copy_beside_the_index_is_read_rather_than_the_original(tmp_path):
+    made, local = tmp_path / "shared", tmp_path / "local"
+    made.mkdir()
+    make(made)
+    shutil.copytree(made, local)
+    assert open_source(PackIndex.open(local / "packs")).prefix == local / "first"
+    write_corpus(local / "first", [5, 6])  # not a copy
+    assert open_source(PackIndex.open(local / "packs")).prefix == made / "first"
+
+
 def test_a_corpus_that_is_nowhere_is_named_and_found_where_the_user_says(tmp_path):
     index = make(tmp_path)
     elsewhere = tmp_path / "elsewhere"

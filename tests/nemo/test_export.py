@@ -19,9 +19,9 @@ from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.pack_index import PlanSettings
-from megatron_packing.nemo.export import METADATA, export_packs
+from megatron_packing.nemo.export import EXPORT_FORMATS, METADATA, export_packs
 from megatron_packing.thd.rows import PackedRows
-from tests.conftest import chat_like_lengths
+from tests.conftest import chat_like_lengths, write_corpus
 from tests.nemo.conftest import BRIDGE, needs_bridge
 
 ROW, END = 96, 3
@@ -158,7 +158,7 @@ def test_metadata_are_those_that_bridge_computes(tmp_path):
     }
 
 
-@pytest.mark.parametrize("file_format", ["bridge-parquet", "nemo-npy"])
+@pytest.mark.parametrize("file_format", EXPORT_FORMATS)
 def test_a_pack_without_documents_becomes_padding(tmp_path, file_format):
     corpus = conversations(tmp_path / "corpus", count=3)
     index = pack(corpus, tmp_path, min_packs=20)
@@ -213,3 +213,32 @@ def test_the_command_prints_what_bridge_is_to_be_given(tmp_path, capsys):
     assert f"packed_train_data_path='{tmp_path}/out/packs.npy'" in printed
     assert "trained labels come right after token 3" in printed
     assert "where NeMo 2.x ends their attention" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file_format", EXPORT_FORMATS)
+def test_memory_does_not_grow_with_the_packs(tmp_path, file_format):
+    """Peaks of whole processes."""
+    program = (
+        "import resource, sys\n"
+        "from megatron_packing.cli import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    peaks = []
+    for count in (5_000, 300_000):
+        folder = tmp_path / f"{count}"
+        folder.mkdir()
+        corpus = write_corpus(folder / "corpus", [5] * count)
+        settings = PlanSettings(strategy="padding", sequence_length=4)
+        build_pack_index(corpus, settings, folder / "packs")
+        words = ["export", folder / "packs", "--format", file_format, "--end-token", END]
+        process = subprocess.run(
+            [sys.executable, "-c", program, *map(str, words), "--output", folder / "out"],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        peaks.append(int(process.stdout.splitlines()[-1]) * 1024)
+    assert peaks[1] - peaks[0] < 50e6

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from _codecs import encode as codecs_encode
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,7 @@ def test_folders_and_several_files_are_read_in_order(tmp_path, capsys):
     assert main([*map(str, words)]) == 0
     corpus = Corpus(tmp_path / "corpus")
     assert [int(corpus.tokens(i)[0]) for i in range(6)] == [97, 97, 98, 98, 11, 21]
-    assert "3 packs = 6 documents" in capsys.readouterr().out
+    assert "3 packs of 3 files = 6 documents" in capsys.readouterr().out
     record = json.loads((tmp_path / "corpus_corpus.json").read_text())
     assert [Path(entry["name"]).name for entry in record["imported_from"]] == [
         "a.parquet",
@@ -141,6 +142,54 @@ class Program:
 
     def __reduce__(self):
         return os.mkdir, (str(self.path),)
+
+
+class OwnState:
+    """Sets the state of numpy's object dtype, so that numpy would take bytes for pointers."""
+
+    def __init__(self, *made) -> None:
+        self.made = made
+
+    def __reduce__(self):
+        return self.made
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        (np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 0)),
+        (np.dtype, ("V8", False, True)),
+        (np.ndarray, ((10**9,), "u1", b"12345678", 0, (0,))),
+        (np._core.multiarray.scalar, (np.dtype("O"), b"12345678")),
+        (
+            np._core.multiarray._reconstruct,
+            (np.ndarray, (0,), b"b"),
+            (1, (2,), np.dtype("O"), False, b"1234567812345678"),
+        ),
+        (
+            np._core.multiarray._reconstruct,
+            (np.ndarray, (0,), b"b"),
+            (1, (10**12,), np.dtype("i8"), False, b"12345678"),
+        ),
+        (codecs_encode, ("text", "rot13")),
+    ],
+)
+def test_a_pickle_cannot_reach_the_memory_of_numpy(tmp_path, made):
+    """Each of these names nothing but numpy's arrays, dtypes and numbers."""
+    file = tmp_path / "packed.npy"
+    row = {**PACKED[0], "loss_mask": OwnState(*made)}
+    with file.open("wb") as opened:
+        header = {"descr": "|O", "fortran_order": False, "shape": (1,)}
+        np.lib.format.write_array_header_1_0(opened, header)
+        rows = OwnState(
+            np._core.multiarray._reconstruct,
+            (np.ndarray, (0,), b"b"),
+            (1, (1,), np.dtype("O"), False, [row]),
+        )
+        pickle.dump(rows, opened, protocol=2)
+    with pytest.raises(InputError):
+        import_packed([file], tmp_path / "corpus")
+    assert not list(tmp_path.glob("*corpus*"))
 
 
 def test_programs_in_a_pickle_are_not_run(tmp_path):
@@ -168,6 +217,7 @@ def test_programs_in_a_pickle_are_not_run(tmp_path):
         ({"input_ids": [-1] * 9}, "row 1 has token -1"),
         ({"loss_mask": [7] * 9}, "row 1 has 7 in loss_mask"),
         ({"input_ids": []}, "row 1 has no tokens"),
+        ({"input_ids": [11.7] * 9}, "row [01] (holds|has) "),
     ],
 )
 @pytest.mark.parametrize("save", [save_npy, save_parquet])
@@ -180,6 +230,11 @@ def test_a_bad_row_is_named_and_nothing_is_left(tmp_path, change, message, save)
 
 
 def test_files_of_another_kind_are_named(tmp_path):
+    texts = save_npy(tmp_path / "texts.npy", [{**PACKED[0], "loss_mask": ["1"] * 9}])
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for name in ("training_64.npy", "validation_64.npy"):
+        save_npy(mixed / name, PACKED)
     numbers = save_npy(tmp_path / "numbers.npy", np.arange(5))
     other = tmp_path / "other.parquet"
     pq.write_table(pa.table({"text": ["a"]}), other)
@@ -192,6 +247,8 @@ def test_files_of_another_kind_are_named(tmp_path):
     nothing = save_npy(tmp_path / "nothing.npy", np.array([], object))
     strange = save_npy(tmp_path / "strange.npy", np.array([{"a": 1}, {"b": 2}], object))
     for path, message in (
+        (texts, "row 0 holds .* where a list of integers must be"),
+        (mixed, "holds files of training and of validation"),
         (numbers, "holds numbers of int64, not packed rows"),
         (other, "has no column input_ids, loss_mask, seq_start_id"),
         (cut, "cut.npy cannot be read"),

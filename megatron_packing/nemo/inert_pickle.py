@@ -1,0 +1,131 @@
+"""Loads a pickled array of numbers, lists and dicts without letting the pickle do anything else.
+
+A pickle is a program: it names functions to be called and objects whose state is to be set. numpy's
+own array and dtype are no safe objects for it, as their state decides where memory is read. So
+whatever a pickle may name is one of the classes and functions below, which only hold values.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from megatron_packing.errors import InputError
+
+_NUMBERS = ("b1", "?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
+_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
+
+
+def load_inert(file: BinaryIO) -> Any:
+    """Load a pickle; arrays of objects become lists, arrays of numbers stay arrays.
+
+    Raises:
+        InputError: It names anything that arrays of numbers, lists and dicts do not need.
+        Exception: It is damaged; of whatever kind.
+    """
+    return _plain(_Loader(file).load())
+
+
+class _DType:
+    """What a pickle says of the numbers in an array."""
+
+    def __init__(self, kind: str, *_: Any) -> None:
+        self.is_object = kind in ("O", "O8", "O4")
+        self.order = "="
+        if not self.is_object and kind not in _NUMBERS:
+            raise ValueError(f"arrays of {kind!r} are not read")
+        self.kind = kind
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] not in ("<", ">", "=", "|"):
+            raise ValueError(f"the byte order {state[1]!r} is none")
+        self.order = state[1]  # of the rest nothing is taken
+
+    @property
+    def numpy(self) -> np.dtype[Any]:
+        return np.dtype(self.kind).newbyteorder(self.order)  # type: ignore[arg-type]
+
+
+class _Array:
+    """What a pickle says is in an array."""
+
+    def __init__(self) -> None:
+        self.values: Any = []
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, _, values = state
+        if not isinstance(dtype, _DType) or not all(type(size) is int for size in shape):
+            raise TypeError("the state of an array is none")
+        if dtype.is_object:
+            if not isinstance(values, list):
+                raise TypeError("an array of objects is no list")
+            self.values = values
+            return
+        if isinstance(values, str):
+            values = values.encode("latin1")
+        if not isinstance(values, bytes):
+            raise TypeError("the numbers of an array are no bytes")
+        numbers = np.frombuffer(values, dtype.numpy)
+        if len(numbers) != math.prod(shape):
+            raise ValueError(f"an array of shape {shape} has {len(numbers)} numbers")
+        self.values = numbers
+
+
+def _reconstruct(*_: Any) -> _Array:
+    return _Array()
+
+
+def _scalar(dtype: Any, data: Any) -> Any:
+    if not isinstance(dtype, _DType) or dtype.is_object or not isinstance(data, bytes):
+        raise TypeError("a number is none")
+    return np.frombuffer(data, dtype.numpy)[0]
+
+
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise TypeError("bytes are not written as latin1")
+    return text.encode("latin1")
+
+
+class _NoClass:
+    """Stands for numpy's array where it is named as a kind of array."""
+
+    def __new__(cls, *_: Any) -> _NoClass:
+        raise TypeError("an array cannot be made so")
+
+
+_NAMES: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): _NoClass,
+    ("numpy", "dtype"): _DType,
+    ("_codecs", "encode"): _encode,
+    **{(module, "_reconstruct"): _reconstruct for module in _MODULES},
+    **{(module, "scalar"): _scalar for module in _MODULES},
+}
+
+
+class _Loader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _NAMES:
+            raise InputError(
+                f"the pickle in this file names {module}.{name}, which packed sequences do not "
+                f"need and which is not loaded: it may be a program; do not trust the file"
+            )
+        return _NAMES[module, name]
+
+
+def _plain(value: Any) -> Any:
+    """Values without their wrapping: rows of lists, dicts and arrays."""
+    if isinstance(value, _Array):
+        return _plain(value.values)
+    if isinstance(value, list):
+        return [_plain(item) for item in value] if _has_arrays(value) else value
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return value
+
+
+def _has_arrays(values: list[Any]) -> bool:
+    return any(isinstance(item, (_Array, list, dict)) for item in values)
