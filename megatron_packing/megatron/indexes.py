@@ -26,7 +26,11 @@ from megatron_packing.files import open_patiently
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.pack_index import MANIFEST, PackIndex, PlanSettings
 from megatron_packing.megatron.config import PackedDatasetConfig
-from megatron_packing.megatron.shared_files import open_on_every_rank
+from megatron_packing.megatron.shared_files import (
+    open_on_every_rank,
+    refuse_if_told,
+    tell_waiting_ranks,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -99,33 +103,52 @@ def find_index(
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     path = folder / name
     if _is_builder() and not (path / MANIFEST).exists():
-        started = time.monotonic()
         try:
-            index = build_pack_index(
-                corpus, settings, path, documents=documents, progress=_log_progress(corpus)
-            )
-        except InputError:
-            if not (path / MANIFEST).exists():  # else another job made it meanwhile
-                raise
-        else:
-            seconds = time.monotonic() - started
-            logger.info(
-                f"packed {len(documents):,} documents of {corpus.prefix} into {len(index):,} rows, "
-                f"lower bound {index.figures.lower_bound:,} "
-                f"({index.figures.utilisation:.2%} used) in {seconds:.2f} s: {path}"
-            )
-    seconds = 60 * config.packing_build_minutes
+            _build(corpus, settings, path, documents)
+        except BaseException as error:
+            tell_waiting_ranks(name, f"{error}" or type(error).__name__)
+            raise
+    index = _wait_for(path, corpus, config)
+    return _check(index, corpus, config)
+
+
+def _build(
+    corpus: Corpus | JoinedCorpus, settings: PlanSettings, path: Path, documents: range
+) -> None:
+    started = time.monotonic()
     try:
-        index = open_patiently(partial(PackIndex.open, path), folder, seconds)
+        index = build_pack_index(
+            corpus, settings, path, documents=documents, progress=_log_progress(corpus)
+        )
+    except InputError:
+        if not (path / MANIFEST).exists():  # else another job made it meanwhile
+            raise
+    else:
+        seconds = time.monotonic() - started
+        logger.info(
+            f"packed {len(documents):,} documents of {corpus.prefix} into {len(index):,} rows, "
+            f"lower bound {index.figures.lower_bound:,} "
+            f"({index.figures.utilisation:.2%} used) in {seconds:.2f} s: {path}"
+        )
+
+
+def _wait_for(path: Path, corpus: Corpus | JoinedCorpus, config: PackedDatasetConfig) -> PackIndex:
+    """Open the index that rank 0 makes, once it is there."""
+
+    def open_index() -> PackIndex:
+        if not _is_builder():
+            refuse_if_told(path.name)
+        return PackIndex.open(path)
+
+    try:
+        return open_patiently(open_index, path.parent, 60 * config.packing_build_minutes)
     except UnreadableError as error:
         raise InputError(
             f"{path} is not there after the {config.packing_build_minutes:g} minutes of "
-            f"--packing-build-minutes: either rank 0 needs longer to pack (make the index "
-            f"beforehand: {_pack_command(corpus, config)} --output DIR, and give it with "
-            f"--packing-indexes), or --data-cache-path is no folder that {socket.gethostname()} "
-            f"shares with rank 0"
+            f"--packing-build-minutes: either rank 0 needs longer to pack (then beforehand "
+            f"{_pack_command(corpus, config)} --output DIR, and give it with --packing-indexes), "
+            f"or --data-cache-path is no folder that {socket.gethostname()} shares with rank 0"
         ) from error
-    return _check(index, corpus, config)
 
 
 def _log_progress(corpus: Corpus | JoinedCorpus) -> Callable[[float], None]:

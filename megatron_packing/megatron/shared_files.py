@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ import torch
 
 from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus
+from megatron_packing.errors import InputError
 from megatron_packing.files import open_patiently
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.source import open_source
@@ -20,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 STALE_SECONDS = 60
 """NFS clients forget after 30 seconds that a name was missing (acdirmax is 60)."""
+
+_FAILED = "megatron_packing/failed/"
 
 Opened = TypeVar("Opened")
 
@@ -67,3 +71,36 @@ def open_index_and_corpus(
     index = open_on_every_rank(lambda: PackIndex.open(path), Path(path))
     where = Path(str(corpus or index.corpus.prefix).split(",")[0])
     return index, open_on_every_rank(lambda: open_source(index, corpus), where)
+
+
+def tell_waiting_ranks(name: str, message: str) -> None:
+    """Let the ranks that wait for ``name`` know that it will not come.
+
+    By the key-value store through which the run's ranks found each other, which takes no
+    collective operation.
+    """
+    if torch.distributed.is_initialized():
+        with suppress(RuntimeError):  # the store may be gone already
+            _store().set(_FAILED + name, message)
+
+
+def refuse_if_told(name: str) -> None:
+    """Stop waiting for what rank 0 could not make.
+
+    Raises:
+        InputError: With rank 0's message, or that rank 0 is gone.
+    """
+    if not torch.distributed.is_initialized():
+        return
+    try:
+        message = _store().get(_FAILED + name) if _store().check([_FAILED + name]) else None
+    except RuntimeError as error:
+        raise InputError(
+            f"rank 0 ended while others waited for it to pack ({error}); its own log says why"
+        ) from error
+    if message is not None:
+        raise InputError(f"rank 0 could not pack: {message.decode()}")
+
+
+def _store() -> torch.distributed.Store:
+    return torch.distributed.distributed_c10d._get_default_store()

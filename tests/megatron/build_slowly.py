@@ -1,8 +1,9 @@
 """Builds datasets on two ranks whose process group gives up sooner than rank 0 has packed.
 
-    build_slowly.py FOLDER SECONDS BUILD_MINUTES shared|apart
+    build_slowly.py FOLDER SECONDS BUILD_MINUTES shared|apart|failing
 
 FOLDER holds the corpus. Rank 0 takes SECONDS to pack; collective operations are given up after 3.
+Ranks share the folder of indexes, or not; or rank 0 fails.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ def main() -> None:
         return built[-1]
 
     indexes.build_pack_index = build_slowly
-    cache = folder / ("cache" if where == "shared" else f"cache{rank}")
+    cache = folder / (f"cache{rank}" if where == "apart" else "cache")
     config = PackedDatasetConfig(
         random_seed=7,
-        sequence_length=ROW,
+        sequence_length=ROW if where != "failing" else 8,
         split="90,10,0",
         blend=([str(folder / "corpus")], None),
         path_to_cache=str(cache),

@@ -35,6 +35,14 @@ def test_a_folder_that_ranks_do_not_share_is_named(tmp_path):
     assert "--data-cache-path is no folder that" in second
 
 
+def test_a_rank_that_cannot_pack_tells_the_others_at_once(tmp_path):
+    """They would wait for an hour."""
+    outputs = run(tmp_path, 2, 60, "failing")
+    first, second = outputs
+    assert "longer than the sequence length 8" in first
+    assert second == f"rank 0 could not pack: {first}"
+
+
 def test_packing_at_the_start_says_how_far_it_is(tmp_path, monkeypatch, caplog):
     def build_in_steps(*arguments, progress, **options):
         for share in (0.25, 0.5):  # as the core does where it takes long
