@@ -1,4 +1,4 @@
-"""Fine-tunes Llama 3 70B on packs by Megatron-Bridge's own recipe.
+"""Fine-tunes Llama 3.1 70B on packs by Megatron-Bridge's own recipe.
 
     torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint node0:29500 \
       examples/llama3_70b_sft/bridge_recipe.py --train data/train_packs_8192 \
@@ -10,7 +10,7 @@ The recipe stays as it is but for what use_packed_data changes, and prints.
 import argparse
 import sys
 
-from megatron.bridge.recipes.llama import llama3_70b_sft_config
+from megatron.bridge.recipes.llama import llama31_70b_sft_config
 from megatron.bridge.training.finetune import finetune
 from megatron.bridge.training.gpt_step import forward_step
 
@@ -30,14 +30,16 @@ def main():
     parser.add_argument("--epochs", type=float, default=2.0)
     args = parser.parse_args()
 
-    cfg = llama3_70b_sft_config()
+    cfg = llama31_70b_sft_config()
     cfg.model.context_parallel_size = args.context_parallel_size
     cfg.model.sequence_parallel = True
     cfg.checkpoint.pretrained_checkpoint = args.pretrained_checkpoint
     cfg.checkpoint.save = cfg.checkpoint.load = args.save
     use_packed_data(cfg, train=args.train, validation=args.validation)  # after all else
     packs = len(PackIndex.open(args.train))
-    cfg.train.train_iters = round(args.epochs * packs / cfg.train.global_batch_size)
+    steps = max(1, round(args.epochs * packs / cfg.train.global_batch_size))
+    cfg.train.train_iters = steps
+    cfg.scheduler.lr_warmup_iters = min(cfg.scheduler.lr_warmup_iters, steps // 10)
     finetune(cfg, forward_step)
 
 

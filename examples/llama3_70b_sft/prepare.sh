@@ -7,6 +7,19 @@ here=$(dirname "$0")
 source "$here/settings.sh"
 tokenizer=$1
 
+# What is there already is used if it was made with the same settings.
+check() { # FILE, FIELD VALUE...: of JSON, within "plan" where there is one
+  python3 - "$@" << 'END'
+import json, sys
+path, *wanted = sys.argv[1:]
+record = json.load(open(path))
+record = record.get("plan", record)
+for field, value in zip(wanted[::2], wanted[1::2]):
+    if str(record[field]) != value:
+        sys.exit(f"{path} was made with {field} {record[field]}, not {value}; remove what is there or choose another DATA")
+END
+}
+
 for split in train valid; do
   input=$2
   shift
@@ -14,6 +27,7 @@ for split in train valid; do
     megatron-packing tokenize "$input" --output-prefix "$DATA/$split" --tokenizer "$tokenizer" \
       --on-bad-record skip
   fi
+  check "$DATA/${split}_corpus.json" tokenizer "$tokenizer"
 done
 # Both in whole global batches: an epoch, and an evaluation, take each document once.
 for split in train valid; do
@@ -22,5 +36,6 @@ for split in train valid; do
     megatron-packing pack "$DATA/$split" --sequence-length "$ROW" --alignment "$ALIGNMENT" \
       --overlong split --packs-multiple-of "$GLOBAL_BATCH" --output "$packs"
   fi
+  check "$packs/manifest.json" alignment "$ALIGNMENT" packs_multiple_of "$GLOBAL_BATCH"
   megatron-packing verify "$packs"
 done

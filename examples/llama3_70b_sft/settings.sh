@@ -1,4 +1,4 @@
-# Model, layout and batch of a run, chosen by SIZE and ROW; sourced by prepare.sh and train.sh.
+# Llama 3.1's sizes, layout and batch of a run, chosen by SIZE and ROW; sourced by the scripts here.
 # The reasons are in README.md. GPUs are taken to have 80 GB.
 
 SIZE=${SIZE:-70b} # 8b, 70b, 405b, or tiny, which trains on a CPU
@@ -9,6 +9,7 @@ MODEL=(
   --normalization RMSNorm --norm-epsilon 1e-5 --swiglu --disable-bias-linear
   --untie-embeddings-and-output-weights --attention-dropout 0 --hidden-dropout 0
 )
+# Llama 3 has no scaling of positions, and rows of 8,192 at most.
 LLAMA=(--use-rope-scaling --rope-scaling-factor 8 --group-query-attention --num-query-groups 8)
 PRECISION=(--bf16)
 OVERLAP=(--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather)

@@ -37,7 +37,15 @@ PACKED_DATA=(
 TOKENIZER_FLAGS=(--tokenizer-type HuggingFaceTokenizer --tokenizer-model "${TOKENIZER:?a tokenizer}")
 # Goes on from SAVE where there is a checkpoint, else begins with INITIAL.
 CHECKPOINTS=(--save "${SAVE:?a folder for checkpoints}" --load "$SAVE" --save-interval 100 --ckpt-format torch_dist)
-if [ -n "${INITIAL:-}" ]; then CHECKPOINTS+=(--pretrained-checkpoint "$INITIAL"); fi
+if [ -n "${INITIAL:-}" ]; then
+  CHECKPOINTS+=(--pretrained-checkpoint "$INITIAL")
+elif [ "$SIZE" != tiny ]; then # Megatron would train random weights
+  if [ ! -e "$SAVE/latest_checkpointed_iteration.txt" ]; then
+    echo "$SAVE holds no checkpoint to go on from: give INITIAL, the model to start with" >&2
+    exit 2
+  fi
+  CHECKPOINTS+=(--exit-on-missing-checkpoint)
+fi
 LOGGING=(--log-interval 1 --log-throughput)
 
 COMMAND=(

@@ -58,6 +58,28 @@ def check_model(model: Any) -> None:
         )
 
 
+def check_schedule(cfg: Any, batch: int) -> None:
+    """Refuse a length of training that is counted in rows, where rows change.
+
+    Args:
+        cfg: Bridge's ``ConfigContainer``, before it is changed.
+        batch: Rows of a global batch afterwards.
+
+    Raises:
+        InputError: Names the setting.
+    """
+    for name, instead in (
+        ("train_samples", "set cfg.train.train_iters, and the scheduler's settings in iterations"),
+        ("rampup_batch_size", "leave it out"),
+    ):
+        value = getattr(cfg.train, name, None)
+        if value is not None and batch != cfg.train.global_batch_size:
+            raise InputError(
+                f"cfg.train.{name} is {value}, in rows of which a global batch had "
+                f"{cfg.train.global_batch_size} and now has {batch}; {instead}"
+            )
+
+
 def check_index(index: PackIndex, row: int, cfg: Any) -> None:
     """Refuse rows that the recipe's parallelism cannot cut evenly.
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.megatron.shared_files import open_index_and_corpus
-from megatron_packing.nemo.checks import check_index, check_model, check_stages
+from megatron_packing.nemo.checks import check_index, check_model, check_schedule, check_stages
 from megatron_packing.nemo.provider import PackedDataProvider
 from megatron_packing.report.console import console
 from megatron_packing.thd.layout import ATTENTION, Attention
@@ -95,6 +95,7 @@ def use_packed_data(
     for index in indexes.values():
         check_index(index, row, cfg)
     batch, batch_why = _global_batch(cfg, indexes["train"], keep, documents_per_row)
+    check_schedule(cfg, batch)
 
     provider = PackedDataProvider(
         train=str(train),

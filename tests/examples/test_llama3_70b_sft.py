@@ -30,6 +30,7 @@ ENVIRONMENT = {
 }
 
 
+STEPS = {"STEPS": 100, "EVAL_STEPS": 3, "INITIAL": "a/checkpoint"}
 OPTIMIZER_FLAGS = (  # of the larger sizes
     "--use-distributed-optimizer",
     "--overlap-grad-reduce",
@@ -71,7 +72,7 @@ def test_every_layout_of_the_readme_passes_megatrons_parser_and_checks(tmp_path)
     table, commands = settings_in_readme(), []
     assert len(table) == 9
     for line in table:
-        words = words_of(SIZE=line["size"].lower(), ROW=line["row"], STEPS=100, EVAL_STEPS=3)
+        words = words_of(SIZE=line["size"].lower(), ROW=line["row"], **STEPS)
         nodes = int(line["gpus"]) // 8
         for ranks in (nodes * 8, nodes * 16):
             commands.append({"words": flags_in(words), "world_size": ranks})
@@ -127,7 +128,7 @@ def test_the_same_script_trains_in_miniature(data, row, ranks):
     words = words_of(
         SIZE="tiny", ROW=row, DATA=data, GLOBAL_BATCH=4, EPOCHS=1, SAVE=data / "checkpoints"
     )
-    large = words_of(DATA=data, STEPS=1, EVAL_STEPS=1)
+    large = words_of(DATA=data, **STEPS)
     words += [word for word in large if word in OPTIMIZER_FLAGS]
     packs = {
         split: json.loads((data / f"{split}_packs_{row}" / "manifest.json").read_text())
@@ -183,6 +184,19 @@ def test_prepare_train_and_go_on_as_the_page_says(tmp_path, chitchat):
 
     prepared = run(f"{FOLDER}/prepare.sh", f"{chitchat}/tokenizer", "train.jsonl", "valid.jsonl")
     assert "train_packs_256 is right: 60 documents exactly once" in prepared
+    environment["GLOBAL_BATCH"] = "8"
+    again = subprocess.run(
+        [FOLDER / "prepare.sh", f"{chitchat}/tokenizer", "train.jsonl", "valid.jsonl"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert again.returncode == 1
+    assert "was made with packs_multiple_of 4, not 8; remove" in again.stderr
+    environment["GLOBAL_BATCH"] = "4"
     more = ["--num-workers", "0", "--eval-iters", "1"]
     first = run(f"{FOLDER}/train.sh", "--train-iters", "2", *more)
     assert "successfully saved checkpoint from iteration       2" in first
@@ -196,29 +210,52 @@ def test_slurm_starts_the_same_command_on_every_node(tmp_path):
     """With stand-ins for Slurm's commands: there is no cluster here."""
     stand_ins = {
         "scontrol": 'echo "node7\nnode8"',
-        "srun": 'while [[ $1 == --* ]]; do shift; done\nexec "$@"',
+        # rm is how the script ends: what is there then was copied.
+        "srun": "while [[ $1 == --* ]]; do shift; done\n"
+        'if [ "$1" = rm ]; then cp -r "${@: -1}" "$KEPT"; fi\nexec "$@"',
     }
     for name, text in stand_ins.items():
         path = tmp_path / name
         path.write_text(f"#!/usr/bin/env bash\n{text}\n")
         path.chmod(0o755)
     data = tmp_path / "data"
-    data.mkdir()
-    (data / "train.idx").write_text("a corpus")
+    for folder in ("train_packs_8192", "valid_packs_8192"):
+        (data / folder).mkdir(parents=True)
+    for split in ("train", "valid"):
+        for name in (split, f"{split}_loss_mask"):
+            for suffix in ("bin", "idx"):
+                (data / f"{name}.{suffix}").write_text(name)
+    (data / "other").write_text("of other rows")
     settings = {
         "PATH": f"{tmp_path}:{ENVIRONMENT['PATH']}",
         "SLURM_NNODES": "2",
         "SLURM_JOB_NODELIST": "node[7-8]",
         "SLURM_JOB_ID": "12",
         "SLURM_SUBMIT_DIR": EXAMPLES.parent,
-        "STEPS": 5,
-        "EVAL_STEPS": 1,
         "DATA": data,
+        **STEPS,
     }
     words = " ".join(words_of("train.slurm", **settings))
     assert "--nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint node7:29500" in words
     assert words.endswith("--exit-duration-in-mins 1410")
     assert f"--train-data-path {data}/train " in words
-    local = " ".join(words_of("train.slurm", LOCAL=tmp_path / "scratch", **settings))
-    assert f"--train-data-path {tmp_path}/scratch/12/train " in local
-    assert (tmp_path / "scratch" / "12" / "train.idx").read_text() == "a corpus"
+    kept = tmp_path / "scratch"
+    local = words_of("train.slurm", LOCAL=kept, KEPT=tmp_path / "seen", **settings)
+    assert f"--train-data-path {kept}/12/train " in " ".join(local)
+    # Copied before the run, and removed after it.
+    names = {path.name for path in (tmp_path / "seen").iterdir()}
+    assert names == {path.name for path in data.iterdir()} - {"other"}
+    assert not list(kept.iterdir())
+
+
+def test_random_weights_are_not_fine_tuned(tmp_path):
+    settings = {**ENVIRONMENT, "PRINT": "1", "STEPS": "1", "EVAL_STEPS": "1"}
+    settings["SAVE"] = f"{tmp_path}"
+    command = [FOLDER / "train.sh"]
+    refused = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "holds no checkpoint to go on from: give INITIAL" in refused.stderr
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("100")
+    words = words_of(SAVE=tmp_path, STEPS=1, EVAL_STEPS=1)
+    assert "--exit-on-missing-checkpoint" in words
+    assert "--pretrained-checkpoint" not in words

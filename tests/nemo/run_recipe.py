@@ -74,7 +74,7 @@ def run(folder: Path, case: dict) -> dict:
     for name, value in case.get("top", {}).items():
         setattr(cfg, name, value)
     arguments = case["arguments"]
-    for name in ("train", "validation"):
+    for name in ("train", "validation", "test"):
         if name in arguments:
             arguments[name] = folder / arguments[name]
     printed = io.StringIO()

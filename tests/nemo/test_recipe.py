@@ -55,6 +55,9 @@ CASES: dict[str, dict] = {
     "mtp": {"arguments": {"train": "packs"}, "model": {"mtp_num_layers": 1}},
     "graphs": {"arguments": {"train": "packs"}, "model": {"cuda_graph_impl": "local"}},
     "no index": {"arguments": {"train": "nothing"}},
+    "samples": {"arguments": {"train": "packs"}, "train": {"train_samples": 8000}},
+    "ramp": {"arguments": {"train": "packs"}, "train": {"rampup_batch_size": [8, 8, 100]}},
+    "test alone": {"arguments": {"train": "packs", "test": "whole"}},
     "unknown": {"arguments": {"train": "packs", "keep": "everything"}},
 }
 if BRIDGE >= (0, 6):
@@ -150,6 +153,10 @@ def test_an_evaluation_of_each_document_once_is_told(results):
     assert "eval_iters 6 takes each of them once" in results["validation"]["printed"]
 
 
+def test_test_documents_alone_keep_evaluations(results):
+    assert f"{EVALUATION}.eval_iters" not in results["test alone"]["changes"]
+
+
 @pytest.mark.parametrize("case", ["context", "fp8"])
 def test_rows_that_the_layout_can_cut_are_taken(results, case):
     assert "changes" in results[case]
@@ -164,6 +171,8 @@ def test_rows_that_the_layout_can_cut_are_taken(results, case):
         ("fp8 odd", "that is a multiple of 32"),
         ("mtp", "cfg.model.mtp_num_layers is 1"),
         ("graphs", "set it to none"),
+        ("samples", "cfg.train.train_samples is 8000, in rows of which a global batch had 8 and"),
+        ("ramp", "cfg.train.rampup_batch_size is"),
         ("no index", "is not a pack index"),
         ("unknown", "keep is 'everything'; use one of tokens, documents, rows"),
     ],
