@@ -2,7 +2,8 @@
 
 Prints one JSON object.
 
-    run_bridge.py batches INDEX   what Bridge's loaders and batches make of a provider's samples
+    run_bridge.py batches INDEX CONTEXT   what Bridge's loaders and batches make of a provider's
+        samples; under context parallelism what each rank holds of them
     run_bridge.py losses INDEX STAGES   losses and gradients by Bridge's step and by this project's
 """
 
@@ -30,6 +31,7 @@ from tests.nemo.absent import prepare_bridge
 prepare_bridge()
 
 import megatron.bridge.training.gpt_step as gpt_step
+import megatron.core.utils
 from megatron.bridge.data.loaders import setup_data_iterators
 from megatron.bridge.data.utils import get_dataset_provider
 from megatron.bridge.models.gpt_provider import GPTModelProvider
@@ -45,6 +47,7 @@ from megatron_packing.megatron.batch import get_batch, run_model
 from megatron_packing.megatron.loss import loss_func
 from megatron_packing.nemo.recipe import use_packed_data
 from megatron_packing.nemo.versions import bridge_version
+from megatron_packing.thd.context_parallel import partition_indices
 from tests.megatron.test_dataset import build
 
 BATCH = 4
@@ -60,19 +63,38 @@ def make_recipe(index: str, **changes):
     cfg.mixed_precision = None
     cfg.train.train_iters = STEPS
     cfg.train.global_batch_size = BATCH
-    use_packed_data(cfg, train=index, keep="rows", quiet=True)
+    use_packed_data(cfg, train=index, validation=index, keep="rows", quiet=True)
     cfg.dataset.num_workers = 0
     cfg.dataset.persistent_workers = False
     return cfg
 
 
-def iterate(cfg):
-    """Bridge's own iterator over training batches."""
+def iterate(cfg, consumed: int = 0):
+    """Bridge's own iterators over training and validation batches."""
     provider = get_dataset_provider(cfg.dataset)
     group = parallel_state.get_data_parallel_group()
-    train, valid, test = setup_data_iterators(cfg, TrainState(), 1, provider, group)
-    assert valid is test is None
-    return train
+    state = TrainState(consumed_train_samples=consumed)
+    train, valid, test = setup_data_iterators(cfg, state, 1, provider, group)
+    assert test is None
+    return train, valid
+
+
+def cut_as_transformer_engine(cu_seqlens, total_tokens, size, rank):
+    """In place of its thd_get_partitioned_indices, which needs a GPU; checks what it is given."""
+    assert cu_seqlens.dim() == 1
+    assert cu_seqlens[0] == 0
+    assert cu_seqlens[-1] == total_tokens
+    assert (torch.diff(cu_seqlens) >= 0).all()
+    return partition_indices(cu_seqlens, size, rank)
+
+
+def put_cut_in_place() -> None:
+    """Where Bridge 0.3 and megatron-core 0.19 look for it."""
+    import transformer_engine_torch
+
+    transformer_engine_torch.thd_get_partitioned_indices = cut_as_transformer_engine
+    gpt_step.is_te_min_version = lambda *_: True
+    megatron.core.utils.tex = transformer_engine_torch
 
 
 def own_loader(cfg):
@@ -103,33 +125,40 @@ def bridge_batch(iterator, cfg):
     return tokens, labels, loss_mask, positions, gpt_step.get_packed_seq_params(packed[0])
 
 
-def compare_batches(index: str) -> dict[str, object]:
-    """Bridge's batches of every sample, and this project's."""
-    cfg = make_recipe(index)
-    iterator, count, weights = iterate(cfg), 0, 0
-    for sample in own_loader(cfg):
-        ours = get_batch(iter([sample]))
-        tokens, labels, loss_mask, positions, packed = bridge_batch(iterator, cfg)
-        for name, theirs in (
-            ("tokens", tokens),
-            ("labels", labels),
-            ("loss_mask", loss_mask),
-            ("position_ids", positions),
-        ):
-            assert torch.equal(theirs, getattr(ours, name)), name
-        for field in fields(packed):
-            theirs, expected = (
-                getattr(packed, field.name),
-                getattr(ours.packed_seq_params, field.name),
-            )
-            if torch.is_tensor(expected):
-                assert torch.equal(theirs, expected), field.name
-            elif field.name != "pad_between_seqs":  # which Bridge leaves to Transformer Engine
-                assert theirs == expected, field.name
-        weights += int(loss_mask.sum())
-        count += 1
+def compare_batch(theirs, ours) -> int:
+    """Bridge's batch and this project's; how many labels are trained."""
+    *rows, packed = theirs
+    for name, row in zip(("tokens", "labels", "loss_mask", "position_ids"), rows, strict=True):
+        assert torch.equal(row, getattr(ours, name)), name
+    for field in fields(packed):
+        found, expected = getattr(packed, field.name), getattr(ours.packed_seq_params, field.name)
+        if torch.is_tensor(expected):
+            assert torch.equal(found, expected), field.name
+        elif field.name != "pad_between_seqs":  # which Bridge leaves to Transformer Engine
+            assert found == expected, field.name
+    return int(ours.loss_mask.sum())
+
+
+def compare_batches(index: str, context: int) -> dict[str, object]:
+    """Bridge's batches of every sample, and this project's; resumed ones and validation too."""
+    put_cut_in_place()
+    cfg = make_recipe(index, context_parallel_size=context)
+    expected = [get_batch(iter([sample])) for sample in own_loader(cfg)]
+    train, _ = iterate(cfg)
+    weights = [compare_batch(bridge_batch(train, cfg), ours) for ours in expected]
+    cfg.dataset.num_workers = 1  # and in another process
+    train, valid = iterate(cfg, consumed=5)
+    for ours in expected[5:]:
+        compare_batch(bridge_batch(train, cfg), ours)
     packs = len(PackIndex.open(index))
-    return {"rows": count, "packs": packs, "weights": weights}
+    evaluation = [bridge_batch(valid, cfg)[0] for _ in range(2 * packs)]  # over its end
+    for first, again in zip(evaluation[:packs], evaluation[packs:], strict=True):
+        assert torch.equal(first, again)
+    rows = {tuple(row.flatten().tolist()) for row in evaluation}
+    assert len(rows) == packs
+    total = torch.tensor(sum(weights))
+    torch.distributed.all_reduce(total)
+    return {"rows": len(expected), "packs": packs, "weights": total.item()}
 
 
 def train_steps(forward_step, iterator, model, row: int) -> dict[str, list]:
@@ -161,7 +190,7 @@ def compare_losses(index: str, stages: int) -> dict[str, object]:
     model = make_model(num_layers=max(2, stages), **changes)
     state = GlobalState()
     state.cfg = cfg
-    theirs = train_steps(partial(gpt_step.forward_step, state), iterate(cfg), model, row)
+    theirs = train_steps(partial(gpt_step.forward_step, state), iterate(cfg)[0], model, row)
 
     def own_step(iterator, model):
         batch = get_batch(iterator)
@@ -181,12 +210,13 @@ def compare_losses(index: str, stages: int) -> dict[str, object]:
 def main() -> None:
     verb, index, *rest = sys.argv[1:]
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    stages = int(rest[0]) if rest else 1
+    layout = {"batches": "context", "losses": "pipeline_model"}[verb]
+    size = int(rest[0])
     store = torch.distributed.FileStore(f"{index}.store{world}", world)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
-    parallel_state.initialize_model_parallel(pipeline_model_parallel_size=stages)
+    parallel_state.initialize_model_parallel(**{f"{layout}_parallel_size": size})
     model_parallel_cuda_manual_seed(1)
-    result = compare_batches(index) if verb == "batches" else compare_losses(index, stages)
+    result = (compare_batches if verb == "batches" else compare_losses)(index, size)
     if rank == 0:
         sys.stdout.write(json.dumps({**result, "version": bridge_version()}) + "\n")
 

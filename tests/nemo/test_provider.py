@@ -24,7 +24,7 @@ ROW = 64
 @pytest.fixture
 def index(tmp_path) -> Path:
     corpus = write_corpus(tmp_path / "corpus", chat_like_lengths(60, longest=ROW))
-    settings = PlanSettings(strategy="optimal", sequence_length=ROW)
+    settings = PlanSettings(strategy="optimal", sequence_length=ROW, alignment=4)
     return build_pack_index(corpus, settings, tmp_path / "packs").path
 
 
@@ -34,10 +34,13 @@ def run(*arguments: object, ranks: int = 1) -> dict:
     return result
 
 
-def test_bridges_batches_hold_the_rows_and_boundaries_of_this_projects(index):
-    """Its sampler, collation and gpt_step.get_batch; across the end of an epoch."""
-    result = run("batches", index)
-    assert result["rows"] == 12 > result["packs"] == 11
+@pytest.mark.parametrize("context", [1, 2])
+def test_bridges_batches_hold_the_rows_and_boundaries_of_this_projects(index, context):
+    """Its samplers, collation and gpt_step.get_batch: across the end of an epoch, resumed, by a
+    worker, and in evaluations of any length."""
+    result = run("batches", index, context, ranks=context)
+    assert result["rows"] == 12
+    assert 5 < result["packs"] != 12
     assert result["weights"] > 100
 
 
