@@ -5,11 +5,15 @@
 set -euo pipefail
 here=$(dirname "$0")
 source "$here/settings.sh"
+if (($# != 3)); then
+  echo "give a tokenizer, the training and the validation conversations: $0 TOKENIZER TRAIN.jsonl VALID.jsonl" >&2
+  exit 2
+fi
 tokenizer=$1
 
 # What is there already is used if it was made with the same settings.
 check() { # FILE, FIELD VALUE...: of JSON, within "plan" where there is one
-  python3 - "$@" << 'END'
+  "${PYTHON:-python3}" - "$@" << 'END'
 import json, sys
 path, *wanted = sys.argv[1:]
 record = json.load(open(path))

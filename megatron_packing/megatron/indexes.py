@@ -102,14 +102,15 @@ def find_index(
     identity = [corpus.fingerprint, documents.start, documents.stop, asdict(settings)]
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     path = folder / name
-    if _is_builder() and not (path / MANIFEST).exists():
-        try:
+    if not _is_builder():
+        return _check(_wait_for(path, corpus, config), corpus, config)
+    try:
+        if not (path / MANIFEST).exists():
             _build(corpus, settings, path, documents)
-        except BaseException as error:
-            tell_waiting_ranks(name, f"{error}" or type(error).__name__)
-            raise
-    index = _wait_for(path, corpus, config)
-    return _check(index, corpus, config)
+        return _check(PackIndex.open(path), corpus, config)
+    except BaseException as error:
+        tell_waiting_ranks(name, f"{error}" or type(error).__name__)
+        raise
 
 
 def _build(
@@ -136,8 +137,7 @@ def _wait_for(path: Path, corpus: Corpus | JoinedCorpus, config: PackedDatasetCo
     """Open the index that rank 0 makes, once it is there."""
 
     def open_index() -> PackIndex:
-        if not _is_builder():
-            refuse_if_told(path.name)
+        refuse_if_told(path.name)
         return PackIndex.open(path)
 
     try:

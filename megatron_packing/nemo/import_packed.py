@@ -21,6 +21,7 @@ from megatron_packing.nemo.parquet_file import read_parquet
 from megatron_packing.nemo.stored_rows import StoredRow
 
 _READERS = {".npy": read_npy, ".parquet": read_parquet, ".pq": read_parquet}
+_SPLITS = ("train", "valid", "test")  # as Bridge and NeMo begin the names of a folder's files
 _ADVICE = "give .npy or .parquet files of packed sequences, or folders of them"
 
 
@@ -59,17 +60,13 @@ def find_packed_files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-# How Bridge and NeMo name the files of a folder.
-_SPLITS = ("train", "valid", "test")
-
-
 def _refuse_mixture(folder: Path, files: Sequence[Path]) -> None:
     """Refuse to make one corpus of training and validation data."""
-    first = {split: file for split in _SPLITS for file in files if file.name.startswith(split)}
-    if len(first) > 1:
-        names = " and of ".join(file.name.partition("_")[0] for file in first.values())
+    found = {split: file for split in _SPLITS for file in files if file.name.startswith(split)}
+    if len(found) > 1:
+        names = " and ".join(file.name for file in found.values())
         raise InputError(
-            f"{folder} holds files of {names} data; import those of each by themselves"
+            f"{folder} holds several splits ({names}); import the files of each by themselves"
         )
 
 

@@ -248,7 +248,7 @@ def test_files_of_another_kind_are_named(tmp_path):
     strange = save_npy(tmp_path / "strange.npy", np.array([{"a": 1}, {"b": 2}], object))
     for path, message in (
         (texts, "row 0 holds .* where a list of integers must be"),
-        (mixed, "holds files of training and of validation"),
+        (mixed, r"holds several splits \(training_64.npy and validation_64.npy\)"),
         (numbers, "holds numbers of int64, not packed rows"),
         (other, "has no column input_ids, loss_mask, seq_start_id"),
         (cut, "cut.npy cannot be read"),
