@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("megatron.core")
 
+from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.megatron import indexes
 from tests.conftest import chat_like_lengths, write_corpus
@@ -41,6 +42,16 @@ def test_a_rank_that_cannot_pack_tells_the_others_at_once(tmp_path):
     first, second = outputs
     assert "longer than the sequence length 8" in first
     assert second == f"rank 0 could not pack: {first}"
+
+
+def test_a_damaged_index_is_named_at_once(tmp_path):
+    """Nobody waits for one that is there, as for one that is being made."""
+    corpus = write_corpus(tmp_path / "corpus", chat_like_lengths(200, longest=ROW))
+    (train, _, _) = build([corpus.prefix], tmp_path)
+    array = train.index.path / "document_ids.npy"
+    array.write_bytes(array.read_bytes()[:-8])
+    with pytest.raises(InputError, match=r"document_ids.npy cannot be opened"):
+        build([corpus.prefix], tmp_path)
 
 
 def test_packing_at_the_start_says_how_far_it_is(tmp_path, monkeypatch, caplog):
