@@ -27,19 +27,33 @@ def main():
     parser.add_argument("--pretrained-checkpoint", required=True)
     parser.add_argument("--save", required=True, help="where checkpoints go, and come from")
     parser.add_argument("--context-parallel-size", type=int, default=1)
+    parser.add_argument("--global-batch-size", type=int, help="rows; by default as train.sh does")
     parser.add_argument("--epochs", type=float, default=2.0)
     args = parser.parse_args()
 
+    packs = len(PackIndex.open(args.train))
+    row = PackIndex.open(args.train).plan.sequence_length
+    batch = args.global_batch_size or max(8, 524288 // row)
+    steps = round(args.epochs * packs / batch)
+    if steps < 1:
+        raise InputError(f"--epochs {args.epochs:g} of {packs} rows are no step of {batch}")
     cfg = llama31_70b_sft_config()
     cfg.model.context_parallel_size = args.context_parallel_size
     cfg.model.sequence_parallel = True
+    cfg.ddp.use_distributed_optimizer = cfg.optimizer.use_distributed_optimizer = True
+    if row > 8192:  # activations are the larger part
+        cfg.model.recompute_granularity = "full"
+        cfg.model.recompute_method = "uniform"
+        cfg.model.recompute_num_layers = 1
     cfg.checkpoint.pretrained_checkpoint = args.pretrained_checkpoint
     cfg.checkpoint.save = cfg.checkpoint.load = args.save
-    use_packed_data(cfg, train=args.train, validation=args.validation)  # after all else
-    packs = len(PackIndex.open(args.train))
-    steps = max(1, round(args.epochs * packs / cfg.train.global_batch_size))
+    cfg.train.global_batch_size = batch
     cfg.train.train_iters = steps
     cfg.scheduler.lr_warmup_iters = min(cfg.scheduler.lr_warmup_iters, steps // 10)
+    if args.validation:  # each document once, where prepare.sh packed whole batches of them
+        evaluation = getattr(cfg, "validation", cfg.train)
+        evaluation.eval_iters = max(1, len(PackIndex.open(args.validation)) // batch)
+    use_packed_data(cfg, train=args.train, validation=args.validation, keep="rows")  # last
     finetune(cfg, forward_step)
 
 

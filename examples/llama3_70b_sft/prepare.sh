@@ -2,44 +2,35 @@
 # Tokenises conversations and packs them, once, on any machine that sees the data: no GPU, no torch.
 #
 #     SIZE=70b ROW=8192 DATA=data ./prepare.sh TOKENIZER TRAIN.jsonl VALID.jsonl
+#
+# Records that cannot be used are skipped and counted, longer documents than a row are split.
 set -euo pipefail
 here=$(dirname "$0")
 source "$here/settings.sh"
-if (($# != 3)); then
-  echo "give a tokenizer, the training and the validation conversations: $0 TOKENIZER TRAIN.jsonl VALID.jsonl" >&2
-  exit 2
-fi
+(($# == 3)) || stop "give a tokenizer and two files: $0 TOKENIZER TRAIN.jsonl VALID.jsonl"
 tokenizer=$1
+declare -A input=([train]=$2 [valid]=$3)
+for file in "${input[@]}"; do [ -e "$file" ] || stop "$file does not exist; give a file of conversations"; done
+command -v megatron-packing > /dev/null || stop "megatron-packing is not on the PATH; activate its environment"
 
-# What is there already is used if it was made with the same settings.
-check() { # FILE, FIELD VALUE...: of JSON, within "plan" where there is one
-  "${PYTHON:-python3}" - "$@" << 'END'
-import json, sys
-path, *wanted = sys.argv[1:]
-record = json.load(open(path))
-record = record.get("plan", record)
-for field, value in zip(wanted[::2], wanted[1::2]):
-    if str(record[field]) != value:
-        sys.exit(f"{path} was made with {field} {record[field]}, not {value}; remove what is there or choose another DATA")
-END
-}
-
+# What is there already is used, if it was made of the same with the same settings.
 for split in train valid; do
-  input=$2
-  shift
-  if [ ! -e "$DATA/$split.idx" ]; then
-    megatron-packing tokenize "$input" --output-prefix "$DATA/$split" --tokenizer "$tokenizer" \
-      --on-bad-record skip
+  if [ -e "$DATA/$split.idx" ]; then
+    "${PYTHON:-python3}" "$here/check_prepared.py" corpus "$DATA/$split" "$tokenizer" "${input[$split]}"
+  else
+    # shellcheck disable=SC2086  # several flags
+    megatron-packing tokenize "${input[$split]}" --output-prefix "$DATA/$split" --tokenizer "$tokenizer" \
+      --on-bad-record skip ${TOKENIZE_FLAGS:-}
   fi
-  check "$DATA/${split}_corpus.json" tokenizer "$tokenizer"
 done
 # Both in whole global batches: an epoch, and an evaluation, take each document once.
 for split in train valid; do
   packs=$DATA/${split}_packs_$ROW
-  if [ ! -e "$packs" ]; then
+  if [ -e "$packs" ]; then
+    "${PYTHON:-python3}" "$here/check_prepared.py" packs "$packs" "$ALIGNMENT" "$GLOBAL_BATCH"
+  else
     megatron-packing pack "$DATA/$split" --sequence-length "$ROW" --alignment "$ALIGNMENT" \
       --overlong split --packs-multiple-of "$GLOBAL_BATCH" --output "$packs"
   fi
-  check "$packs/manifest.json" alignment "$ALIGNMENT" packs_multiple_of "$GLOBAL_BATCH"
   megatron-packing verify "$packs"
 done

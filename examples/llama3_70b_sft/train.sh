@@ -9,12 +9,21 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 source "$here/settings.sh"
 
-figure() { # FOLDER: packs of an index
-  "${PYTHON:-python3}" -c "import json, sys; print(json.load(open(sys.argv[1]))['figures']['num_packs'])" \
-    "$1/manifest.json"
+[ -n "${TOKENIZER:-}" ] || stop "TOKENIZER is not set; give the tokenizer that prepare.sh was given"
+[ -n "${SAVE:-}" ] || stop "SAVE is not set; give a folder for checkpoints"
+[ -z "${INITIAL:-}" ] || [ -n "${PRINT:-}" ] || [ -e "$INITIAL" ] || stop "INITIAL is $INITIAL, which does not exist"
+
+packs() { # FOLDER: how many, if they are those of these settings
+  "${PYTHON:-python3}" "$here/check_prepared.py" packs "$1" "$ALIGNMENT" "$GLOBAL_BATCH"
 }
-STEPS=${STEPS:-$((EPOCHS * $(figure "$TRAIN_PACKS") / GLOBAL_BATCH))}
-EVAL_STEPS=${EVAL_STEPS:-$(($(figure "$VALID_PACKS") / GLOBAL_BATCH))}
+if [ -z "${STEPS:-}" ]; then
+  count=$(packs "$TRAIN_PACKS")
+  STEPS=$((EPOCHS * count / GLOBAL_BATCH))
+fi
+if [ -z "${EVAL_STEPS:-}" ]; then
+  count=$(packs "$VALID_PACKS")
+  EVAL_STEPS=$((count / GLOBAL_BATCH))
+fi
 
 PROGRAM=("$here/../pretrain_packed_gpt.py")
 if [ "$SIZE" = tiny ]; then PROGRAM=("$here/../cpu_trainer.py" "${PROGRAM[@]}"); fi
@@ -34,16 +43,14 @@ PACKED_DATA=(
   --packing-indexes "$TRAIN_PACKS" "$VALID_PACKS" --packing-balance
   --num-workers 2 --eval-interval 100 --eval-iters "$EVAL_STEPS"
 )
-TOKENIZER_FLAGS=(--tokenizer-type HuggingFaceTokenizer --tokenizer-model "${TOKENIZER:?a tokenizer}")
+TOKENIZER_FLAGS=(--tokenizer-type HuggingFaceTokenizer --tokenizer-model "$TOKENIZER")
 # Goes on from SAVE where there is a checkpoint, else begins with INITIAL.
-CHECKPOINTS=(--save "${SAVE:?a folder for checkpoints}" --load "$SAVE" --save-interval 100 --ckpt-format torch_dist)
+CHECKPOINTS=(--save "$SAVE" --load "$SAVE" --save-interval 100 --ckpt-format torch_dist)
 if [ -n "${INITIAL:-}" ]; then
   CHECKPOINTS+=(--pretrained-checkpoint "$INITIAL")
 elif [ "$SIZE" != tiny ]; then # Megatron would train random weights
-  if [ ! -e "$SAVE/latest_checkpointed_iteration.txt" ]; then
-    echo "$SAVE holds no checkpoint to go on from: give INITIAL, the model to start with" >&2
-    exit 2
-  fi
+  [ -e "$SAVE/latest_checkpointed_iteration.txt" ] ||
+    stop "$SAVE holds no checkpoint to go on from: give INITIAL, the model to start with"
   CHECKPOINTS+=(--exit-on-missing-checkpoint)
 fi
 LOGGING=(--log-interval 1 --log-throughput)

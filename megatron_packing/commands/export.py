@@ -66,6 +66,10 @@ def run(args: Namespace) -> None:
     }
     arguments = ", ".join(f"{name}={value!r}" for name, value in settings.items())
     console.print(f"PackedSequenceSpecs({arguments})")
+    if not figures.num_with_end:
+        console.print(
+            f"note: no document holds token {args.end_token}: is it the tokenizer's eos_id?"
+        )
     if figures.num_after_end:
         console.print(
             f"note: {figures.num_after_end:,} trained labels come right after token "
@@ -75,5 +79,6 @@ def run(args: Namespace) -> None:
     if args.format == "nemo-npy" and figures.num_with_inner_end:
         console.print(
             f"note: {figures.num_with_inner_end:,} sequences hold token {args.end_token} before "
-            f"their end, where NeMo 2.x ends their attention; Megatron-Bridge does not"
+            f"their end, where NeMo 2.x ends their attention: train them with Megatron-Bridge, or "
+            f"without export"
         )

@@ -22,8 +22,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--padding-token",
         type=int,
         metavar="ID",
-        help="leave out what sequences were padded with (the tokenizer's eos_id); for files made "
-        "with pad_seq_to_mult over 1",
+        help="leave out what sequences were padded with, which else stays in the documents, "
+        "untrained: the tokenizer's eos_id; for files made with pad_seq_to_mult over 1",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,16 @@ def loss_mask_prefix(prefix: Path) -> Path:
 def corpus_record_path(prefix: Path) -> Path:
     """``PREFIX_corpus.json``: how a corpus was made."""
     return prefix.with_name(prefix.name + "_corpus.json")
+
+
+def recorded_tokenizer(prefix: Path) -> str | None:
+    """The tokenizer that a corpus says it was made with, if it does."""
+    try:
+        record = json.loads(corpus_record_path(prefix).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    name = record.get("tokenizer") if isinstance(record, dict) else None
+    return name if isinstance(name, str) else None
 
 
 class Documents(Protocol):

@@ -16,6 +16,7 @@ from megatron_packing.corpus.corpus import corpus_record_path, loss_mask_prefix
 from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter, data_path, index_path
 from megatron_packing.errors import InputError
 from megatron_packing.files import sync, temporary_sibling
+from megatron_packing.index.pack_index import MANIFEST
 from megatron_packing.nemo.npy_file import read_npy
 from megatron_packing.nemo.parquet_file import read_parquet
 from megatron_packing.nemo.stored_rows import StoredRow
@@ -45,6 +46,8 @@ def find_packed_files(paths: Sequence[Path]) -> list[Path]:
     """
     files: list[Path] = []
     for path in paths:
+        if (path / MANIFEST).exists():
+            raise InputError(f"{path} is a pack index already, which needs no import; {_ADVICE}")
         if path.is_dir():
             inside = sorted(file for file in path.iterdir() if file.suffix.lower() in _READERS)
             if not inside:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from megatron_packing.corpus.corpus import recorded_tokenizer
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.index.source import open_source
 from megatron_packing.megatron.shared_files import open_index_and_corpus
 from megatron_packing.nemo.checks import check_index, check_model, check_schedule, check_stages
 from megatron_packing.nemo.provider import PackedDataProvider
@@ -89,6 +91,11 @@ def use_packed_data(
     }
     _check_choice("keep", keep, KEPT_BATCHES)
     _check_choice("attention", attention, ATTENTION)
+    if documents_per_row is not None and (documents_per_row <= 0 or keep != "documents"):
+        raise InputError(
+            f'documents_per_row is {documents_per_row}; it goes with keep="documents" only, and '
+            f"says how many documents a row of the recipe held, more than 0"
+        )
     check_stages(cfg.model)
     check_model(cfg.model)
     row = indexes["train"].plan.sequence_length
@@ -115,7 +122,7 @@ def use_packed_data(
     )
     changes = list(_change(cfg, provider, batch, batch_why, len(indexes["train"])))
     if not quiet and os.environ.get("RANK", "0") == "0":
-        _print(cfg, changes, indexes)
+        _print(cfg, changes, indexes, train_corpus)
     return changes
 
 
@@ -137,8 +144,10 @@ def _global_batch(
     else:
         if documents_per_row is None and _packs_already(cfg.dataset):
             raise InputError(
-                'keep="documents" needs documents_per_row, as the recipe packs several documents '
-                "into a row; its packing metadata calls it packing_factor"
+                f'keep="documents" needs documents_per_row, as the recipe packs several documents '
+                f"into a row of {cfg.model.seq_length}: give what megatron-packing compare prints "
+                f"as docs per pack for that --sequence-length (Bridge's metadata call it "
+                f"packing_factor)"
             )
         wanted = old * (documents_per_row or 1.0) / documents_per_pack
     ranks = _data_parallel_size(cfg.model)
@@ -205,13 +214,29 @@ def _change(
             yield Change(f"{part}.{name}", was, now, why)
 
 
-def _print(cfg: Any, changes: list[Change], indexes: dict[str, PackIndex]) -> None:
+def _print(
+    cfg: Any,
+    changes: list[Change],
+    indexes: dict[str, PackIndex],
+    train_corpus: str | Path | None,
+) -> None:
     console.print("changed for packed data:")
     for change in changes:
         console.print(f"  cfg.{change.setting}: {change.was} -> {change.now} ({change.why})")
     batch = cfg.train.global_batch_size
     rows = len(indexes["train"])
-    console.print(f"an epoch is {rows:,} rows: {rows / batch:,.1f} steps of {batch:,}")
+    steps, epoch = cfg.train.train_iters, rows / batch
+    console.print(
+        f"an epoch is {rows:,} rows: {epoch:,.1f} steps of {batch:,}"
+        + (f"; train_iters {steps:,} are {steps / epoch:,.1f} epochs" if steps else "")
+    )
+    made_with = recorded_tokenizer(open_source(indexes["train"], train_corpus).prefix)
+    trained_with = getattr(cfg.tokenizer, "tokenizer_model", None)
+    if made_with and trained_with and made_with != f"{trained_with}":
+        console.print(
+            f"the documents were tokenised with {made_with}, the recipe's tokenizer is "
+            f"{trained_with}: make sure that they are the same"
+        )
     if "validation" in indexes:
         _advise_on_evaluation(cfg, len(indexes["validation"]))
     if getattr(cfg.model, "num_moe_experts", None):
@@ -222,12 +247,13 @@ def _print(cfg: Any, changes: list[Change], indexes: dict[str, PackIndex]) -> No
 
 def _advise_on_evaluation(cfg: Any, rows: int) -> None:
     """Say how an evaluation takes each document once, where it does not."""
+    part = "cfg.validation" if hasattr(cfg, "validation") else "cfg.train"
     settings = getattr(cfg, "validation", cfg.train)
     batch = getattr(settings, "eval_global_batch_size", None) or cfg.train.global_batch_size
     taken = settings.eval_iters * batch
     if taken and taken % rows:
         advice = (
-            f"eval_iters {rows // batch} takes each of them once"
+            f"{part}.eval_iters = {rows // batch} takes each of them once"
             if rows % batch == 0
             else f"pack with --packs-multiple-of {batch}, so that whole batches take each once"
         )

@@ -53,6 +53,8 @@ class StoredFigures:
     num_after_end: int = 0
     """Of those, labels after an end token, which the readers do not train: they take every end
     token for padding (Megatron-Bridge#5213)."""
+    num_with_end: int = 0
+    """Segments that hold an end token, as pads too."""
     num_with_inner_end: int = 0
     """Segments with an end token before their last tokens. NeMo 2.x takes the first for the
     segment's end and attends to nothing after it (``collate_fn``, ``seqlen_unpadded``)."""
@@ -79,6 +81,7 @@ class StoredFigures:
             for place in row.segments
             if ends[place].any()
         )
+        self.num_with_end += sum(bool(ends[place].any()) for place in row.segments)
         self.longest_segment = max(self.longest_segment, int(lengths.max()))
         self.most_segments = max(self.most_segments, len(lengths))
         self.shortest_pack = min(self.shortest_pack, int(lengths.sum()))

@@ -182,20 +182,27 @@ def test_prepare_train_and_go_on_as_the_page_says(tmp_path, chitchat):
         assert process.returncode == 0, process.stdout[-5000:]
         return process.stdout
 
-    prepared = run(f"{FOLDER}/prepare.sh", f"{chitchat}/tokenizer", "train.jsonl", "valid.jsonl")
+    words = [f"{chitchat}/tokenizer", "train.jsonl", "valid.jsonl"]
+    prepared = run(f"{FOLDER}/prepare.sh", *words)
     assert "train_packs_256 is right: 60 documents exactly once" in prepared
+    # Once more: nothing to do; with other settings or inputs nothing is used in silence.
+    assert "is right" in run(f"{FOLDER}/prepare.sh", *words)
     environment["GLOBAL_BATCH"] = "8"
-    again = subprocess.run(
-        [FOLDER / "prepare.sh", f"{chitchat}/tokenizer", "train.jsonl", "valid.jsonl"],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert again.returncode == 1
-    assert "was made with packs_multiple_of 4, not 8; remove" in again.stderr
+    for command, message in (
+        (words, "was packed in multiples of 4, not of GLOBAL_BATCH 8; remove it"),
+        ([words[0], "valid.jsonl", "valid.jsonl"], "data/train was made from "),
+    ):
+        again = subprocess.run(
+            [FOLDER / "prepare.sh", *command],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert again.returncode == 1
+        assert message in again.stderr
     environment["GLOBAL_BATCH"] = "4"
     more = ["--num-workers", "0", "--eval-iters", "1"]
     first = run(f"{FOLDER}/train.sh", "--train-iters", "2", *more)
@@ -259,3 +266,37 @@ def test_random_weights_are_not_fine_tuned(tmp_path):
     words = words_of(SAVE=tmp_path, STEPS=1, EVAL_STEPS=1)
     assert "--exit-on-missing-checkpoint" in words
     assert "--pretrained-checkpoint" not in words
+
+
+@pytest.mark.parametrize(
+    ("script", "settings", "message"),
+    [
+        ("train.sh", {}, "train_packs_8192 is not there; run prepare.sh with the same SIZE, ROW"),
+        ("train.sh", {"ROW": "8K"}, "ROW is 8K; give a whole number, 1 or more"),
+        ("train.sh", {"EPOCHS": "0.5"}, "EPOCHS is 0.5; give a whole number, 1 or more"),
+        ("train.sh", {"GLOBAL_BATCH": "0"}, "GLOBAL_BATCH is 0; give a whole number, 1 or more"),
+        ("train.sh", {"SIZE": "7b"}, "SIZE is 7b; give 8b, 70b, 405b or tiny"),
+        ("train.sh", {"TOKENIZER": ""}, "TOKENIZER is not set; give the tokenizer that prepare.sh"),
+        ("train.sh", {"SAVE": ""}, "SAVE is not set; give a folder for checkpoints"),
+        ("train.sh", {"INITIAL": "/nope"}, "INITIAL is /nope, which does not exist"),
+        ("prepare.sh", {}, "give a tokenizer and two files: "),
+    ],
+)
+def test_a_wrong_setting_gets_one_sentence(tmp_path, script, settings, message):
+    process = subprocess.run(
+        [FOLDER / script],
+        env={**ENVIRONMENT, "DATA": f"{tmp_path}", **settings},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert process.returncode in (1, 2)
+    assert process.stderr.startswith("error: ")
+    assert process.stderr.count("\n") == 1
+    assert message in process.stderr
+
+
+def test_rows_between_those_of_the_page_get_the_next_longer_layout():
+    words = words_of(SIZE="70b", ROW=65536, **STEPS)
+    assert words[words.index("--context-parallel-size") + 1] == "8"

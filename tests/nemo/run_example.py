@@ -36,6 +36,7 @@ def print_settings(cfg, forward_step) -> None:
         "context": cfg.model.context_parallel_size,
         "batch": cfg.train.global_batch_size,
         "steps": cfg.train.train_iters,
+        "evaluation": getattr(cfg, "validation", cfg.train).eval_iters,
         "save": cfg.checkpoint.save,
         "step": f"{forward_step.__module__}.{forward_step.__name__}",
     }

@@ -242,3 +242,11 @@ def test_memory_does_not_grow_with_the_packs(tmp_path, file_format):
         )
         peaks.append(int(process.stdout.splitlines()[-1]) * 1024)
     assert peaks[1] - peaks[0] < 50e6
+
+
+def test_an_end_token_that_no_document_holds_is_asked_about(tmp_path, capsys):
+    corpus = conversations(tmp_path / "corpus")
+    pack(corpus, tmp_path)
+    words = ["export", tmp_path / "packs", "--format", "nemo-npy", "--end-token", 77]
+    assert main([*map(str, words), "--output", str(tmp_path / "out")]) == 0
+    assert "no document holds token 77: is it the tokenizer's eos_id?" in capsys.readouterr().out

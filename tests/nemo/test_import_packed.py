@@ -230,6 +230,9 @@ def test_a_bad_row_is_named_and_nothing_is_left(tmp_path, change, message, save)
 
 
 def test_files_of_another_kind_are_named(tmp_path):
+    written = write_corpus(tmp_path / "written", [5, 6])
+    settings = PlanSettings(strategy="optimal", sequence_length=ROW)
+    index = build_pack_index(written, settings, tmp_path / "packs")
     texts = save_npy(tmp_path / "texts.npy", [{**PACKED[0], "loss_mask": ["1"] * 9}])
     mixed = tmp_path / "mixed"
     mixed.mkdir()
@@ -257,6 +260,7 @@ def test_files_of_another_kind_are_named(tmp_path):
         (nothing, "holds no packs"),
         (strange, "row 0 is no dict of input_ids"),
         (tmp_path / "absent.npy", "does not exist"),
+        (index.path, "is a pack index already, which needs no import"),
         (Path(__file__), "ends in .py"),
     ):
         with pytest.raises(InputError, match=message):

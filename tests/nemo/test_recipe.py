@@ -58,6 +58,8 @@ CASES: dict[str, dict] = {
     "samples": {"arguments": {"train": "packs"}, "train": {"train_samples": 8000}},
     "ramp": {"arguments": {"train": "packs"}, "train": {"rampup_batch_size": [8, 8, 100]}},
     "test alone": {"arguments": {"train": "packs", "test": "whole"}},
+    "no documents": {"arguments": {"train": "packs", "keep": "documents", "documents_per_row": 0}},
+    "documents of rows": {"arguments": {"train": "packs", "documents_per_row": 3.0}},
     "unknown": {"arguments": {"train": "packs", "keep": "everything"}},
 }
 if BRIDGE >= (0, 6):
@@ -68,6 +70,7 @@ if BRIDGE >= (0, 6):
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("recipe")
     corpus = write_corpus(folder / "corpus", chat_like_lengths(400, longest=ROW))
+    (folder / "corpus_corpus.json").write_text('{"tokenizer": "some/tokenizer"}')
     few = write_corpus(folder / "few", chat_like_lengths(30, longest=90))
     for name, documents, changes in (
         ("packs", corpus, {}),
@@ -138,6 +141,14 @@ def test_the_global_batch_keeps_what_is_asked_for(results, folder, case, rows):
         )
 
 
+def test_epochs_and_other_tokenizers_are_told(results, folder):
+    """1,000 steps of 16 rows, 75 rows an epoch; the corpus names what it was made with."""
+    printed = results["default"]["printed"]
+    packs = json.loads((folder / "packs" / "manifest.json").read_text())["figures"]["num_packs"]
+    assert f"train_iters 1,000 are {16_000 / packs:,.1f} epochs" in printed
+    assert "tokenised with some/tokenizer, the recipe's tokenizer is meta-llama/" in printed
+
+
 def test_documents_are_not_guessed_where_the_recipe_packs_already(results):
     assert "needs documents_per_row" in results["documents of packed rows"]["error"]
 
@@ -150,7 +161,8 @@ def test_settings_under_which_packing_would_be_wrong_are_changed(results):
 
 def test_an_evaluation_of_each_document_once_is_told(results):
     """32 evaluation steps of 16 rows, of 96 rows."""
-    assert "eval_iters 6 takes each of them once" in results["validation"]["printed"]
+    advice = f"cfg.{EVALUATION}.eval_iters = 6 takes each of them once"
+    assert advice in results["validation"]["printed"]
 
 
 def test_test_documents_alone_keep_evaluations(results):
@@ -173,6 +185,8 @@ def test_rows_that_the_layout_can_cut_are_taken(results, case):
         ("graphs", "set it to none"),
         ("samples", "cfg.train.train_samples is 8000, in rows of which a global batch had 8 and"),
         ("ramp", "cfg.train.rampup_batch_size is"),
+        ("no documents", "documents_per_row is 0; it goes with"),
+        ("documents of rows", 'it goes with keep="documents" only'),
         ("no index", "is not a pack index"),
         ("unknown", "keep is 'everything'; use one of tokens, documents, rows"),
     ],
@@ -198,6 +212,7 @@ def test_the_example_sets_up_the_recipe(folder):
     script = EXAMPLES / "llama3_70b_sft" / "bridge_recipe.py"
     words = ["--train", folder / "packs", "--validation", folder / "whole"]
     words += ["--pretrained-checkpoint", folder, "--save", "here", "--epochs", "3"]
+    words += ["--global-batch-size", "16"]
     process = subprocess.run(
         [sys.executable, SCRIPT.with_name("run_example.py"), script, *map(str, words)],
         env={**os.environ, "WORLD_SIZE": "32"},
@@ -219,6 +234,7 @@ def test_the_example_sets_up_the_recipe(folder):
         "context": 1,
         "batch": 16,
         "steps": round(3 * packs / 16),
+        "evaluation": 96 // 16,
         "save": "here",
         "step": "megatron.bridge.training.gpt_step.forward_step",
     }
