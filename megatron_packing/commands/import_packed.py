@@ -29,10 +29,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Import."""
+    files = find_packed_files(args.inputs)
     try:
         with progress_bar("importing", 1) as progress:
             figures = import_packed(
-                args.inputs,
+                files,
                 args.output_prefix,
                 padding_token=args.padding_token,
                 progress=lambda packs: progress.update(0, f"{packs:,} packs"),
@@ -41,7 +42,6 @@ def run(args: Namespace) -> None:
         raise InputError(
             f"Parquet needs the package {error.name}: pip install {error.name}"
         ) from error
-    files = find_packed_files(args.inputs)
     console.print(
         f"{args.output_prefix}: {figures.num_packs:,} packs of {_count(len(files), 'file')} = "
         f"{figures.num_documents:,} documents"

@@ -116,6 +116,12 @@ class JoinedCorpus:
         return part.corpus, part.document(document - (int(self._ends[at]) - part.count))
 
 
+def split_entry(entry: str) -> tuple[str, str | None]:
+    """The prefix in ``PREFIX`` or ``PREFIX:EPOCHS``, and what stands for the epochs, if any."""
+    prefix, colon, epochs = entry.rpartition(":")
+    return (prefix, epochs) if colon and "/" not in epochs else (entry, None)
+
+
 def open_corpus(prefixes: str | Path) -> Corpus | JoinedCorpus:
     """Open ``PREFIX``, or ``PREFIX[:EPOCHS],PREFIX[:EPOCHS],...`` as one corpus.
 
@@ -124,8 +130,8 @@ def open_corpus(prefixes: str | Path) -> Corpus | JoinedCorpus:
     """
     corpora = []
     for entry in str(prefixes).split(","):
-        prefix, colon, text = entry.rpartition(":")
-        if not colon or "/" in text:
+        prefix, text = split_entry(entry)
+        if text is None:
             corpora.append((Corpus(entry), 1.0))
             continue
         try:

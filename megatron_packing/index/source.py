@@ -6,7 +6,7 @@ from pathlib import Path
 
 from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.indexed_dataset import index_path
-from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
+from megatron_packing.corpus.joined import JoinedCorpus, open_corpus, split_entry
 from megatron_packing.errors import InputError, UnreadableError
 from megatron_packing.index.pack_index import PackIndex
 
@@ -58,5 +58,4 @@ def _open(index: PackIndex, prefixes: str) -> Corpus | JoinedCorpus:
 
 def _exists(entry: str) -> bool:
     """Whether a corpus ``PREFIX`` or ``PREFIX:EPOCHS`` is there."""
-    prefix, colon, epochs = entry.rpartition(":")
-    return index_path(Path(prefix if colon and "/" not in epochs else entry)).exists()
+    return index_path(Path(split_entry(entry)[0])).exists()

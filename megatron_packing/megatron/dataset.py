@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
-
 import numpy as np
 import torch
 from megatron.core.datasets.megatron_dataset import MegatronDataset
@@ -12,11 +9,11 @@ from megatron.core.datasets.utils import Split
 from numpy.typing import NDArray
 
 from megatron_packing.corpus.corpus import Corpus
-from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
+from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.indexes import find_index
-from megatron_packing.megatron.shared_files import open_on_every_rank
+from megatron_packing.megatron.shared_files import open_corpus_on_every_rank
 from megatron_packing.thd.layout import positions_of
 from megatron_packing.thd.rows import PackedRows
 
@@ -88,8 +85,7 @@ class PackedDataset(MegatronDataset):
         config: PackedDatasetConfig,  # noqa: ARG004  # Megatron gives it
     ) -> Corpus | JoinedCorpus:
         """Open a corpus, or several that are packed together: ``A,B:2``."""
-        folder = Path(dataset_path.split(",")[0])
-        return open_on_every_rank(partial(open_corpus, dataset_path), folder)
+        return open_corpus_on_every_rank(dataset_path)
 
     @staticmethod
     def _key_config_attributes() -> list[str]:

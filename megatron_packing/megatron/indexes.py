@@ -20,13 +20,14 @@ import torch
 from megatron.core.datasets.utils import Split
 
 from megatron_packing.corpus.corpus import Corpus
-from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
+from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError, UnreadableError
 from megatron_packing.files import open_patiently
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.pack_index import MANIFEST, PackIndex, PlanSettings
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.shared_files import (
+    open_corpus_on_every_rank,
     open_on_every_rank,
     refuse_if_told,
     tell_waiting_ranks,
@@ -48,7 +49,7 @@ def prepare_indexes(config: PackedDatasetConfig) -> None:
         InputError: As ``find_index`` does.
     """
     for prefix, split, bounds in _corpora_and_splits(config):
-        corpus = open_on_every_rank(partial(open_corpus, prefix), Path(prefix.split(",")[0]))
+        corpus = open_corpus_on_every_rank(prefix)
         begin, end = (round(bound * float(len(corpus))) for bound in bounds)
         if begin < end:
             find_index(corpus, range(begin, end), split, config, quietly=True)

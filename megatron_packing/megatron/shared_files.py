@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 
 from megatron_packing.corpus.corpus import Corpus
-from megatron_packing.corpus.joined import JoinedCorpus
+from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
 from megatron_packing.errors import InputError
 from megatron_packing.files import open_patiently
 from megatron_packing.index.pack_index import PackIndex
@@ -55,6 +55,16 @@ def _num_ranks() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def open_corpus_on_every_rank(prefixes: str) -> Corpus | JoinedCorpus:
+    """Open a corpus, or several as one, as ``open_corpus`` does; see ``open_on_every_rank``."""
+    return open_on_every_rank(lambda: open_corpus(prefixes), _first(prefixes))
+
+
+def _first(prefixes: str) -> Path:
+    """The first corpus, whose folder is looked into."""
+    return Path(prefixes.split(",")[0])
+
+
 def open_index_and_corpus(
     path: str | Path, corpus: str | Path | None = None
 ) -> tuple[PackIndex, Corpus | JoinedCorpus]:
@@ -69,7 +79,7 @@ def open_index_and_corpus(
         InputError: They do not belong together.
     """
     index = open_on_every_rank(lambda: PackIndex.open(path), Path(path))
-    where = Path(str(corpus or index.corpus.prefix).split(",")[0])
+    where = _first(str(corpus or index.corpus.prefix))
     return index, open_on_every_rank(lambda: open_source(index, corpus), where)
 
 

@@ -19,7 +19,7 @@ from megatron_packing.files import sync, temporary_sibling
 from megatron_packing.index.pack_index import MANIFEST
 from megatron_packing.nemo.npy_file import read_npy
 from megatron_packing.nemo.parquet_file import read_parquet
-from megatron_packing.nemo.stored_rows import StoredRow
+from megatron_packing.nemo.stored_rows import COLUMNS, StoredRow
 
 _READERS = {".npy": read_npy, ".parquet": read_parquet, ".pq": read_parquet}
 _SPLITS = ("train", "valid", "test")  # as Bridge and NeMo begin the names of a folder's files
@@ -101,8 +101,7 @@ def import_packed(
     targets = [data_path(masks), index_path(masks), corpus_record_path(prefix)]
     targets += [data_path(prefix), index_path(prefix)]  # in the order of their renaming
     for target in targets:
-        if target.exists():
-            raise InputError(f"{target} exists already; remove it or choose another prefix")
+        _refuse_existing(target)
     figures = ImportFigures()
     with temporary_sibling(prefix) as folder:
         unfinished = folder / prefix.name
@@ -137,13 +136,17 @@ def import_packed(
     return figures
 
 
+def _refuse_existing(target: Path) -> None:
+    if target.exists():
+        raise InputError(f"{target} exists already; remove it or choose another prefix")
+
+
 def _publish(folder: Path, targets: Sequence[Path]) -> None:
     """Rename files to their places; all or none."""
     done: list[Path] = []
     try:
         for target in targets:
-            if target.exists():
-                raise InputError(f"{target} exists already; remove it or choose another prefix")
+            _refuse_existing(target)
             (folder / target.name).rename(target)
             done.append(target)
     except BaseException:
@@ -164,7 +167,7 @@ def _read(files: Sequence[Path]) -> Iterator[StoredRow]:
 def _problem_of(row: StoredRow) -> str:
     """What is wrong with a row, or nothing."""
     ids, mask, starts = row.input_ids, row.loss_mask, row.seq_start_id
-    for name in ("input_ids", "loss_mask", "seq_start_id"):
+    for name in COLUMNS:
         array = getattr(row, name)
         if array.ndim != 1 or array.dtype.kind not in "iub":
             return f"has {name} of {array.dtype} and shape {array.shape}, not integers in a list"

@@ -12,7 +12,6 @@ from typing import Any, Literal, get_args
 from megatron_packing.corpus.corpus import recorded_tokenizer
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
-from megatron_packing.index.source import open_source
 from megatron_packing.megatron.shared_files import open_index_and_corpus
 from megatron_packing.nemo.checks import check_index, check_model, check_schedule, check_stages
 from megatron_packing.nemo.provider import PackedDataProvider
@@ -84,11 +83,12 @@ def use_packed_data(
             wrongly. ``cfg`` is as it was.
     """
     corpora = {"train": train_corpus, "validation": validation_corpus, "test": test_corpus}
-    indexes = {
-        name: open_index_and_corpus(path, corpora[name])[0]
+    opened = {
+        name: open_index_and_corpus(path, corpora[name])
         for name, path in (("train", train), ("validation", validation), ("test", test))
         if path is not None
     }
+    indexes = {name: index for name, (index, _) in opened.items()}
     _check_choice("keep", keep, KEPT_BATCHES)
     _check_choice("attention", attention, ATTENTION)
     if documents_per_row is not None and (documents_per_row <= 0 or keep != "documents"):
@@ -122,7 +122,7 @@ def use_packed_data(
     )
     changes = list(_change(cfg, provider, batch, batch_why, len(indexes["train"])))
     if not quiet and os.environ.get("RANK", "0") == "0":
-        _print(cfg, changes, indexes, train_corpus)
+        _print(cfg, changes, indexes, recorded_tokenizer(opened["train"][1].prefix))
     return changes
 
 
@@ -218,7 +218,7 @@ def _print(
     cfg: Any,
     changes: list[Change],
     indexes: dict[str, PackIndex],
-    train_corpus: str | Path | None,
+    made_with: str | None,
 ) -> None:
     console.print("changed for packed data:")
     for change in changes:
@@ -230,7 +230,6 @@ def _print(
         f"an epoch is {rows:,} rows: {epoch:,.1f} steps of {batch:,}"
         + (f"; train_iters {steps:,} are {steps / epoch:,.1f} epochs" if steps else "")
     )
-    made_with = recorded_tokenizer(open_source(indexes["train"], train_corpus).prefix)
     trained_with = getattr(cfg.tokenizer, "tokenizer_model", None)
     if made_with and trained_with and made_with != f"{trained_with}":
         console.print(

@@ -74,14 +74,13 @@ class StoredFigures:
         self.num_packs += 1
         self.num_segments += len(lengths)
         self.num_trained += int(np.count_nonzero(trained))
-        self.num_after_end += int(np.count_nonzero(trained & (row.input_ids[:-1] == end_token)))
-        ends, others = row.input_ids == end_token, row.input_ids != end_token
-        self.num_with_inner_end += sum(
-            bool(others[place.start + int(ends[place].argmax()) : place.stop].any())
-            for place in row.segments
-            if ends[place].any()
-        )
-        self.num_with_end += sum(bool(ends[place].any()) for place in row.segments)
+        is_end = row.input_ids == end_token
+        self.num_after_end += int(np.count_nonzero(trained & is_end[:-1]))
+        for place in row.segments:
+            here = is_end[place]
+            if here.any():
+                self.num_with_end += 1
+                self.num_with_inner_end += not here[int(here.argmax()) :].all()
         self.longest_segment = max(self.longest_segment, int(lengths.max()))
         self.most_segments = max(self.most_segments, len(lengths))
         self.shortest_pack = min(self.shortest_pack, int(lengths.sum()))
