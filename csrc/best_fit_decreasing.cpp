@@ -1,6 +1,7 @@
 // Best-fit decreasing on counts: rows that are alike are kept as one group, and a whole group takes
 // the next length at once. A group's contents are a path in a tree of placements.
 #include <algorithm>
+#include <map>
 #include <vector>
 
 #include "strategies.hpp"
@@ -24,9 +25,7 @@ struct Group {
 class OpenRows {
  public:
   OpenRows(std::int64_t capacity, std::int64_t max_segments)
-      : max_segments_(max_segments),
-        rows_by_fill_(capacity),
-        groups_(static_cast<std::size_t>(capacity) + 1) {}
+      : max_segments_(max_segments), rows_by_fill_(capacity) {}
 
   // Puts `count` segments of `length` where they leave the least room.
   void place(std::int64_t length, std::int64_t count) {
@@ -40,7 +39,7 @@ class OpenRows {
         count %= in_row;
         continue;
       }
-      auto& alike = groups_[static_cast<std::size_t>(fill)];
+      auto& alike = groups_[fill];
       Group group = alike.back();
       const std::int64_t in_row = std::min({(capacity - fill) / length, group.places, count});
       const std::int64_t rows = std::min(group.repeat, count / in_row);
@@ -54,7 +53,7 @@ class OpenRows {
   }
 
   Geometry finish() {
-    for (const auto& alike : groups_) {
+    for (const auto& [fill, alike] : groups_) {
       for (const Group& group : alike) close(group);
     }
     return std::move(geometry_);
@@ -70,7 +69,7 @@ class OpenRows {
     if (group.places == 0 || fill == rows_by_fill_.capacity()) {
       close(group);
     } else {
-      groups_[static_cast<std::size_t>(fill)].push_back(group);
+      groups_[fill].push_back(group);
       rows_by_fill_.add(fill, group.repeat);
     }
   }
@@ -83,8 +82,8 @@ class OpenRows {
   }
 
   std::int64_t max_segments_;
-  LengthHistogram rows_by_fill_;            // open rows, counted by the positions they hold
-  std::vector<std::vector<Group>> groups_;  // the same rows, by the positions they hold
+  LengthHistogram rows_by_fill_;  // open rows, counted by the positions they hold
+  std::map<std::int64_t, std::vector<Group>> groups_;  // the same rows, by the positions they hold
   std::vector<Placement> placements_;
   Geometry geometry_;
 };

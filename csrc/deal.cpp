@@ -34,6 +34,7 @@ class Dealer {
       sorted_.begin[index(units + 1)] =
           static_cast<Id>(sorted_.begin[index(units)] + histogram.count(units));
     }
+    monitor.report(0);
     sort();
     mix();
   }
@@ -52,9 +53,15 @@ class Dealer {
       std::vector<Id> next = sorted_.begin;
       Random random(seed_, kFrontPacks);
       std::int64_t at = 0;
+      std::int64_t report_at = 0;
+      auto report = [&] {
+        monitor_.report(0.5 + 0.5 * static_cast<double>(at) / static_cast<double>(ids.size()));
+        return true;
+      };
       for (std::int64_t pack = 0; pack < half; ++pack) {
-        if (pack % kChunk == 0) {
-          monitor_.report(0.5 + 0.5 * static_cast<double>(pack) / static_cast<double>(num_packs));
+        if (at + pack >= report_at) {
+          report();
+          report_at = at + pack + kChunk;
         }
         offsets[pack] = at;
         const std::int64_t begin = at;
@@ -63,15 +70,23 @@ class Dealer {
           next[run.length] += static_cast<Id>(run.count);
           at = std::copy(from, from + run.count, ids.data() + at) - ids.data();
         });
-        shuffle(ids.data() + begin, ids.data() + at, random);
+        shuffle(ids.data() + begin, ids.data() + at, random, report);
       }
     };
     auto back = [&](const Crew& crew) {
       std::vector<Id> next(sorted_.begin.begin() + 1, sorted_.begin.end());
       Random random(seed_, kBackPacks);
       std::int64_t at = ids.size();
+      auto goes_on = [&] {
+        if (crew.size() == 1) monitor_.report(1);
+        return !crew.stopped();
+      };
+      std::int64_t ask_at = at + num_packs;
       for (std::int64_t pack = num_packs; pack-- > half;) {
-        if (pack % kChunk == 0 && crew.stopped()) return;
+        if (at + pack <= ask_at) {
+          if (!goes_on()) return;
+          ask_at = at + pack - kChunk;
+        }
         const std::int64_t end = at;
         each_run(geometry, order[index(pack)], [&](const Run& run) {
           next[run.length] -= static_cast<Id>(run.count);
@@ -80,11 +95,11 @@ class Dealer {
           std::copy(from, from + run.count, ids.data() + at);
         });
         offsets[pack] = at;
-        shuffle(ids.data() + at, ids.data() + end, random);
+        shuffle(ids.data() + at, ids.data() + end, random, goes_on);
       }
     };
     Crew crew(ids.size() < kFewItems ? 1 : 2);
-    crew.run([&](std::int64_t worker) {
+    crew.run(monitor_, 0.75, [&](std::int64_t worker) {
       if (worker == 0) front();
       if (worker == crew.size() - 1) back(crew);
     });
@@ -101,22 +116,24 @@ class Dealer {
     }
   }
 
-  // Counting sort. Each thread sorts a part of the documents into places of its own.
+  // Counting sort. Each thread sorts a part of the documents into places of its own. The lengths
+  // are read anew, so they may not be those that were counted: no place is written beyond those of
+  // its length, and in the end each thread must have filled its own.
   void sort() {
     const Lengths& lengths = items_.lengths();
     Crew crew(lengths.size() < kFewItems || capacity_ > kManyUnits ? 1 : 8);
-    std::vector<std::vector<Id>> next(index(crew.size()));
+    std::vector<std::vector<Id>> first(index(crew.size()));  // each thread's places of a length
     if (crew.size() == 1) {
-      next[0] = sorted_.begin;
+      first[0] = sorted_.begin;
     } else {
-      crew.run([&](std::int64_t worker) {
+      crew.run(monitor_, 0.1, [&](std::int64_t worker) {
         std::vector<Id> counts(index(capacity_ + 2), 0);
         each_document(crew, worker, 0,
                       [&](std::int64_t, std::int64_t units) { ++counts[index(units)]; });
-        next[index(worker)] = std::move(counts);
+        first[index(worker)] = std::move(counts);
       });
       std::vector<Id> at = sorted_.begin;
-      for (auto& counts : next) {
+      for (auto& counts : first) {
         for (std::size_t units = 0; units < counts.size(); ++units) {
           const Id count = counts[units];
           counts[units] = at[units];
@@ -124,15 +141,24 @@ class Dealer {
         }
       }
     }
-    crew.run([&](std::int64_t worker) {
-      std::vector<Id> mine = std::move(next[index(worker)]);
-      Id* sorted = sorted_.items.data();
-      each_document(crew, worker, 0.1, [&](std::int64_t document, std::int64_t units) {
-        sorted[mine[index(units)]++] = static_cast<Id>(document);
-      });
-    });
     // Full rows of split documents are the last of the longest.
     const std::int64_t num_rows = items_.size() - lengths.size();
+    std::vector<Id> end(sorted_.begin.begin() + 1, sorted_.begin.end());
+    end.back() = static_cast<Id>(end.back() - num_rows);
+    crew.run(monitor_, 0.4, [&](std::int64_t worker) {
+      std::vector<Id> mine = first[index(worker)];
+      Id* sorted = sorted_.items.data();
+      each_document(crew, worker, 0.1, [&](std::int64_t document, std::int64_t units) {
+        Id& place = mine[index(units)];
+        if (__builtin_expect(place >= end[index(units)], 0)) refuse_changed_lengths();
+        sorted[place++] = static_cast<Id>(document);
+      });
+      if (crew.stopped()) return;
+      const std::vector<Id>& filled = worker + 1 < crew.size() ? first[index(worker + 1)] : end;
+      for (std::int64_t units = 1; units <= capacity_; ++units) {
+        if (mine[index(units)] != filled[index(units)]) refuse_changed_lengths();
+      }
+    });
     for (std::int64_t row = 0; row < num_rows; ++row) {
       sorted_.items[sorted_.items.size() - num_rows + row] = static_cast<Id>(lengths.size() + row);
     }
@@ -166,17 +192,22 @@ class Dealer {
   void mix() {
     Crew crew(sorted_.items.size() < kFewItems ? 1 : 8);
     std::atomic<std::int64_t> taken{1};
-    crew.run([&](std::int64_t worker) {
+    crew.run(monitor_, 0.5, [&](std::int64_t worker) {
       constexpr std::int64_t kUnitsAtOnce = 16;
-      for (;;) {
+      auto goes_on = [&] {
+        if (worker == 0) monitor_.report(0.5);
+        return !crew.stopped();
+      };
+      for (std::int64_t turn = 0;; ++turn) {
         const std::int64_t first = taken.fetch_add(kUnitsAtOnce);
-        if (first > capacity_ || crew.stopped()) return;
-        if (worker == 0 && first % (256 * kUnitsAtOnce) == 1) monitor_.report(0.5);
+        if (first > capacity_ || (turn % 256 == 0 && !goes_on())) return;
         for (std::int64_t units = first; units < std::min(first + kUnitsAtOnce, capacity_ + 1);
              ++units) {
+          Id* begin = sorted_.items.data() + sorted_.begin[index(units)];
+          Id* end = sorted_.items.data() + sorted_.begin[index(units + 1)];
+          if (end - begin < 2) continue;
           Random random(seed_, kDocumentOrder + (static_cast<std::uint64_t>(units) << 8));
-          shuffle(sorted_.items.data() + sorted_.begin[index(units)],
-                  sorted_.items.data() + sorted_.begin[index(units + 1)], random);
+          shuffle(begin, end, random, goes_on);
         }
       }
     });
@@ -191,7 +222,7 @@ class Dealer {
                    static_cast<std::uint32_t>(pattern));
     }
     Random random(seed_, kPackOrder);
-    shuffle(order, random);
+    shuffle(order, random, monitor_, 0.5);
     return order;
   }
 
@@ -206,16 +237,17 @@ template <class Id>
 void deal_ids(const Items& items, const LengthHistogram& histogram, const Geometry& geometry,
               std::uint64_t seed, Monitor& monitor, Plan& plan, Buffer<Id>& ids) {
   Dealer<Id>(items, histogram, seed, monitor).write(geometry, plan.pack_offsets, ids);
-  if (!items.whole_documents()) write_segments(items, ids, plan);
+  if (!items.whole_documents()) write_segments(items, ids, monitor, plan);
 }
 
 }  // namespace
 
 template <class Id>
-void write_segments(const Items& items, Buffer<Id>& ids, Plan& plan) {
+void write_segments(const Items& items, Buffer<Id>& ids, Monitor& monitor, Plan& plan) {
   plan.segment_starts = Buffer<std::int64_t>(ids.size());
   plan.segment_lengths = Buffer<std::int64_t>(ids.size());
   for (std::int64_t place = 0; place < ids.size(); ++place) {
+    if (place % kChunk == 0) monitor.report(1);
     const Segment segment = items.segment(ids[place]);
     ids[place] = static_cast<Id>(segment.document);
     plan.segment_starts[place] = segment.start;
@@ -223,8 +255,8 @@ void write_segments(const Items& items, Buffer<Id>& ids, Plan& plan) {
   }
 }
 
-template void write_segments<std::int32_t>(const Items&, Buffer<std::int32_t>&, Plan&);
-template void write_segments<std::int64_t>(const Items&, Buffer<std::int64_t>&, Plan&);
+template void write_segments<std::int32_t>(const Items&, Buffer<std::int32_t>&, Monitor&, Plan&);
+template void write_segments<std::int64_t>(const Items&, Buffer<std::int64_t>&, Monitor&, Plan&);
 
 void deal(const Items& items, const LengthHistogram& histogram, const Geometry& geometry,
           std::uint64_t seed, Monitor& monitor, Plan& plan) {

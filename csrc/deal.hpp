@@ -21,6 +21,6 @@ void deal(const Items& items, const LengthHistogram& histogram, const Geometry& 
 
 // Puts documents in the place of items, and fills the segment arrays.
 template <class Id>
-void write_segments(const Items& items, Buffer<Id>& ids, Plan& plan);
+void write_segments(const Items& items, Buffer<Id>& ids, Monitor& monitor, Plan& plan);
 
 }  // namespace packing

@@ -22,11 +22,11 @@ Buffer<T> to_buffer(const std::vector<T>& values) {
 }
 
 template <class Id>
-std::vector<Id> shuffled(std::int64_t size, std::uint64_t seed) {
+std::vector<Id> shuffled(std::int64_t size, std::uint64_t seed, Monitor& monitor) {
   std::vector<Id> order(index(size));
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<Id>(i);
   Random random(seed, kDocumentOrder);
-  shuffle(order, random);
+  shuffle(order, random, monitor, 0);
   return order;
 }
 
@@ -45,13 +45,16 @@ void random_packs(const Items& items, const PlanOptions& options, Monitor& monit
     offsets.push_back(static_cast<std::int64_t>(documents.size()));
     room = row;
   };
-  std::int64_t seen = 0;
-  for (const Id document : shuffled<Id>(lengths.size(), options.seed)) {
-    if (seen++ % kChunk == 0) {
-      monitor.report(static_cast<double>(seen) / static_cast<double>(lengths.size()));
-    }
+  std::int64_t planned = 0;
+  std::int64_t report_at = 0;
+  for (const Id document : shuffled<Id>(lengths.size(), options.seed, monitor)) {
     const std::int64_t length = lengths[document];
+    if (length > items.positions() - planned) refuse_changed_lengths();
     for (std::int64_t start = 0; start < length;) {
+      if (static_cast<std::int64_t>(documents.size()) >= report_at) {
+        monitor.report(static_cast<double>(planned) / static_cast<double>(items.positions()));
+        report_at += kChunk;
+      }
       const std::int64_t part = std::min(room, length - start);
       documents.push_back(document);
       starts.push_back(start);
@@ -62,8 +65,11 @@ void random_packs(const Items& items, const PlanOptions& options, Monitor& monit
       const auto in_pack = static_cast<std::int64_t>(documents.size()) - offsets.back();
       if (room == 0 || in_pack == options.max_documents_per_pack) close();
     }
+    planned += length;
   }
+  if (planned != items.positions()) refuse_changed_lengths();
   if (room < row) close();
+  monitor.report(1);
   ids = to_buffer(documents);
   plan.pack_offsets = to_buffer(offsets);
   if (!cut) return;
@@ -107,14 +113,25 @@ template <class Id>
 void first_fit_shuffle(const Items& items, const PlanOptions& options, Monitor& monitor, Plan& plan,
                        Buffer<Id>& ids) {
   const std::int64_t capacity = options.sequence_length / options.alignment;
-  std::vector<Id> order = shuffled<Id>(items.size(), options.seed);
-  order.erase(
-      std::remove_if(order.begin(), order.end(), [&](Id item) { return items.length(item) == 0; }),
-      order.end());
+  std::vector<Id> order = shuffled<Id>(items.size(), options.seed, monitor);
+  // Lengths are read once, as they may change meanwhile.
+  std::vector<std::uint32_t> needed;  // units of each item in the order
+  needed.reserve(order.size());
+  std::int64_t units = 0;
+  std::int64_t positions = 0;
+  for (std::size_t place = 0; place < order.size(); ++place) {
+    if (static_cast<std::int64_t>(place) % kChunk == 0) monitor.report(0);
+    const std::int64_t length = items.length(order[place]);
+    if (length <= 0) continue;
+    order[needed.size()] = order[place];
+    needed.push_back(static_cast<std::uint32_t>(items.units(length)));
+    units += needed.back();
+    positions += length;
+  }
+  if (positions != items.positions()) refuse_changed_lengths();
+  order.resize(needed.size());
   const auto num_items = static_cast<std::int64_t>(order.size());
   // Rows that are at most half full, and not full of documents, are never two.
-  std::int64_t units = 0;
-  for (const Id item : order) units += items.units(items.length(item));
   const std::int64_t most_rows = std::min(
       num_items, 2 * (units / capacity + 1) + num_items / options.max_documents_per_pack + 1);
   Rooms rooms(most_rows, capacity);
@@ -124,16 +141,15 @@ void first_fit_shuffle(const Items& items, const PlanOptions& options, Monitor& 
     if (static_cast<std::int64_t>(place) % kChunk == 0) {
       monitor.report(static_cast<double>(place) / static_cast<double>(order.size()));
     }
-    const std::int64_t needed = items.units(items.length(order[place]));
-    const std::int64_t row = rooms.first(needed);
+    const std::int64_t row = rooms.first(needed[place]);
     if (row == static_cast<std::int64_t>(sizes.size())) sizes.push_back(0);
     const bool full = ++sizes[index(row)] == options.max_documents_per_pack;
-    rooms.set(row, full ? 0 : rooms.room(row) - needed);
+    rooms.set(row, full ? 0 : rooms.room(row) - needed[place]);
     row_of[place] = static_cast<std::uint32_t>(row);
   }
 
   std::vector<std::uint32_t> packs =
-      shuffled<std::uint32_t>(static_cast<std::int64_t>(sizes.size()), ~options.seed);
+      shuffled<std::uint32_t>(static_cast<std::int64_t>(sizes.size()), ~options.seed, monitor);
   plan.pack_offsets = Buffer<std::int64_t>(static_cast<std::int64_t>(packs.size()) + 1);
   std::vector<std::int64_t> next(sizes.size());
   std::int64_t at = 0;
@@ -145,9 +161,10 @@ void first_fit_shuffle(const Items& items, const PlanOptions& options, Monitor& 
   plan.pack_offsets[static_cast<std::int64_t>(packs.size())] = at;
   ids = Buffer<Id>(num_items);
   for (std::size_t place = 0; place < order.size(); ++place) {
+    if (static_cast<std::int64_t>(place) % kChunk == 0) monitor.report(1);
     ids[next[row_of[place]]++] = order[place];
   }
-  if (!items.whole_documents()) write_segments(items, ids, plan);
+  if (!items.whole_documents()) write_segments(items, ids, monitor, plan);
 }
 
 }  // namespace

@@ -58,30 +58,37 @@ void LengthHistogram::remove(std::int64_t length, std::int64_t count) {
   if (clear(words_, bit) && clear(summary_, bit / 64)) clear(top_, bit / 64 / 64);
 }
 
+std::size_t LengthHistogram::filled_word(std::size_t word) const {
+  std::size_t at = word / 64;
+  std::uint64_t filled = summary_[at] & up_to(word % 64);
+  if (filled == 0) {
+    std::size_t high = at / 64;
+    std::uint64_t higher = top_[high] & below(at % 64);
+    while (higher == 0) {
+      if (high == 0) return words_.size();
+      higher = top_[--high];
+    }
+    at = high * 64 + highest_bit(higher);
+    filled = summary_[at];
+  }
+  return at * 64 + highest_bit(filled);
+}
+
 std::int64_t LengthHistogram::largest_at_most(std::int64_t limit) const {
   const auto bit = static_cast<std::size_t>(std::min(limit, capacity()));
   std::size_t word = bit / 64;
   std::uint64_t found = words_[word] & up_to(bit % 64);
   if (found == 0) {
-    std::size_t at = word / 64;
-    std::uint64_t filled = summary_[at] & below(word % 64);
-    if (filled == 0) {
-      std::size_t high = at / 64;
-      std::uint64_t higher = top_[high] & below(at % 64);
-      while (higher == 0) {
-        if (high == 0) return 0;
-        higher = top_[--high];
-      }
-      at = high * 64 + highest_bit(higher);
-      filled = summary_[at];
-    }
-    word = at * 64 + highest_bit(filled);
+    if (word == 0) return 0;
+    word = filled_word(word - 1);
+    if (word == words_.size()) return 0;
     found = words_[word];
   }
   return static_cast<std::int64_t>(word * 64 + highest_bit(found));
 }
 
-std::int64_t LengthHistogram::largest_of_pair(std::int64_t sum, std::int64_t limit) const {
+std::int64_t LengthHistogram::largest_of_pair(std::int64_t sum, std::int64_t limit,
+                                              std::int64_t& steps) const {
   const std::int64_t low = (sum + 1) / 2;
   const std::int64_t high = std::min(limit, sum - 1);
   if (high < low) return 0;
@@ -89,10 +96,15 @@ std::int64_t LengthHistogram::largest_of_pair(std::int64_t sum, std::int64_t lim
   const auto offset = static_cast<std::size_t>(capacity() - sum);
   const std::size_t words = offset / 64;
   const std::size_t shift = offset % 64;
+  const auto first = static_cast<std::size_t>(low) / 64;
   const auto last = static_cast<std::size_t>(high) / 64;
-  for (std::size_t word = last + 1; word-- > static_cast<std::size_t>(low) / 64;) {
+  for (std::size_t word = last + 1; word-- > first; ++steps) {
     std::uint64_t both = words_[word];
-    if (both == 0) continue;
+    if (both == 0) {  // large rows have long stretches without a length
+      word = filled_word(word);
+      if (word < first || word == words_.size()) return 0;
+      both = words_[word];
+    }
     std::uint64_t partners = reversed_[word + words] >> shift;
     if (shift != 0) partners |= reversed_[word + words + 1] << (64 - shift);
     both &= partners;

@@ -32,10 +32,14 @@ class LengthHistogram {
   std::int64_t largest_at_most(std::int64_t limit) const;
 
   // The largest length x <= limit with x >= sum - x such that two segments, of x and sum - x, are
-  // left; 0 where there is none. sum: 2 to capacity.
-  std::int64_t largest_of_pair(std::int64_t sum, std::int64_t limit) const;
+  // left; 0 where there is none. sum: 2 to capacity. Adds the words it looked at to `steps`.
+  std::int64_t largest_of_pair(std::int64_t sum, std::int64_t limit, std::int64_t& steps) const;
 
  private:
+  // The last word at or before `word` with a length left; past the end of words_ where there is
+  // none.
+  std::size_t filled_word(std::size_t word) const;
+
   std::vector<std::int64_t> counts_;
   std::vector<std::uint64_t> words_;     // bit l: length l is left
   std::vector<std::uint64_t> reversed_;  // bit capacity - l: length l is left

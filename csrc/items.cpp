@@ -1,9 +1,29 @@
 #include "items.hpp"
 
-#include <algorithm>
 #include <stdexcept>
 
+#include "memory.hpp"
+
 namespace packing {
+namespace {
+
+constexpr std::int64_t kFullRowsAnEntry = 8;
+
+// Positions of what is packed.
+std::int64_t packed_positions(const Survey& survey, std::int64_t row, Overlong overlong) {
+  const auto num_overlong = static_cast<std::int64_t>(survey.overlong.size());
+  if (overlong == Overlong::kDrop) return survey.positions - survey.overlong_positions;
+  if (overlong != Overlong::kTruncate) return survey.positions;
+  return survey.positions - survey.overlong_positions + num_overlong * row;
+}
+
+}  // namespace
+
+void refuse_changed_lengths() {
+  throw std::invalid_argument(
+      "the lengths changed while they were planned; give an array that nothing writes to "
+      "meanwhile");
+}
 
 Overlong overlong_from_name(const std::string& name) {
   if (name == "error") return Overlong::kError;
@@ -19,7 +39,8 @@ Items::Items(const Lengths& lengths, const Survey& survey, std::int64_t row, std
       row_(row),
       alignment_(alignment),
       overlong_(overlong),
-      whole_documents_(survey.overlong.empty() || overlong == Overlong::kDrop) {
+      whole_documents_(survey.overlong.empty() || overlong == Overlong::kDrop),
+      positions_(packed_positions(survey, row, overlong)) {
   first_full_row_.push_back(lengths.size());
   if (overlong == Overlong::kError && !survey.overlong.empty()) {
     const std::int64_t document = survey.overlong.front();
@@ -33,6 +54,13 @@ Items::Items(const Lengths& lengths, const Survey& survey, std::int64_t row, std
   for (const std::int64_t document : split_) {
     first_full_row_.push_back(first_full_row_.back() + lengths[document] / row);
   }
+  constexpr std::int64_t kBytesASegment = 24;
+  require_memory(size(), kBytesASegment, "segments", "choose a longer row, or truncate documents");
+  std::size_t split = 0;
+  for (std::int64_t item = lengths_.size(); item < size(); item += kFullRowsAnEntry) {
+    while (first_full_row_[split + 1] <= item) ++split;
+    split_of_full_row_.push_back(static_cast<std::int64_t>(split));
+  }
 }
 
 Segment Items::segment(std::int64_t item) const {
@@ -41,13 +69,15 @@ Segment Items::segment(std::int64_t item) const {
     const bool rest = overlong_ == Overlong::kSplit && length > row_;
     return {item, rest ? length / row_ * row_ : 0, packed_length(length)};
   }
-  const auto above = std::upper_bound(first_full_row_.begin(), first_full_row_.end(), item);
-  const auto split = static_cast<std::size_t>(above - first_full_row_.begin() - 1);
+  const std::int64_t entry = (item - lengths_.size()) / kFullRowsAnEntry;
+  auto split = static_cast<std::size_t>(split_of_full_row_[static_cast<std::size_t>(entry)]);
+  while (first_full_row_[split + 1] <= item) ++split;
   return {split_[split], (item - first_full_row_[split]) * row_, row_};
 }
 
-LengthHistogram Items::histogram(const Survey& survey) const {
+LengthHistogram Items::histogram(const Survey& survey, Monitor& monitor) const {
   LengthHistogram histogram(row_ / alignment_);
+  monitor.report(0.1);
   for (std::int64_t length = 1; length <= row_; ++length) {
     histogram.add(units(length), survey.counts[static_cast<std::size_t>(length)]);
   }

@@ -21,6 +21,9 @@ enum class Overlong {
 // Throws std::invalid_argument where the name is not error, drop, truncate or split.
 Overlong overlong_from_name(const std::string& name);
 
+// Says that another thread or process wrote to the lengths while they were read.
+[[noreturn]] void refuse_changed_lengths();
+
 // Positions start .. start + length - 1 of a document.
 struct Segment {
   std::int64_t document, start, length;
@@ -30,12 +33,15 @@ struct Segment {
 // lengths.size() on are the full rows of split documents, in document order.
 class Items {
  public:
-  // Throws std::invalid_argument for an over-long document under Overlong::kError.
+  // Throws std::invalid_argument for an over-long document under Overlong::kError, and
+  // std::length_error where memory does not hold so many items.
   // row: positions in a row, a multiple of alignment.
   Items(const Lengths& lengths, const Survey& survey, std::int64_t row, std::int64_t alignment,
         Overlong overlong);
 
   std::int64_t size() const { return first_full_row_.back(); }
+  // Of all items together.
+  std::int64_t positions() const { return positions_; }
   // Whether every item is a whole document.
   bool whole_documents() const { return whole_documents_; }
   const Lengths& lengths() const { return lengths_; }
@@ -59,7 +65,7 @@ class Items {
   Segment segment(std::int64_t item) const;
 
   // How many items there are of each number of units.
-  LengthHistogram histogram(const Survey& survey) const;
+  LengthHistogram histogram(const Survey& survey, Monitor& monitor) const;
 
  private:
   Lengths lengths_;
@@ -67,9 +73,12 @@ class Items {
   std::int64_t alignment_;
   Overlong overlong_;
   bool whole_documents_;
+  std::int64_t positions_;
   std::vector<std::int64_t> split_;  // documents that were split
   // The item of their first full row, and one more at the end.
   std::vector<std::int64_t> first_full_row_;
+  // Entry i: the split document of full row i * kFullRowsAnEntry, as a place in split_.
+  std::vector<std::int64_t> split_of_full_row_;
 };
 
 }  // namespace packing

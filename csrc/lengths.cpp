@@ -29,7 +29,7 @@ Survey survey(const Lengths& lengths, std::int64_t row, Monitor& monitor) {
     std::int64_t bad = -1;  // the first document of a length below 1
   };
   std::vector<Part> parts(static_cast<std::size_t>(crew.size()));
-  crew.run([&](std::int64_t worker) {
+  crew.run(monitor, 0, [&](std::int64_t worker) {
     Part part;
     part.counts.assign(static_cast<std::size_t>(row) + 1, 0);
     const std::int64_t stop = crew.begin_of(worker + 1, lengths.size());
@@ -56,6 +56,7 @@ Survey survey(const Lengths& lengths, std::int64_t row, Monitor& monitor) {
 
   Survey found;
   found.counts.assign(static_cast<std::size_t>(row) + 1, 0);
+  monitor.report(0);
   for (const Part& part : parts) {
     if (part.bad >= 0) {
       throw std::invalid_argument("document " + std::to_string(part.bad) + " has length " +

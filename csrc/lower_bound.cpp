@@ -48,7 +48,7 @@ std::int64_t lower_bound(const LengthHistogram& histogram, std::int64_t max_segm
 
 // With m = capacity / e, phi gives 1/m to a length from e to half a row, nothing to a shorter one,
 // and 1 - floor((capacity - length) / e) / m to a longer one.
-std::int64_t dual_feasible_bound(const LengthHistogram& histogram) {
+std::int64_t dual_feasible_bound(const LengthHistogram& histogram, Work& work) {
   const std::int64_t capacity = histogram.capacity();
   std::vector<std::int64_t> up_to(static_cast<std::size_t>(capacity) + 1, 0);  // segments
   for (std::int64_t length = 1; length <= capacity; ++length) {
@@ -59,8 +59,9 @@ std::int64_t dual_feasible_bound(const LengthHistogram& histogram) {
   const std::int64_t half = capacity / 2;
   const std::int64_t num_long = at(capacity) - at(half);
   std::int64_t bound = 0;
-  for (std::int64_t e = 1; e <= half; ++e) {
+  for (std::int64_t e = half; e >= 1 && !work.exhausted(); --e) {
     const std::int64_t m = capacity / e;
+    work.spend(1 + half / e);
     std::int64_t parts = at(half) - at(e - 1) + m * num_long;
     for (std::int64_t length = capacity - e; length > half; length -= e) {
       parts -= at(length) - at(half);

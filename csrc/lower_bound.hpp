@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "histogram.hpp"
+#include "work.hpp"
 
 namespace packing {
 
@@ -12,7 +13,11 @@ namespace packing {
 std::int64_t lower_bound(const LengthHistogram& histogram, std::int64_t max_segments);
 
 // The best of the bounds by the dual-feasible functions phi^(e) of Fekete and Schepers
-// (Mathematical Programming 91, 2001, section 3), over all e. Costs capacity * log(capacity) steps.
-std::int64_t dual_feasible_bound(const LengthHistogram& histogram);
+// (Mathematical Programming 91, 2001, section 3), over all e from half a row down until `work` is
+// exhausted. All of them cost capacity * log(capacity) steps.
+std::int64_t dual_feasible_bound(const LengthHistogram& histogram, Work& work);
+
+// Steps that cover every e in rows of up to 2^23, in half a second.
+constexpr std::int64_t kDualFeasibleSteps = 64'000'000;
 
 }  // namespace packing

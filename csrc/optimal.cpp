@@ -26,6 +26,9 @@ struct Limits {
 constexpr Limits kDefaultLimits{20'000'000, 500'000'000, 400'000'000, 256, 1};
 constexpr Limits kHighLimits{400'000'000, 40'000'000'000, 60'000'000'000, 512, 6};
 
+// Steps of the searches that close rows exactly, where they count (kSmallRow).
+constexpr std::int64_t kExactSteps = 200'000'000;
+
 // Few segments deserve less work.
 Limits scaled(Limits limits, std::int64_t num_segments) {
   constexpr std::int64_t kMany = 20'000;
@@ -56,8 +59,11 @@ bool worth_prices(std::int64_t capacity, std::int64_t steps) {
 BoundedGeometry optimal(const LengthHistogram& histogram, std::int64_t max_segments, Effort effort,
                         Monitor& monitor) {
   BoundedGeometry best;
+  monitor.report(0);
   best.lower_bound = lower_bound(histogram, max_segments);
-  best.geometry = exact_fit_decreasing(histogram, max_segments);
+  monitor.report(0);
+  Work exact(kExactSteps, monitor);
+  best.geometry = exact_fit_decreasing(histogram, max_segments, exact);
   std::int64_t num_packs = best.geometry.num_packs();
   auto is_optimal = [&] { return num_packs <= best.lower_bound; };
   auto keep_better = [&](Geometry geometry) {
@@ -67,9 +73,13 @@ BoundedGeometry optimal(const LengthHistogram& histogram, std::int64_t max_segme
     best.geometry = std::move(geometry);
   };
   if (is_optimal()) return best;
+  monitor.report(0);
   keep_better(first_fit_decreasing(histogram, max_segments));
-  keep_better(even_count_fit(histogram, max_segments));
-  best.lower_bound = std::max(best.lower_bound, dual_feasible_bound(histogram));
+  monitor.report(0);
+  keep_better(even_count_fit(histogram, max_segments, exact));
+  monitor.report(0);
+  Work dual_feasible(kDualFeasibleSteps, monitor);
+  best.lower_bound = std::max(best.lower_bound, dual_feasible_bound(histogram, dual_feasible));
   if (is_optimal()) return best;
 
   const Limits limits =

@@ -9,6 +9,7 @@
 #include "deal.hpp"
 #include "document_strategies.hpp"
 #include "lower_bound.hpp"
+#include "memory.hpp"
 #include "strategies.hpp"
 
 namespace packing {
@@ -109,7 +110,7 @@ class Stage : public Monitor {
 
 void plan_by_length(const Items& items, const Survey& found, const PlanOptions& options,
                     Monitor& monitor, Plan& plan) {
-  const LengthHistogram histogram = items.histogram(found);
+  const LengthHistogram histogram = items.histogram(found, monitor);
   Geometry geometry;
   if (options.strategy == "optimal") {
     Stage stage(monitor, 0.1, 0.5);
@@ -118,6 +119,7 @@ void plan_by_length(const Items& items, const Survey& found, const PlanOptions& 
     geometry = std::move(best.geometry);
     plan.lower_bound = best.lower_bound;
   } else {
+    monitor.report(0.1);
     geometry = find_strategy(options.strategy)(histogram, options.max_documents_per_pack);
   }
   spread(geometry, wanted_packs(geometry.num_packs(), options));
@@ -126,23 +128,21 @@ void plan_by_length(const Items& items, const Survey& found, const PlanOptions& 
 }
 
 // What is lost and cut, by the lengths alone.
-void count_overlong(const Lengths& lengths, const Survey& found, const PlanOptions& options,
-                    Plan& plan) {
+void count_overlong(const Items& items, const Survey& found, const PlanOptions& options,
+                    Monitor& monitor, Plan& plan) {
   plan.num_documents_overlong = static_cast<std::int64_t>(found.overlong.size());
-  if (options.overlong == Overlong::kDrop) plan.num_positions_lost = found.overlong_positions;
-  if (options.overlong == Overlong::kTruncate) {
-    plan.num_positions_lost =
-        found.overlong_positions - plan.num_documents_overlong * options.sequence_length;
-  }
-  plan.num_positions = found.positions - plan.num_positions_lost;
+  plan.num_positions = items.positions();
+  plan.num_positions_lost = found.positions - plan.num_positions;
   if (options.strategy != "random") {
     if (options.overlong == Overlong::kSplit) {
       plan.num_documents_split = plan.num_documents_overlong;
     }
     return;
   }
-  std::vector<bool> cut(static_cast<std::size_t>(lengths.size()));
+  std::vector<bool> cut(static_cast<std::size_t>(items.lengths().size()));
+  constexpr std::int64_t kReportEvery = std::int64_t{1} << 20;
   for (std::int64_t place = 0; place < plan.segment_starts.size(); ++place) {
+    if (place % kReportEvery == 0) monitor.report(1);
     if (plan.segment_starts[place] == 0) continue;
     const std::int64_t document =
         plan.wide_ids.size() > 0 ? plan.wide_ids[place] : plan.narrow_ids[place];
@@ -160,6 +160,11 @@ Plan plan_packs(const Lengths& lengths, const PlanOptions& options, Monitor& mon
   const bool is_random = options.strategy == "random";
   const Items items(lengths, found, row, options.alignment,
                     is_random ? Overlong::kSplit : options.overlong);
+  const std::int64_t least_packs =
+      wanted_packs(std::max<std::int64_t>(1, items.positions() / row), options);
+  constexpr std::int64_t kBytesAPack = 12;
+  require_memory(least_packs, kBytesAPack, "packs",
+                 "ask for fewer packs (min_packs, packs_multiple_of)");
   Plan plan;
   if (is_random || options.strategy == "first_fit_shuffle") {
     Stage stage(monitor, 0.1, 1);
@@ -172,11 +177,12 @@ Plan plan_packs(const Lengths& lengths, const PlanOptions& options, Monitor& mon
     plan.lower_bound = std::max(found.positions / row + (found.positions % row > 0 ? 1 : 0),
                                 (lengths.size() - 1) / options.max_documents_per_pack + 1);
   } else if (options.strategy != "optimal") {
-    const LengthHistogram histogram = items.histogram(found);
+    const LengthHistogram histogram = items.histogram(found, monitor);
+    Work work(kDualFeasibleSteps, monitor);
     plan.lower_bound = std::max(lower_bound(histogram, options.max_documents_per_pack),
-                                dual_feasible_bound(histogram));
+                                dual_feasible_bound(histogram, work));
   }
-  count_overlong(lengths, found, options, plan);
+  count_overlong(items, found, options, monitor, plan);
   return plan;
 }
 

@@ -13,7 +13,7 @@
 
 namespace packing {
 
-// A plan keeps one counter for each possible length: 512 MiB at this limit.
+// A plan keeps a few tables with an entry for each possible length: 2 GiB at this limit.
 constexpr std::int64_t kMaxSequenceLength = std::int64_t{1} << 26;
 
 struct PlanOptions {

@@ -168,7 +168,7 @@ Geometry price_guided(LengthHistogram histogram, std::int64_t max_segments, cons
     needed = needed_after - taken.num_packs();
     step = std::min(kStep, step * 2);
   }
-  geometry.append(exact_fit_decreasing(std::move(histogram), max_segments));
+  geometry.append(exact_fit_decreasing(std::move(histogram), max_segments, work));
   return geometry;
 }
 

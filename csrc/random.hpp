@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "monitor.hpp"
+
 namespace packing {
 
 // One step of SplitMix64's output function: a bijection of 64-bit words that mixes all bits.
@@ -57,11 +59,20 @@ class Random {
 
 // Fisher-Yates: every order of [first, last) is equally likely. One random word serves several
 // swaps: Brackett-Rozinsky and Lemire, "Batched ranged random integer generation", 2024.
-template <class T>
-void shuffle(T* first, T* last, Random& random) {
+//
+// Shuffling 100 million values takes seconds, so `goes_on` is asked every million or so; the order
+// is unfinished where it says no.
+template <class T, class GoesOn>
+void shuffle(T* first, T* last, Random& random, const GoesOn& goes_on) {
   constexpr std::uint64_t kLargestProduct = std::uint64_t{1} << 48;
+  constexpr std::uint64_t kAskEvery = std::uint64_t{1} << 20;
   std::uint64_t chosen[24];
-  for (auto size = static_cast<std::uint64_t>(last - first); size > 1;) {
+  auto size = static_cast<std::uint64_t>(last - first);
+  for (std::uint64_t ask_at = size > kAskEvery ? size - kAskEvery : 0; size > 1;) {
+    if (size < ask_at) {
+      if (!goes_on()) return;
+      ask_at = size > kAskEvery ? size - kAskEvery : 0;
+    }
     std::uint64_t product = size;
     std::uint64_t swaps = 1;
     while (size - swaps > 1 && product < kLargestProduct / size) product *= size - swaps++;
@@ -73,8 +84,22 @@ void shuffle(T* first, T* last, Random& random) {
 }
 
 template <class T>
+void shuffle(T* first, T* last, Random& random) {
+  shuffle(first, last, random, [] { return true; });
+}
+
+template <class T>
 void shuffle(std::vector<T>& values, Random& random) {
   shuffle(values.data(), values.data() + values.size(), random);
+}
+
+// The same; the monitor hears `share` meanwhile.
+template <class T>
+void shuffle(std::vector<T>& values, Random& random, Monitor& monitor, double share) {
+  shuffle(values.data(), values.data() + values.size(), random, [&] {
+    monitor.report(share);
+    return true;
+  });
 }
 
 }  // namespace packing

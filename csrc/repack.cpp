@@ -35,7 +35,7 @@ void take_out(Geometry& geometry, std::int64_t pattern, std::int64_t count,
 
 }  // namespace
 
-Geometry mixed_fit(LengthHistogram histogram, std::int64_t max_segments, Random& random,
+Geometry mixed_fit(LengthHistogram& histogram, std::int64_t max_segments, Random& random,
                    Work& work) {
   std::vector<std::int64_t> lots;  // every segment's length, in a random order
   lots.reserve(static_cast<std::size_t>(histogram.size()));
@@ -52,7 +52,7 @@ Geometry mixed_fit(LengthHistogram histogram, std::int64_t max_segments, Random&
     while (pack.places() > 0 && pack.room() > 0) {
       const std::int64_t longest = histogram.largest_at_most(pack.room());
       if (longest == 0) break;
-      if (longest < pack.room() && close_exactly(pack, histogram, longest)) break;
+      if (longest < pack.room() && close_exactly(pack, histogram, longest, work)) break;
       std::int64_t length = longest;
       if (longest < pack.room()) {
         // A lot whose length has run out, or does not fit, is void.
@@ -76,11 +76,11 @@ Geometry mixed_fit(LengthHistogram histogram, std::int64_t max_segments, Random&
 void close_gaps(Geometry& geometry, std::int64_t capacity, std::int64_t max_segments,
                 std::int64_t bound, Random& random, Work& work) {
   std::int64_t num_packs = geometry.num_packs();
-  std::int64_t beside_each = kFullRowsBesideEach;
+  std::uint64_t beside_each = kFullRowsBesideEach;
+  LengthHistogram loose(capacity);
   for (int attempt = 1; num_packs > bound && attempt <= kVainGapAttempts && !work.exhausted();
        ++attempt) {
     Geometry kept = geometry;
-    LengthHistogram loose(capacity);
     std::int64_t rows = 0;
     std::int64_t gaps = 0;
     for (std::int64_t pattern = 0; pattern < kept.num_patterns(); ++pattern) {
@@ -92,7 +92,11 @@ void close_gaps(Geometry& geometry, std::int64_t capacity, std::int64_t max_segm
       take_out(kept, pattern, repeat, loose);
     }
     if (gaps < capacity || loose.size() * kStepsASegment > work.left()) return;
-    const std::int64_t wanted = std::min(num_packs, std::max(kLeastRows, rows * (1 + beside_each)));
+    // Unsigned, so that it wraps the same everywhere: after 62 doublings the search begins anew
+    // with few rows.
+    const auto joined =
+        static_cast<std::int64_t>(static_cast<std::uint64_t>(rows) * (1 + beside_each));
+    const std::int64_t wanted = std::min(num_packs, std::max(kLeastRows, joined));
     // The last patterns have the shortest segments; full rows among them and at random join in.
     for (std::int64_t tries = 0; rows < wanted && tries < 4 * wanted; ++tries) {
       const auto patterns = static_cast<std::uint64_t>(kept.num_patterns());
@@ -103,7 +107,7 @@ void close_gaps(Geometry& geometry, std::int64_t capacity, std::int64_t max_segm
       ++rows;
     }
     work.spend(16 * kept.num_patterns());
-    const Geometry again = mixed_fit(std::move(loose), max_segments, random, work);
+    const Geometry again = mixed_fit(loose, max_segments, random, work);
     if (again.num_packs() < rows) {
       num_packs -= rows - again.num_packs();
       kept.append(again);

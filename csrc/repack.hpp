@@ -13,8 +13,9 @@ namespace packing {
 
 // Packs the longest first, then segments at random until the last ones can be chosen so that
 // nothing is left of the row. Random choices keep lengths of every kind for the last rows, where
-// exact_fit_decreasing is left with nearly equal ones.
-Geometry mixed_fit(LengthHistogram histogram, std::int64_t max_segments, Random& random,
+// exact_fit_decreasing is left with nearly equal ones. The histogram is empty afterwards: large
+// ones take longer to make than to fill.
+Geometry mixed_fit(LengthHistogram& histogram, std::int64_t max_segments, Random& random,
                    Work& work);
 
 // Packs the rows with gaps, and full ones beside them, again and again by mixed_fit, until there

@@ -6,6 +6,7 @@
 
 #include "geometry.hpp"
 #include "histogram.hpp"
+#include "work.hpp"
 
 namespace packing {
 
@@ -28,19 +29,22 @@ Geometry first_fit_decreasing(LengthHistogram histogram, std::int64_t max_segmen
 Geometry best_fit_decreasing(LengthHistogram histogram, std::int64_t max_segments);
 
 // The longest first, each row closed exactly where its last one to three segments can be chosen so
-// that nothing is left of it: the first step of the strategy `optimal`.
-Geometry exact_fit_decreasing(LengthHistogram histogram, std::int64_t max_segments);
+// that nothing is left of it: the first step of the strategy `optimal`. Where `work` is exhausted
+// the rest is packed longest first.
+Geometry exact_fit_decreasing(LengthHistogram histogram, std::int64_t max_segments, Work& work);
 
 // For rows whose number of segments is what limits them: beside the longest as many of the shortest
 // as leave every row its share of the segments, closed exactly as above.
-Geometry even_count_fit(LengthHistogram histogram, std::int64_t max_segments);
+Geometry even_count_fit(LengthHistogram histogram, std::int64_t max_segments, Work& work);
 
 // Takes the longest segment that fits until none does.
 void fill_longest_first(OpenPack& pack, LengthHistogram& histogram);
 
 // Takes the last two or three segments of a row where they fill it exactly; false where it finds
-// none that do. longest: the longest segment left that fits.
-bool close_exactly(OpenPack& pack, LengthHistogram& histogram, std::int64_t longest);
+// none that do, or `work` is exhausted. longest: the longest segment left that fits. Only searches
+// in rows of more than kSmallRow count as work: in smaller ones they are short.
+bool close_exactly(OpenPack& pack, LengthHistogram& histogram, std::int64_t longest, Work& work);
+constexpr std::int64_t kSmallRow = std::int64_t{1} << 17;
 
 // The strategy of that name, or nullptr.
 Strategy find_strategy(const std::string& name);

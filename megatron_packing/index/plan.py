@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -120,9 +121,10 @@ def plan_packs(
         progress: Called with the share of the work that is done, a few times a second.
 
     Raises:
-        TypeError: ``lengths`` is not an integer array.
+        TypeError: ``lengths`` is not an integer array, or an option is not an integer.
         ValueError: ``lengths`` is empty, not one-dimensional or holds a length below 1 or above
-            the sequence length (with ``overlong="error"``), or an option is outside its range.
+            the sequence length (with ``overlong="error"``), or an option is outside its range; the
+            plan would not fit into this machine's memory; or ``lengths`` changed meanwhile.
         OverflowError: The lengths add up to more than 2**63 - 1.
     """
     lengths = np.asarray(lengths)
@@ -132,20 +134,20 @@ def plan_packs(
         raise ValueError(f"lengths has shape {lengths.shape}; it must have one dimension")
     if lengths.size == 0:
         raise ValueError("lengths is empty; there is nothing to pack")
-    if not 0 <= seed < 2**64:
+    if not 0 <= _integer("seed", seed) < 2**64:
         raise ValueError(f"seed is {seed}; it must be between 0 and 2**64 - 1")
     if max_documents_per_pack is None:
         max_documents_per_pack = _NO_LIMIT
     plan = _core.plan_packs(
         _in_a_core_dtype(lengths),
-        sequence_length,
+        _int64("sequence_length", sequence_length),
         strategy,
         effort,
-        alignment,
-        max_documents_per_pack,
+        _int64("alignment", alignment),
+        _int64("max_documents_per_pack", max_documents_per_pack),
         overlong,
-        min_packs,
-        packs_multiple_of,
+        _int64("min_packs", min_packs),
+        _int64("packs_multiple_of", packs_multiple_of),
         seed,
         progress,
     )
@@ -166,6 +168,20 @@ def plan_packs(
         num_documents_truncated=num_overlong if overlong == "truncate" else 0,
         num_positions_lost=plan["num_positions_lost"],
     )
+
+
+def _integer(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}; it must be an integer") from None
+
+
+def _int64(name: str, value: Any) -> int:
+    number = _integer(name, value)
+    if abs(number) > _NO_LIMIT:
+        raise ValueError(f"{name} is {number}, which does not fit in 64 bits")
+    return number
 
 
 def _in_a_core_dtype(lengths: NDArray[Any]) -> NDArray[Any]:

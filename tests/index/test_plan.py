@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -350,11 +353,88 @@ def test_bad_lengths_are_named(lengths, error, message):
         ({"packs_multiple_of": 2**62 + 1}, "packs_multiple_of is 4611686018427387905"),
         ({"sequence_length": 0}, "sequence_length is 0"),
         ({"sequence_length": 1 << 40}, "sequence_length is 1099511627776"),
+        ({"sequence_length": 1 << 80}, "sequence_length is .* does not fit in 64 bits"),
+        ({"min_packs": 1 << 36}, "at least 68719476736 packs, more than the .* memory"),
+        ({"packs_multiple_of": 1 << 36}, "at least 68719476736 packs, more than the .* memory"),
     ],
 )
 def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         plan_packs([1, 2], **{"sequence_length": ROW, **options})
+
+
+@pytest.mark.parametrize("value", [float("nan"), 4096.0, "64", None])
+def test_options_that_are_not_integers_are_named(value):
+    with pytest.raises(TypeError, match=r"sequence_length is .*; it must be an integer"):
+        plan_packs([1, 2], value)
+
+
+@pytest.mark.parametrize("strategy", ["random", "optimal", "first_fit_shuffle"])
+@pytest.mark.parametrize("length", [1 << 44, (1 << 63) - 1])
+def test_more_segments_than_memory_holds_are_refused_before_it_is_asked_for(strategy, length):
+    with pytest.raises(ValueError, match=r"at least \d+ segments, more than the \d+ GiB"):
+        plan_packs([length], 64, strategy=strategy, overlong="split")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("size", [2_000, 100_000])  # on one thread, on several
+def test_lengths_that_change_meanwhile_give_a_plan_or_are_refused(strategy, size):
+    some, others = np.random.default_rng(0).integers(1, 2 * ROW, (2, size)).astype(np.int32)
+    lengths = some.copy()
+    planned = threading.Event()
+
+    def write():
+        while not planned.is_set():
+            lengths[:] = others
+            lengths[:] = some
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    messages = []
+    try:
+        for _ in range(20):
+            try:
+                plan = plan_packs(lengths, ROW, strategy=strategy, overlong="split")
+            except ValueError as error:
+                messages.append(str(error))
+            else:
+                assert plan.document_ids.min() >= 0
+                assert plan.document_ids.max() < size
+    finally:
+        planned.set()
+        writer.join()
+    assert all("changed while they were planned" in message for message in messages)
+    assert messages or size < 100_000
+
+
+@pytest.mark.parametrize(
+    ("count", "options"),
+    [
+        (40_000_000, {}),
+        (5_000_000, {"strategy": "first_fit_shuffle"}),
+        (5_000_000, {"strategy": "random"}),
+        (200_000, {"overlong": "split", "sequence_length": 2}),
+    ],
+)
+def test_no_stretch_of_planning_is_without_a_look_at_ctrl_c(count, options):
+    lengths = np.full(count, 100, np.uint16)
+    options = {"sequence_length": 4096, **options}
+    looks = [time.process_time()]
+    plan_packs(lengths, progress=lambda _: looks.append(time.process_time()), **options)
+    looks.append(time.process_time())
+    assert np.diff(looks).max() < 0.5 * (looks[-1] - looks[0])
+
+
+def test_documents_of_a_third_of_a_long_row_do_not_take_a_search_of_the_whole_row_each():
+    row = 1 << 22
+    lengths = np.random.default_rng(0).integers(row // 3 - row // 50, row // 3 + row // 50, 3_000)
+    started = time.process_time()
+    first_fit_shuffle = plan_packs(lengths, row, strategy="first_fit_shuffle")
+    between = time.process_time()
+    plan = plan_packs(lengths, row)
+    assert plan.num_packs <= first_fit_shuffle.num_packs
+    assert as_multiset(lengths_of_packs(plan, lengths))
+    assert time.process_time() - between < 30 * (between - started)
 
 
 def test_rows_of_a_million_positions_are_planned():
