@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_packing.corpus.indexed_dataset import SequenceIndex, data_path, index_path, read_index
+from megatron_packing.corpus.record import corpus_record_path as corpus_record_path
+from megatron_packing.corpus.record import read_corpus_record
 from megatron_packing.errors import InputError
 
 LOSS_MASK_SUFFIX = "_loss_mask"
@@ -24,19 +25,10 @@ def loss_mask_prefix(prefix: Path) -> Path:
     return prefix.with_name(prefix.name + LOSS_MASK_SUFFIX)
 
 
-def corpus_record_path(prefix: Path) -> Path:
-    """``PREFIX_corpus.json``: how a corpus was made."""
-    return prefix.with_name(prefix.name + "_corpus.json")
-
-
 def recorded_tokenizer(prefix: Path) -> str | None:
     """The tokenizer that a corpus says it was made with, if it does."""
-    try:
-        record = json.loads(corpus_record_path(prefix).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    name = record.get("tokenizer") if isinstance(record, dict) else None
-    return name if isinstance(name, str) else None
+    record = read_corpus_record(prefix)
+    return None if record is None else record.tokenizer
 
 
 class Documents(Protocol):

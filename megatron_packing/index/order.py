@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from megatron_packing import _core
 
+ORDER_VERSION = 1
+"""Version of the order of packs and of the exchange between epochs.
+
+Another version reads other rows from the same index and seed. Raise it whenever ``pack_at`` or
+``PackIndex.segments`` would give another answer for the same arguments.
+"""
+
 
 def pack_at(sample: int, num_packs: int, seed: int) -> int:
     """The pack that sample ``sample`` of an endless stream over ``num_packs`` packs is.

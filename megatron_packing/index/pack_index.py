@@ -117,6 +117,8 @@ class PackIndex:
     segment_lengths: NDArray[np.int64] | None
     places_by_length: NDArray[np.integer]
     length_offsets: NDArray[np.int64]
+    array_hashes: dict[str, str]
+    """SHA-256 of each array, as the manifest has it."""
 
     @classmethod
     def open(cls, path: str | Path) -> PackIndex:
@@ -143,6 +145,7 @@ class PackIndex:
                 segment_lengths=arrays.get("segment_lengths"),
                 places_by_length=arrays["places_by_length"],
                 length_offsets=arrays["length_offsets"],
+                array_hashes={name: about["sha256"] for name, about in manifest["arrays"].items()},
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise InputError(
@@ -153,6 +156,15 @@ class PackIndex:
     def __len__(self) -> int:
         """Packs."""
         return len(self.pack_offsets) - 1
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hex, of the names and the hashes of all arrays.
+
+        Two indexes with one digest hold the same packs of the same documents.
+        """
+        named = json.dumps(sorted(self.array_hashes.items()))
+        return hashlib.sha256(named.encode()).hexdigest()
 
     @property
     def num_documents(self) -> int:
@@ -223,9 +235,8 @@ class PackIndex:
         Raises:
             InputError: An array was changed after it was written.
         """
-        for name, about in _read_manifest(self.path)["arrays"].items():
-            array = getattr(self, name)
-            if _hash(array) != about["sha256"]:
+        for name, expected in self.array_hashes.items():
+            if _hash(getattr(self, name)) != expected:
                 raise InputError(
                     f"{_array_path(self.path, name)} is not what was written (its hash differs); "
                     f"make the pack index again"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 from itertools import chain
 
@@ -43,6 +44,18 @@ def test_what_was_written_is_opened_memory_mapped(index):
     assert again.figures.num_packs == len(again)
     assert isinstance(again.document_ids, np.memmap)
     assert again.segment_starts is None
+
+
+def test_the_digest_is_that_of_the_packs(corpus, index, tmp_path):
+    again = build_pack_index(corpus, settings(), tmp_path / "again")
+    assert again.digest == index.digest == PackIndex.open(index.path).digest
+    assert re.fullmatch("[0-9a-f]{64}", index.digest)
+    others = [settings(seed=1), settings(strategy="greedy"), settings(sequence_length=129)]
+    digests = {
+        build_pack_index(corpus, plan, tmp_path / f"{number}").digest
+        for number, plan in enumerate(others)
+    }
+    assert len({index.digest, *digests}) == 4
 
 
 def test_an_index_without_split_documents_has_no_segment_arrays(index):

@@ -1,0 +1,95 @@
+"""Reads ``PREFIX_corpus.json``: what a corpus was made from, as far as later steps ask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_packing.errors import InputError
+from megatron_packing.regular_file import read_json_object
+
+_ADVICE = "tokenize the corpus again, or remove this file to go on without what it says"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusRecord:
+    """What a corpus says of itself. A field is None where the record does not have it."""
+
+    tokenizer: str | None = None
+    """The path or the name that the user gave."""
+    tokenizer_sha256: str | None = None
+    """Digest of the tokenizer's content."""
+    vocabulary_size: int | None = None
+    """The tokenizer's highest token id + 1, special tokens included."""
+    special_tokens: dict[str, str] | None = None
+    """``bos_token``, ``eos_token`` and so on: the text of each."""
+    largest_token: int | None = None
+    """The largest token id in the corpus."""
+    num_documents: int | None = None
+    num_tokens: int | None = None
+    num_trained_tokens: int | None = None
+    has_loss_mask: bool | None = None
+    """Whether a ``_loss_mask`` pair was written beside the corpus."""
+    loss_on: str | None = None
+    """Which messages are trained: the option ``--loss-on`` of ``tokenize``."""
+    chat_template_sha256: str | None = None
+
+    @property
+    def needs_loss_mask(self) -> bool:
+        """Whether the corpus is incomplete without its ``_loss_mask`` pair."""
+        if self.has_loss_mask is not None:
+            return self.has_loss_mask
+        if self.num_tokens is None or self.num_trained_tokens is None:
+            return False
+        return self.num_trained_tokens < self.num_tokens
+
+
+def corpus_record_path(prefix: Path) -> Path:
+    """``PREFIX_corpus.json``: how a corpus was made."""
+    return prefix.with_name(prefix.name + "_corpus.json")
+
+
+def read_corpus_record(prefix: Path) -> CorpusRecord | None:
+    """Read the record beside a corpus; None where there is none.
+
+    Raises:
+        InputError: It is damaged: not a JSON object, or a field is not of its type.
+    """
+    path = corpus_record_path(prefix)
+    if not path.exists() and not path.is_symlink():
+        return None
+    fields = read_json_object(path, _ADVICE)
+    template = _field(path, fields, "chat_template", dict) or {}
+    special = _field(path, fields, "special_tokens", dict)
+    if special is not None:
+        for name, text in special.items():
+            if not isinstance(text, str):
+                raise InputError(f"{path} has {text!r:.80} for {name} in special_tokens; {_ADVICE}")
+    return CorpusRecord(
+        tokenizer=_field(path, fields, "tokenizer", str),
+        tokenizer_sha256=_field(path, fields, "tokenizer_sha256", str),
+        vocabulary_size=_count(path, fields, "vocabulary_size"),
+        special_tokens=special,
+        largest_token=_count(path, fields, "largest_token"),
+        num_documents=_count(path, fields, "num_documents"),
+        num_tokens=_count(path, fields, "num_tokens"),
+        num_trained_tokens=_count(path, fields, "num_trained_tokens"),
+        has_loss_mask=_field(path, fields, "has_loss_mask", bool),
+        loss_on=_field(path, fields, "loss_on", str),
+        chat_template_sha256=_field(path, template, "sha256", str),
+    )
+
+
+def _field(path: Path, fields: dict[str, Any], name: str, kind: type) -> Any:
+    value = fields.get(name)
+    if value is None or type(value) is kind:  # True is an int, but no count
+        return value
+    raise InputError(f"{path} has {value!r:.80} for {name}, not {kind.__name__}; {_ADVICE}")
+
+
+def _count(path: Path, fields: dict[str, Any], name: str) -> int | None:
+    value: int | None = _field(path, fields, name, int)
+    if value is not None and not 0 <= value < 2**63:
+        raise InputError(f"{path} has {value!r:.80} for {name}, which is no count; {_ADVICE}")
+    return value

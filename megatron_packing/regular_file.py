@@ -1,0 +1,95 @@
+"""Regular files that a user names: opened without waiting, and JSON objects read from them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+from megatron_packing.errors import InputError, UnreadableError
+
+_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.EIO)
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading.
+
+    A pipe is not waited for and a device is not touched. Symbolic links are followed.
+
+    Raises:
+        UnreadableError: There is no such file, or a network file system shows none yet.
+        InputError: It is not a regular file, or the system does not let this process open it.
+    """
+    try:
+        _refuse_irregular(path, path.stat())
+        # The file may have been replaced since: look again, and do not wait for a pipe.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        _refuse(path, error)
+    except ValueError as error:  # a path with a null character
+        raise InputError(f"{str(path)!r} is not a path ({error})") from error
+    try:
+        _refuse_irregular(path, os.fstat(descriptor))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_json_object(path: Path, advice: str) -> dict[str, Any]:
+    """Read a JSON object from a regular file.
+
+    Args:
+        path: The file.
+        advice: What to do where it is damaged, such as "make the pack index again".
+
+    Raises:
+        UnreadableError: There is no such file, or it is not JSON, which may be a part of it.
+        InputError: It is not a regular file or holds something else than an object.
+    """
+    with open_regular(path) as file:
+        try:
+            found = json.loads(file.read().decode("utf-8"), parse_constant=_refuse_constant)
+        except (OSError, ValueError) as error:
+            raise UnreadableError(f"{path} is damaged ({error}); {advice}") from error
+        except RecursionError as error:
+            raise InputError(f"{path} is damaged (it is nested too deeply); {advice}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} holds {type(found).__name__} where an object belongs; {advice}")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _refuse_irregular(path: Path, status: os.stat_result) -> None:
+    if stat.S_ISREG(status.st_mode):
+        return
+    kind = next((kind for is_kind, kind in _KINDS if is_kind(status.st_mode)), "something else")
+    raise InputError(f"{path} is {kind}, not a regular file; give the file itself")
+
+
+def _refuse(path: Path, error: OSError) -> NoReturn:
+    if error.errno in _MISSING:
+        target = f" (a link to {path.readlink()})" if path.is_symlink() else ""
+        reason = "does not exist" if error.errno == errno.ENOENT else f"is missing ({error})"
+        raise UnreadableError(f"{path}{target} {reason}") from error
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        raise InputError(
+            f"{path} cannot be opened: this process may open {limit} files at a time; raise the "
+            f"limit with: ulimit -n"
+        ) from error
+    raise InputError(f"{path} cannot be opened ({error.strerror})") from error
