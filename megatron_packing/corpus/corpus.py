@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,10 +11,17 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_packing.corpus.indexed_dataset import SequenceIndex, data_path, index_path, read_index
+from megatron_packing.corpus.indexed_dataset import (
+    DocumentIndex,
+    data_path,
+    index_path,
+    map_data,
+    read_index,
+)
+from megatron_packing.corpus.record import CorpusRecord, read_corpus_record
 from megatron_packing.corpus.record import corpus_record_path as corpus_record_path
-from megatron_packing.corpus.record import read_corpus_record
-from megatron_packing.errors import InputError
+from megatron_packing.errors import InputError, UnreadableError
+from megatron_packing.regular_file import open_regular
 
 LOSS_MASK_SUFFIX = "_loss_mask"
 _SAMPLED_BLOCKS = 256
@@ -66,35 +74,47 @@ class Corpus:
     """Documents of a Megatron ``.bin/.idx`` pair, memory-mapped.
 
     Beside it may lie ``PREFIX_loss_mask.bin/.idx`` (uint8, the same lengths): 1 where a token is
-    trained. Without it every token is. Copies of a corpus in other processes open the files anew.
+    trained, else 0. Without it every token is. Copies of a corpus in other processes open the files
+    anew.
+
+    Opening reads the ``.idx`` files and the record and checks all of them. It does not read the
+    ``.bin`` files: the fingerprint reads a sample of them, ``corpus.content`` all. A file that is
+    cut off while it is mapped ends the process with SIGBUS, as for every memory-mapped file.
     """
 
     def __init__(self, prefix: str | Path) -> None:
         """Open the corpus.
 
         Raises:
-            InputError: A file is missing or damaged, or the loss masks are not those of the tokens.
+            UnreadableError: A file is missing, or its size is wrong; the loss mask too, where the
+                record says that the corpus has one.
+            InputError: A file is damaged, or the loss mask or the record is of another corpus.
         """
         self.prefix = Path(prefix)
+        if not self.prefix.name:
+            raise InputError(
+                f"{str(prefix)!r} is not the prefix of a corpus; give the path of its .bin and "
+                f".idx files without the ending"
+            )
         self._tokens = read_index(self.prefix)
-        masks = loss_mask_prefix(self.prefix)
-        has_masks = index_path(masks).exists() or data_path(masks).exists()
-        self._masks = read_index(masks) if has_masks else None
-        if self._masks is not None:
-            if self._masks.dtype != np.uint8:
-                raise InputError(
-                    f"{index_path(masks)} holds {self._masks.dtype}; loss masks must be uint8"
-                )
-            if not np.array_equal(self._masks.lengths, self._tokens.lengths):
-                raise InputError(
-                    f"{index_path(masks)} does not have the document lengths of "
-                    f"{index_path(self.prefix)}; the two are of different corpora: write them again"
-                )
+        if self._tokens.dtype.kind == "f":
+            raise InputError(
+                f"{index_path(self.prefix)} holds {self._tokens.dtype}; tokens must be integers: "
+                f"write the corpus again"
+            )
+        self.record = read_corpus_record(self.prefix)
+        self._check_record()
+        self._masks = self._read_masks()
 
     @property
     def folder(self) -> Path:
         """Where what is made from it may be kept."""
         return self.prefix.parent
+
+    @property
+    def records(self) -> list[tuple[str, CorpusRecord | None]]:
+        """Where the corpus is, and what it says of itself."""
+        return [(str(self.prefix), self.record)]
 
     def __reduce__(self) -> tuple[type[Corpus], tuple[str]]:
         return Corpus, (str(self.prefix),)
@@ -104,14 +124,27 @@ class Corpus:
         return len(self._tokens.lengths)
 
     @property
-    def num_tokens(self) -> NDArray[np.int32]:
-        """Tokens of each document, shape ``(len(self),)``, memory-mapped."""
+    def num_tokens(self) -> NDArray[np.integer]:
+        """Tokens of each document, shape ``(len(self),)``: int32, or int64 for longer documents.
+
+        Memory-mapped, unless documents are joined from several sequences.
+        """
         return self._tokens.lengths
 
     @property
     def has_loss_mask(self) -> bool:
         """Whether some tokens may be untrained."""
         return self._masks is not None
+
+    @property
+    def token_index(self) -> DocumentIndex:
+        """Where the tokens of each document are in ``PREFIX.bin``."""
+        return self._tokens
+
+    @property
+    def mask_index(self) -> DocumentIndex | None:
+        """Where the loss mask of each document is in ``PREFIX_loss_mask.bin``, if there is one."""
+        return self._masks
 
     def tokens(self, document: int, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Tokens ``start`` to ``stop`` of one document, in the dtype of the corpus."""
@@ -120,18 +153,29 @@ class Corpus:
     def loss_mask(
         self, document: int, start: int = 0, stop: int | None = None
     ) -> NDArray[np.uint8]:
-        """For the same tokens: 1 where the token is trained (as a label), else 0."""
+        """For the same tokens: 1 where the token is trained (as a label), else 0.
+
+        Raises:
+            InputError: The file holds another value, which would multiply the loss.
+        """
         if self._masks is None:
             stop = int(self.num_tokens[document]) if stop is None else stop
             return np.ones(stop - start, np.uint8)
-        return self._read(self._mask_data, self._masks, document, start, stop)
+        mask = self._read(self._mask_data, self._masks, document, start, stop)
+        if len(mask) and mask.max() > 1:
+            raise bad_mask_value(self.prefix, document, int(mask.max()))
+        return mask
 
     @cached_property
     def fingerprint(self) -> str:
         """A digest of the content: all lengths, and all of the data or 256 blocks of 64 KiB of it.
 
-        Equal for copies of a corpus. A corpus that was tokenised differently has another one; a
-        change of a few tokens in place within a corpus of over 16 MiB may go unseen.
+        Equal for copies of a corpus. A corpus that was tokenized differently has another one; a
+        change of a few tokens in place within a corpus of over 16 MiB may go unseen, which
+        ``megatron-packing verify --deep`` sees.
+
+        Raises:
+            InputError: What was read of the loss mask holds other values than 0 and 1.
         """
         digest = hashlib.sha256()
         for prefix, index in (
@@ -141,21 +185,71 @@ class Corpus:
             if index is None:
                 digest.update(b"no loss mask")
                 continue
-            size = data_path(prefix).stat().st_size
-            digest.update(f"{index.dtype.str} {len(index.lengths)} {size} ".encode())
-            digest.update(index.lengths)
-            with data_path(prefix).open("rb") as file:
-                if size <= _SAMPLED_BLOCKS * _BLOCK_BYTES:
-                    digest.update(file.read())
-                    continue
-                for block in range(_SAMPLED_BLOCKS):
-                    file.seek((size - _BLOCK_BYTES) * block // (_SAMPLED_BLOCKS - 1))
-                    digest.update(file.read(_BLOCK_BYTES))
+            path, is_mask = data_path(prefix), index is self._masks
+            with open_regular(path) as file:
+                size = os.fstat(file.fileno()).st_size
+                digest.update(f"{index.dtype.str} {len(index.lengths)} {size} ".encode())
+                digest.update(np.ascontiguousarray(index.lengths))
+                for start, length in _sample(size):
+                    file.seek(start)
+                    block = file.read(length)
+                    digest.update(block)
+                    if is_mask:
+                        self._check_mask_block(np.frombuffer(block, np.uint8), start)
         return f"sha256:{digest.hexdigest()}"
+
+    def _check_mask_block(self, block: NDArray[np.uint8], start: int) -> None:
+        """Refuse a part of the loss mask's data, from byte ``start`` on, that is not 0 and 1."""
+        if len(block) == 0 or block.max() <= 1 or self._masks is None:
+            return
+        at = int(np.argmax(block > 1))
+        document = int(np.searchsorted(self._masks.offsets, start + at, side="right")) - 1
+        raise bad_mask_value(self.prefix, document, int(block[at]))
+
+    def _check_record(self) -> None:
+        """Refuse the record of another corpus."""
+        if self.record is None:
+            return
+        counts = (
+            ("documents", self.record.num_documents, len(self)),
+            ("tokens", self.record.num_tokens, self._tokens.num_values),
+        )
+        for what, recorded, found in counts:
+            if recorded is not None and recorded != found:
+                raise InputError(
+                    f"{corpus_record_path(self.prefix)} counts {recorded:,} {what}, but "
+                    f"{index_path(self.prefix)} has {found:,}; one of them is of another corpus: "
+                    f"copy both again, or remove the record"
+                )
+
+    def _read_masks(self) -> DocumentIndex | None:
+        prefix = loss_mask_prefix(self.prefix)
+        paths = (data_path(prefix), index_path(prefix))
+        # A link whose target is not mounted does not exist, but says that there is a loss mask.
+        if not any(path.exists() or path.is_symlink() for path in paths):
+            if self.record is not None and self.record.needs_loss_mask:
+                trained = self.record.num_trained_tokens
+                how_many = "" if trained is None else f", of which {trained:,} are trained"
+                raise UnreadableError(
+                    f"{prefix}.bin and .idx are missing, so every token would be trained, but "
+                    f"{corpus_record_path(self.prefix)} says that the corpus has a loss mask for "
+                    f"its {self._tokens.num_values:,} tokens{how_many}; copy them beside the "
+                    f"corpus, or tokenize it again"
+                )
+            return None
+        masks = read_index(prefix, missing="copy both files of the loss mask beside the corpus")
+        if masks.dtype != np.uint8:
+            raise InputError(f"{index_path(prefix)} holds {masks.dtype}; loss masks must be uint8")
+        if not np.array_equal(masks.lengths, self._tokens.lengths):
+            raise InputError(
+                f"{index_path(prefix)} does not have the document lengths of "
+                f"{index_path(self.prefix)}; the two are of different corpora: write them again"
+            )
+        return masks
 
     @staticmethod
     def _read(
-        data: NDArray[np.uint8], index: SequenceIndex, document: int, start: int, stop: int | None
+        data: NDArray[np.uint8], index: DocumentIndex, document: int, start: int, stop: int | None
     ) -> NDArray[Any]:
         length = int(index.lengths[document])
         stop = length if stop is None else stop
@@ -167,8 +261,25 @@ class Corpus:
 
     @cached_property
     def _token_data(self) -> NDArray[np.uint8]:
-        return np.memmap(data_path(self.prefix), np.uint8, "r")
+        return map_data(self.prefix, self._tokens)
 
     @cached_property
     def _mask_data(self) -> NDArray[np.uint8]:
-        return np.memmap(data_path(loss_mask_prefix(self.prefix)), np.uint8, "r")
+        assert self._masks is not None
+        return map_data(loss_mask_prefix(self.prefix), self._masks)
+
+
+def bad_mask_value(prefix: Path, document: int, value: int) -> InputError:
+    """What is raised for a loss mask of other values than 0 and 1."""
+    return InputError(
+        f"{data_path(loss_mask_prefix(prefix))} has {value} in document {document}; a loss mask "
+        f"must be 1 where a token is trained and 0 elsewhere: write it again"
+    )
+
+
+def _sample(size: int) -> list[tuple[int, int]]:
+    """The parts of a file of ``size`` bytes that are read for a fingerprint: starts and lengths."""
+    if size <= _SAMPLED_BLOCKS * _BLOCK_BYTES:
+        return [(0, size)]
+    starts = [(size - _BLOCK_BYTES) * i // (_SAMPLED_BLOCKS - 1) for i in range(_SAMPLED_BLOCKS)]
+    return [(start, _BLOCK_BYTES) for start in starts]

@@ -11,23 +11,29 @@ of all documents one after another; ``PREFIX.idx`` holds, little-endian,
     then         sequence lengths (int32), their byte offsets in the ``.bin`` (int64), and the
                  document boundaries in sequences (int64)
 
-As in Megatron's GPTDataset, each sequence is one document.
+A document is the sequences between two boundaries, one after another. Mostly that is one sequence;
+``preprocess_data.py --split-sentences`` writes several. Megatron's GPTDataset takes no notice of
+boundaries, because it does not keep documents apart.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megatron_packing.errors import InputError, UnreadableError
 from megatron_packing.files import sync
+from megatron_packing.regular_file import open_regular
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -44,6 +50,10 @@ DTYPES: dict[int, np.dtype[Any]] = {
     8: np.dtype(np.uint16),
 }
 _BLOCK = 1 << 20
+_GIVE_PREFIX = (
+    "give the prefix of a Megatron corpus, that is the path of its .bin and .idx files without the "
+    "ending"
+)
 DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
@@ -58,33 +68,89 @@ def data_path(prefix: Path) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class SequenceIndex:
-    """The content of a ``.idx`` file, memory-mapped."""
+class DocumentIndex:
+    """The documents of a ``.idx`` file; memory-mapped where each is one sequence."""
 
     dtype: np.dtype[Any]
-    lengths: NDArray[np.int32]
-    """Shape ``(num_documents,)``: values of each document."""
+    lengths: NDArray[np.integer]
+    """Shape ``(num_documents,)``, int32, or int64 for a joined document beyond it: values of each
+    document."""
     offsets: NDArray[np.int64]
     """Shape ``(num_documents,)``: where each document starts in the ``.bin``, in bytes."""
+    num_values: int
+    """Of all documents; they fill the ``.bin``."""
 
 
-def read_index(prefix: Path) -> SequenceIndex:
-    """Read ``PREFIX.idx`` and check it against the size of ``PREFIX.bin``.
+def read_index(prefix: Path, missing: str = _GIVE_PREFIX) -> DocumentIndex:
+    """Read ``PREFIX.idx`` and check all of it, and the size of ``PREFIX.bin``.
+
+    Sequences must lie in the ``.bin`` one after another, without gaps, as Megatron writes them, and
+    the boundaries must divide all of them into documents.
+
+    Args:
+        prefix: Of the two files.
+        missing: What to do where one of them does not exist, for the message.
 
     Raises:
         UnreadableError: A file is missing, or shorter or longer than it says.
-        InputError: It is not of this format.
+        InputError: It is not of this format, or what it says is contradictory.
     """
     path, data = index_path(prefix), data_path(prefix)
-    for needed in (path, data):
-        if not needed.is_file():
+    with _open(path, missing) as file, _open(data, missing) as data_file:
+        size, data_size = (os.fstat(opened.fileno()).st_size for opened in (file, data_file))
+        dtype, num_sequences, num_boundaries = _read_header(path, file.read(HEADER.size), size)
+        mapped: NDArray[np.uint8] = np.asarray(np.memmap(file, np.uint8, "r"))
+    ends = HEADER.size + np.cumsum([0, 4 * num_sequences, 8 * num_sequences, 8 * num_boundaries])
+    columns = [mapped[first:last] for first, last in pairwise(ends.tolist())]
+    lengths, offsets, boundaries = (
+        column.view(kind) for column, kind in zip(columns, ("<i4", "<i8", "<i8"), strict=True)
+    )
+    end = _check_offsets(path, dtype, lengths, offsets)
+    if data_size != end:
+        raise UnreadableError(
+            f"{data} has {data_size} bytes where {path.name} expects {end}; "
+            f"the file is truncated or of another corpus: write or copy it again"
+        )
+    if _groups_sequences(path, boundaries, num_sequences):
+        starts = np.full(len(boundaries), end, np.int64)
+        inside = boundaries < num_sequences
+        starts[inside] = offsets[boundaries[inside]]
+        lengths, offsets = np.diff(starts) // dtype.itemsize, starts[:-1]
+        if lengths.max() <= np.iinfo(np.int32).max:
+            lengths = lengths.astype(np.int32)
+    return DocumentIndex(
+        dtype=dtype, lengths=lengths, offsets=offsets, num_values=end // dtype.itemsize
+    )
+
+
+def map_data(prefix: Path, index: DocumentIndex) -> NDArray[np.uint8]:
+    """Map the bytes of ``PREFIX.bin``.
+
+    Raises:
+        UnreadableError: It is missing, or its size has changed since the index was read.
+    """
+    path, expected = data_path(prefix), index.num_values * index.dtype.itemsize
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size != expected:
             raise UnreadableError(
-                f"{needed} does not exist; give the prefix of a Megatron corpus, "
-                f"that is the path of its .bin and .idx files without the ending"
+                f"{path} has {size} bytes where it had {expected} when the corpus was opened; "
+                f"write or copy it again"
             )
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        header = file.read(HEADER.size)
+        if size == 0:
+            return np.zeros(0, np.uint8)
+        return np.asarray(np.memmap(file, np.uint8, "r"))
+
+
+def _open(path: Path, missing: str) -> BinaryIO:
+    try:
+        return open_regular(path)
+    except UnreadableError as error:
+        raise UnreadableError(f"{error}; {missing}") from error
+
+
+def _read_header(path: Path, header: bytes, size: int) -> tuple[np.dtype[Any], int, int]:
+    """The dtype of values, how many sequences and how many boundaries there are."""
     if len(header) < HEADER.size:
         raise UnreadableError(
             f"{path} has {len(header)} bytes, less than a Megatron index begins with; the file is "
@@ -92,32 +158,83 @@ def read_index(prefix: Path) -> SequenceIndex:
         )
     if not header.startswith(MAGIC):
         raise InputError(f"{path} is not a Megatron index: it does not start with {MAGIC!r}")
-    _, version, code, num_documents, num_boundaries = HEADER.unpack(header)
+    _, version, code, num_sequences, num_boundaries = HEADER.unpack(header)
     if version != VERSION:
         raise InputError(f"{path} has version {version}; only version {VERSION} can be read")
     if code not in DTYPES:
         raise InputError(f"{path} has dtype code {code}; expected one of {sorted(DTYPES)}")
-    # A multimodal corpus has one more byte for each sequence.
-    expected = HEADER.size + 12 * num_documents + 8 * num_boundaries
-    if size not in (expected, expected + num_documents):
-        raise UnreadableError(
-            f"{path} has {size} bytes where {num_documents} documents need {expected}; "
-            f"the file is truncated or damaged: write the corpus again"
+    expected = HEADER.size + 12 * num_sequences + 8 * num_boundaries
+    if num_sequences and size == expected + num_sequences:
+        raise InputError(
+            f"{path} is of a multimodal corpus (it has a mode for each sequence), whose images "
+            f"would be taken for text; give a corpus of text alone"
         )
-    if num_documents == 0:
+    if size != expected:
+        raise UnreadableError(
+            f"{path} has {size} bytes where {num_sequences} sequences and {num_boundaries} "
+            f"document boundaries need {expected}; the file is truncated or damaged: write the "
+            f"corpus again"
+        )
+    if num_sequences == 0:
         raise InputError(f"{path} holds no documents")
-    lengths = np.memmap(path, np.dtype("<i4"), "r", HEADER.size, (num_documents,))
-    offsets = np.memmap(
-        path, np.dtype("<i8"), "r", HEADER.size + 4 * num_documents, (num_documents,)
-    )
-    dtype = DTYPES[code]
-    end = int(offsets[-1]) + int(lengths[-1]) * dtype.itemsize
-    if data.stat().st_size != end:
-        raise UnreadableError(
-            f"{data} has {data.stat().st_size} bytes where {path.name} expects {end}; "
-            f"the file is truncated or of another corpus: write or copy it again"
+    return DTYPES[code], num_sequences, num_boundaries
+
+
+def _check_offsets(
+    path: Path, dtype: np.dtype[Any], lengths: NDArray[np.int32], offsets: NDArray[np.int64]
+) -> int:
+    """Refuse sequences that do not lie one after another; return where the last ends, in bytes."""
+    end = 0
+    for block in _blocks(len(lengths)):
+        sizes = lengths[block].astype(np.int64)
+        if sizes.min() < 0:
+            at = int(np.argmax(sizes < 0))
+            raise InputError(
+                f"{path} has length {int(sizes[at])} at sequence {block.start + at}; lengths "
+                f"cannot be negative: the file is damaged, write or copy the corpus again"
+            )
+        ends = end + np.cumsum(sizes * dtype.itemsize)
+        wrong = offsets[block] != np.concatenate([[end], ends[:-1]])
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            raise InputError(
+                f"{path} says that sequence {block.start + at} starts at byte "
+                f"{int(offsets[block][at])} of {path.stem}.bin, but the lengths before "
+                f"it end at byte {int(ends[at - 1]) if at else end}; the file is damaged: write or "
+                f"copy the corpus again"
+            )
+        end = int(ends[-1])
+    return end
+
+
+def _groups_sequences(path: Path, boundaries: NDArray[np.int64], num_sequences: int) -> bool:
+    """Whether some document is not one sequence. Refuses boundaries that leave sequences out."""
+    if len(boundaries) < 2 or boundaries[0] != 0 or boundaries[-1] != num_sequences:
+        first, last = (int(boundaries[i]) if len(boundaries) else "none" for i in (0, -1))
+        raise InputError(
+            f"{path} has document boundaries from {first} to {last} where its {num_sequences} "
+            f"sequences need 0 to {num_sequences}; write the corpus again and end every document "
+            f"(in Megatron: IndexedDatasetBuilder.end_document)"
         )
-    return SequenceIndex(dtype=dtype, lengths=lengths, offsets=offsets)
+    grouped = len(boundaries) != num_sequences + 1
+    for block in _blocks(len(boundaries)):
+        here = boundaries[max(0, block.start - 1) : block.stop]
+        falls = here[1:] < here[:-1]
+        if falls.any():
+            raise InputError(
+                f"{path} has document boundaries that fall after "
+                f"{int(here[np.argmax(falls)])}; the file is damaged: write or copy the corpus "
+                f"again"
+            )
+        grouped = grouped or not np.array_equal(
+            boundaries[block], np.arange(block.start, block.stop)
+        )
+    return grouped
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    for start in range(0, count, _BLOCK):
+        yield slice(start, min(start + _BLOCK, count))
 
 
 class IndexedDatasetWriter:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 
@@ -7,7 +8,9 @@ import numpy as np
 import pytest
 
 from megatron_packing import Corpus
-from megatron_packing.errors import InputError
+from megatron_packing.corpus.corpus import corpus_record_path
+from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
+from megatron_packing.errors import InputError, UnreadableError
 from tests.conftest import write_corpus
 
 
@@ -48,6 +51,74 @@ def test_half_of_the_masks_is_not_taken_for_none(tmp_path, ending):
         Corpus(tmp_path / "corpus")
 
 
+def write_record(prefix, **fields):
+    corpus_record_path(prefix).write_text(json.dumps(fields))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_tokens": 14, "num_trained_tokens": 6},
+        {"num_tokens": 14, "num_trained_tokens": 14, "has_loss_mask": True},
+        {"has_loss_mask": True},
+    ],
+)
+def test_a_lost_loss_mask_is_not_taken_for_none(tmp_path, fields):
+    corpus = write_corpus(tmp_path / "corpus", [5, 9])
+    write_record(corpus.prefix, **fields)
+    assert Corpus(corpus.prefix).has_loss_mask
+    for ending in ("bin", "idx"):
+        (tmp_path / f"corpus_loss_mask.{ending}").unlink()
+    with pytest.raises(UnreadableError, match=r"corpus_loss_mask.bin and .idx are missing, so eve"):
+        Corpus(corpus.prefix)
+
+
+def test_a_corpus_of_which_every_token_is_trained_needs_no_loss_mask(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", [5, 9], with_loss_mask=False)
+    write_record(corpus.prefix, num_tokens=14, num_trained_tokens=14)
+    assert not Corpus(corpus.prefix).has_loss_mask
+    write_record(corpus.prefix, has_loss_mask=False)
+    assert not Corpus(corpus.prefix).has_loss_mask
+
+
+def test_links_to_a_loss_mask_that_is_not_there_are_not_taken_for_none(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", [5, 9], with_loss_mask=False)
+    for ending in ("bin", "idx"):
+        (tmp_path / f"corpus_loss_mask.{ending}").symlink_to(tmp_path / f"not_mounted.{ending}")
+    with pytest.raises(UnreadableError, match=r"\(a link to .*not_mounted.idx\) does not exist"):
+        Corpus(corpus.prefix)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_documents": 3}, "counts 3 documents, but .*corpus.idx has 2"),
+        ({"num_documents": 2, "num_tokens": 15}, "counts 15 tokens, but .*corpus.idx has 14"),
+        ({"num_documents": "two"}, "has 'two' for num_documents, not int"),
+    ],
+)
+def test_the_record_of_another_corpus_is_refused(tmp_path, fields, message):
+    corpus = write_corpus(tmp_path / "corpus", [5, 9])
+    write_record(corpus.prefix, **fields)
+    with pytest.raises(InputError, match=message):
+        Corpus(corpus.prefix)
+
+
+@pytest.mark.parametrize("value", [2, 255])
+def test_other_values_in_a_loss_mask_never_reach_the_loss(tmp_path, value):
+    corpus = write_corpus(tmp_path / "corpus", [5, 9, 4])
+    path = tmp_path / "corpus_loss_mask.bin"
+    masks = np.fromfile(path, np.uint8)
+    masks[10] = value
+    masks.tofile(path)
+    corpus = Corpus(corpus.prefix)
+    assert corpus.loss_mask(0).tolist() == masks[:5].tolist()
+    with pytest.raises(InputError, match=rf"corpus_loss_mask.bin has {value} in document 1; a los"):
+        corpus.loss_mask(1)
+    with pytest.raises(InputError, match=rf"has {value} in document 1"):
+        _ = corpus.fingerprint
+
+
 def test_masks_must_be_bytes(tmp_path):
     write_corpus(tmp_path / "corpus", [5, 9])
     for ending in ("bin", "idx"):
@@ -68,6 +139,19 @@ def test_the_fingerprint_follows_the_content(tmp_path):
         fingerprint("e/corpus", with_loss_mask=False),
     ]
     assert len({original, *others}) == 4
+
+
+def test_the_fingerprint_is_the_same_in_every_release(tmp_path):
+    """Or the indexes that users have would not open."""
+    lengths = np.array([3, 4, 5])
+    with IndexedDatasetWriter(tmp_path / "corpus", np.dtype(np.int32)) as tokens:
+        tokens.add(np.arange(12), lengths)
+    without = "26fb43587f2c20d869fbadc89139b2bfbec3294636310602def2651a5a40ae54"
+    assert Corpus(tmp_path / "corpus").fingerprint == f"sha256:{without}"
+    with IndexedDatasetWriter(tmp_path / "corpus_loss_mask", np.dtype(np.uint8)) as masks:
+        masks.add(np.arange(12) % 2, lengths)
+    with_masks = "48f5020829670afbb49bc9c3c0ddb5b41fc34fce6ebe535a616d6a509d1cfde5"
+    assert Corpus(tmp_path / "corpus").fingerprint == f"sha256:{with_masks}"
 
 
 def test_the_fingerprint_of_a_large_corpus_is_of_blocks_throughout(tmp_path):
