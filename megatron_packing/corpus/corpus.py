@@ -18,8 +18,8 @@ from megatron_packing.corpus.indexed_dataset import (
     map_data,
     read_index,
 )
-from megatron_packing.corpus.record import CorpusRecord, read_corpus_record
 from megatron_packing.corpus.record import corpus_record_path as corpus_record_path
+from megatron_packing.corpus.record import read_corpus_record
 from megatron_packing.errors import InputError, UnreadableError
 from megatron_packing.regular_file import open_regular
 
@@ -69,6 +69,9 @@ class TokenDocuments(Documents, Protocol):
     ) -> NDArray[np.uint8]:
         """For the same tokens: 1 where the token is trained (as a label), else 0."""
 
+    def at_epoch(self, epoch: int) -> TokenDocuments:
+        """The documents that stand at the places of these in another epoch, never longer."""
+
 
 class Corpus:
     """Documents of a Megatron ``.bin/.idx`` pair, memory-mapped.
@@ -112,9 +115,19 @@ class Corpus:
         return self.prefix.parent
 
     @property
-    def records(self) -> list[tuple[str, CorpusRecord | None]]:
-        """Where the corpus is, and what it says of itself."""
-        return [(str(self.prefix), self.record)]
+    def corpora(self) -> list[Corpus]:
+        """The corpus itself; a ``JoinedCorpus`` has several."""
+        return [self]
+
+    def at_epoch(self, epoch: int) -> Corpus:  # noqa: ARG002  # a JoinedCorpus asks
+        """The same: every epoch has all documents."""
+        return self
+
+    def locate(
+        self, documents: NDArray[np.integer]
+    ) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+        """Which of ``corpora`` each document is in, and which of its documents it is."""
+        return np.zeros(len(documents), np.int64), documents
 
     def __reduce__(self) -> tuple[type[Corpus], tuple[str]]:
         return Corpus, (str(self.prefix),)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from megatron_packing.corpus.corpus import Documents
+from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError
 from megatron_packing.files import refuse_existing
 from megatron_packing.index.pack_index import (
@@ -44,6 +45,8 @@ def build_pack_index(
     """
     refuse_existing(path)
     documents = range(len(corpus)) if documents is None else documents
+    if isinstance(corpus, JoinedCorpus) and corpus.repeats_documents:
+        _refuse_a_part(corpus, documents)
     lengths = np.asarray(corpus.num_tokens[documents.start : documents.stop]) - 1
     kept = None  # which documents have positions; None: all of them
     if lengths.min() <= 0:
@@ -108,6 +111,17 @@ def build_pack_index(
         arrays=arrays,
     )
     return PackIndex.open(path)
+
+
+def _refuse_a_part(corpus: JoinedCorpus, documents: range) -> None:
+    """Refuse to split a corpus into training and validation that holds documents twice."""
+    if len(documents) < len(corpus):
+        raise InputError(
+            f"the documents {documents.start} to {documents.stop - 1} of {corpus.prefix} are asked "
+            f"for, but it holds documents more than once (PREFIX:EPOCHS), so others of its parts "
+            f"would hold the same documents; keep documents for validation in a corpus of their "
+            f"own, and pack or train on all of this one (--split 1,0,0)"
+        )
 
 
 def _check_overlong(

@@ -97,6 +97,17 @@ class Segments:
     starts: NDArray[np.int64]
     lengths: NDArray[np.int64]
 
+    def within(self, num_tokens: NDArray[Any]) -> Segments:
+        """The same without positions that their documents do not have.
+
+        Args:
+            num_tokens: Tokens of each document, perhaps fewer than were planned.
+        """
+        there = num_tokens[self.document_ids].astype(np.int64) - 1 - self.starts
+        lengths = np.minimum(self.lengths, there)
+        kept = lengths > 0
+        return Segments(self.document_ids[kept], self.starts[kept], lengths[kept])
+
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         """Document, first position and positions of each segment."""
         columns = (self.document_ids, self.starts, self.lengths)

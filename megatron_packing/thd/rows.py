@@ -43,7 +43,15 @@ class PackedRows:
         if not self.new_order_each_epoch:
             return self.index.segments(sample % num_packs, num_tokens)
         pack, epoch = pack_at(sample, num_packs, self.seed), sample // num_packs
-        return self.index.segments(pack, num_tokens, epoch=epoch, seed=self.seed)
+        segments = self.index.segments(pack, num_tokens, epoch=epoch, seed=self.seed)
+        corpus = self.corpus_of(sample)
+        return segments if corpus is self.corpus else segments.within(corpus.num_tokens)
+
+    def corpus_of(self, sample: int) -> TokenDocuments:
+        """What the documents of row ``sample`` are read from: the corpus in that row's epoch."""
+        if not self.new_order_each_epoch:
+            return self.corpus
+        return self.corpus.at_epoch(sample // len(self.index))
 
     def place(self, segments: Segments) -> Placement:
         """Where segments stand in their row."""
@@ -77,11 +85,12 @@ class PackedRows:
         if with_padding_mask:
             arrays["padding_mask"] = placement.padding_mask()
         if with_tokens:
-            layout = lay_out(self.corpus, segments, placement, self.pad_token)
+            corpus = self.corpus_of(sample)
+            layout = lay_out(corpus, segments, placement, self.pad_token)
             plan = self.index.plan
             weights, denominator = weigh(
                 layout.loss_mask,
-                self.corpus,
+                corpus,
                 segments,
                 placement,
                 self.normaliser,

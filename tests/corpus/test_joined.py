@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import pickle
 
 import numpy as np
@@ -48,6 +49,54 @@ def test_a_corpus_over_two_and_a_half_epochs_is_there_twice_and_half(corpora):
     assert joined.num_tokens.tolist() == [len(tokens) for tokens, _ in found]
 
 
+def test_a_part_of_a_corpus_is_another_in_each_epoch(corpora):
+    first, second = corpora
+    joined = open_corpus(f"{first.prefix}:1.5,{second.prefix}")
+    assert joined.changes_each_epoch
+    halves = [contents(joined.at_epoch(epoch))[4:6] for epoch in range(4)]
+    documents = [[contents(first).index(document) for document in half] for half in halves]
+    assert sorted(documents[0] + documents[1]) == [0, 1, 2, 3]
+    assert sorted(documents[2] + documents[3]) == [0, 1, 2, 3]
+    for epoch in range(4):
+        view = joined.at_epoch(epoch)
+        found = contents(view)
+        assert found[:4] + found[6:] == contents(first) + contents(second)
+        assert view.num_tokens.tolist() == [len(tokens) for tokens, _ in found]
+        assert (view.num_tokens <= joined.num_tokens).all()
+        assert view.fingerprint == joined.fingerprint
+        numbers, own = view.locate(np.arange(len(view)))
+        assert numbers.tolist() == [0] * 6 + [1] * 3
+        assert own.tolist() == [0, 1, 2, 3, *documents[epoch], 0, 1, 2]
+
+
+def test_whole_epochs_are_the_same_in_each_epoch(corpora):
+    joined = open_corpus(f"{corpora[0].prefix}:2,{corpora[1].prefix}")
+    assert not joined.changes_each_epoch
+    assert joined.at_epoch(5) is joined
+
+
+@pytest.mark.parametrize("epochs", ["0.33333333", "1.23456789", "1e-05", "2.5", "2", "3.0"])
+def test_the_prefix_says_how_many_epochs_exactly(tmp_path, epochs):
+    corpus = write_corpus(tmp_path / "corpus", [3] * 200_000, with_loss_mask=False)
+    joined = open_corpus(f"{corpus.prefix}:{epochs}")
+    again = open_corpus(joined.prefix)
+    assert len(again) == len(joined)
+    assert again.fingerprint == joined.fingerprint
+    assert str(joined.prefix).startswith(f"{corpus.prefix}:{epochs.removesuffix('.0')}")
+
+
+def test_a_corpus_that_repeats_documents_is_not_split(corpora, tmp_path):
+    """Or documents of the validation set are trained."""
+    plan = PlanSettings(strategy="optimal", sequence_length=12)
+    for epochs in ("2", "1.5", "0.5"):
+        joined = open_corpus(f"{corpora[0].prefix}:{epochs},{corpora[1].prefix}")
+        with pytest.raises(InputError, match="it holds documents more than once"):
+            build_pack_index(joined, plan, tmp_path / "part", documents=range(3))
+        build_pack_index(joined, plan, tmp_path / epochs)
+    once = open_corpus(f"{corpora[0].prefix},{corpora[1].prefix}")
+    build_pack_index(once, plan, tmp_path / "part", documents=range(3))
+
+
 def test_a_copy_in_another_process_is_the_same(corpora):
     joined = open_corpus(f"{corpora[0].prefix}:1.5")
     again = pickle.loads(pickle.dumps(joined))
@@ -59,6 +108,14 @@ def test_fingerprints_tell_corpora_and_epochs_apart(corpora):
     first, second = (corpus.prefix for corpus in corpora)
     names = [f"{first}", f"{first}:2", f"{first}:2.5", f"{first},{second}", f"{second},{first}"]
     assert len({open_corpus(name).fingerprint for name in names}) == len(names)
+
+
+def test_fingerprints_of_whole_epochs_are_the_same_in_every_release(corpora):
+    """Or the indexes that users have would not open."""
+    first, second = corpora
+    text = f"{first.fingerprint} 2.0\n{second.fingerprint} 1.0\n"
+    expected = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    assert open_corpus(f"{first.prefix}:2,{second.prefix}").fingerprint == expected
 
 
 def test_one_corpus_is_opened_as_it_is(corpora):

@@ -1,0 +1,183 @@
+"""Reads all of a corpus's data, and proves what opening it cannot: every token and loss mask."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_packing.corpus.corpus import Corpus, bad_mask_value, loss_mask_prefix
+from megatron_packing.corpus.indexed_dataset import DocumentIndex, data_path
+from megatron_packing.corpus.joined import JoinedCorpus
+from megatron_packing.corpus.record import corpus_record_path
+from megatron_packing.errors import InputError, UnreadableError
+from megatron_packing.regular_file import open_regular
+
+LARGEST_TOKEN = int(np.iinfo(np.int32).max)
+_BLOCK_BYTES = 1 << 22
+
+OnRead = Callable[[int], None]
+"""Called with how many bytes more were read."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenContent:
+    """What was read in the ``.bin`` of a corpus."""
+
+    largest: int
+    """The largest token id, -1 where there is no token."""
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedContent:
+    """What was read in the loss masks of one or more corpora."""
+
+    counts: NDArray[np.int64]
+    """Shape of the ranges that were asked for: trained tokens in each."""
+    sha256: list[str | None]
+    """Of each corpus's loss mask; None where it has none."""
+
+
+def read_tokens(corpus: Corpus, on_read: OnRead | None = None) -> TokenContent:
+    """Read all tokens of a corpus.
+
+    Raises:
+        InputError: A token is negative or beyond int32, or the record says another largest token.
+    """
+    digest, index = hashlib.sha256(), corpus.token_index
+    largest = -1
+    for start, block in _blocks(corpus.prefix, index, on_read):
+        digest.update(block)
+        tokens = block.view(index.dtype)
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high > LARGEST_TOKEN:
+            bad = low if low < 0 else high
+            at = start + int(np.argmax(tokens == bad)) * index.dtype.itemsize
+            raise InputError(
+                f"{data_path(corpus.prefix)} has token {bad} in document {_document(index, at)}; "
+                f"tokens are 0 to {LARGEST_TOKEN:,}: the corpus is damaged, write it again"
+            )
+        largest = max(largest, high)
+    recorded = corpus.record.largest_token if corpus.record else None
+    if recorded is not None and recorded != largest:
+        raise InputError(
+            f"{corpus_record_path(corpus.prefix)} says that the largest token is {recorded}, but "
+            f"{data_path(corpus.prefix)} has {largest}; one of them is of another corpus: copy "
+            f"both again, or remove the record"
+        )
+    return TokenContent(largest, digest.hexdigest())
+
+
+def find_largest_token(corpus: Corpus | JoinedCorpus, on_read: OnRead | None = None) -> int:
+    """The largest token id of a corpus: what its record says, else found by reading all tokens.
+
+    Raises:
+        InputError: A token is negative or beyond int32.
+    """
+    largest = -1
+    for part in corpus.corpora:
+        recorded = part.record.largest_token if part.record else None
+        largest = max(largest, read_tokens(part, on_read).largest if recorded is None else recorded)
+    return largest
+
+
+def count_trained(
+    corpus: Corpus | JoinedCorpus,
+    documents: NDArray[np.integer],
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    on_read: OnRead | None = None,
+) -> TrainedContent:
+    """Count the trained labels of segments, reading every loss mask once and whole.
+
+    Args:
+        corpus: Where the loss masks are.
+        documents: Shape ``(num_segments,)``: of the corpus.
+        starts: The first position of each segment in its document.
+        lengths: Its positions; position i has token i + 1 for its label.
+        on_read: Called with how many bytes more were read.
+
+    Raises:
+        InputError: A loss mask holds another value than 0 and 1, or trains more or fewer tokens
+            than the record counts.
+    """
+    numbers, own = corpus.locate(documents)
+    counts = np.array(lengths, np.int64)  # without a loss mask every label is trained
+    hashes: list[str | None] = []
+    for number, part in enumerate(corpus.corpora):
+        if part.mask_index is None:
+            hashes.append(None)
+            continue
+        here = np.flatnonzero(numbers == number)
+        first = np.asarray(part.mask_index.offsets)[own[here]] + starts[here] + 1
+        before, digest = _trained_before(
+            part, part.mask_index, np.concatenate([first, first + lengths[here]]), on_read
+        )
+        counts[here] = before[len(here) :] - before[: len(here)]
+        hashes.append(digest)
+    return TrainedContent(counts, hashes)
+
+
+def num_data_bytes(corpus: Corpus | JoinedCorpus, *, tokens: bool, masks: bool) -> int:
+    """Bytes that reading the tokens or the loss masks reads."""
+    indexes = [part.token_index for part in corpus.corpora if tokens]
+    indexes += [part.mask_index for part in corpus.corpora if masks and part.mask_index]
+    return sum(index.num_values * index.dtype.itemsize for index in indexes)
+
+
+def _trained_before(
+    corpus: Corpus, index: DocumentIndex, places: NDArray[np.int64], on_read: OnRead | None
+) -> tuple[NDArray[np.int64], str]:
+    """How many tokens are trained before each of ``places`` in the loss mask's data; its hash."""
+    order = np.argsort(places, kind="stable")
+    places = places[order]
+    found = np.zeros(len(places), np.int64)
+    digest, trained = hashlib.sha256(), 0
+    for start, block in _blocks(loss_mask_prefix(corpus.prefix), index, on_read):
+        digest.update(block)
+        if block.max() > 1:
+            at = int(np.argmax(block > 1))
+            raise bad_mask_value(corpus.prefix, _document(index, start + at), int(block[at]))
+        running = np.concatenate([[trained], trained + np.cumsum(block, dtype=np.int64)])
+        first = np.searchsorted(places, start)
+        last = np.searchsorted(places, start + len(block), side="right")
+        found[first:last] = running[places[first:last] - start]
+        trained = int(running[-1])
+    recorded = corpus.record.num_trained_tokens if corpus.record else None
+    if recorded is not None and recorded != trained:
+        raise InputError(
+            f"{corpus_record_path(corpus.prefix)} counts {recorded:,} trained tokens, but "
+            f"{data_path(loss_mask_prefix(corpus.prefix))} has {trained:,}; one of them is of "
+            f"another corpus: copy both again, or remove the record if you changed the loss mask"
+        )
+    unsorted = np.empty_like(found)
+    unsorted[order] = found
+    return unsorted, digest.hexdigest()
+
+
+def _document(index: DocumentIndex, byte: int) -> int:
+    """The document that holds a byte of the data."""
+    return int(np.searchsorted(index.offsets, byte, side="right")) - 1
+
+
+def _blocks(
+    prefix: Path, index: DocumentIndex, on_read: OnRead | None
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """The data of ``PREFIX.bin``, block by block, and where each begins."""
+    path, size = data_path(prefix), index.num_values * index.dtype.itemsize
+    with open_regular(path) as file:
+        for start in range(0, size, _BLOCK_BYTES):
+            block = np.frombuffer(file.read(min(_BLOCK_BYTES, size - start)), np.uint8)
+            if len(block) < min(_BLOCK_BYTES, size - start):
+                raise UnreadableError(
+                    f"{path} ends at byte {start + len(block)} where it had {size} bytes when the "
+                    f"corpus was opened; write or copy it again"
+                )
+            if on_read is not None:
+                on_read(len(block))
+            yield start, block
