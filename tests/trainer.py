@@ -68,6 +68,8 @@ class Run:
     """Losses of the validation passes, then of the test passes."""
     rows: dict[int, list[str]]
     """Of each step: a hash of every row that was read for it, sorted."""
+    reads: list[str]
+    """The hashes of all rows that the first rank read, evaluations among them, in their order."""
     operations: list[dict[str, float]]
     """Of each step: what the trainer counted as floating-point operations, and from what."""
 
@@ -138,6 +140,7 @@ def run_script(
         steps=[Step(step["lm loss"], step["grad_norm"]) for step in next(iter(steps), [])],
         evaluations=[loss["lm loss"] for loss in next(iter(evaluations), [])],
         rows={step: sorted(found) for step, found in rows.items()},
+        reads=[row for _, row in next(iter(reads), [])],
         operations=next(iter(operations), []),
     )
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from megatron_packing import _core
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.dataset import PackedDataset
+from megatron_packing.megatron.endless import EndlessDataset
 
 # A dataloader's workers read ahead, by default two samples each, so neighbouring batches meet.
 _ORDERS_KEPT = 4
@@ -90,7 +91,7 @@ class BalancedDataset(torch.utils.data.Dataset):
 
     def __init__(
         self,
-        dataset: PackedDataset | BlendedDataset,
+        dataset: PackedDataset | BlendedDataset | EndlessDataset,
         *,
         global_batch_size: int,
         data_parallel_size: int,
@@ -121,8 +122,9 @@ class BalancedDataset(torch.utils.data.Dataset):
                 f"data-parallel ranks do not share evenly; give a multiple of {data_parallel_size}"
             )
         self.dataset = dataset
+        self._samples = EndlessDataset(dataset) if isinstance(dataset, BlendedDataset) else dataset
         # Megatron's dataloaders ask for it.
-        self.split = dataset.split if isinstance(dataset, BlendedDataset) else dataset.index_split
+        self.split = dataset.index_split if isinstance(dataset, PackedDataset) else dataset.split
         self.config = dataset.config
         self._batch_size = global_batch_size
         self._num_ranks = data_parallel_size
@@ -153,26 +155,23 @@ class BalancedDataset(torch.utils.data.Dataset):
 
     def _balance(self, start: int) -> NDArray[np.int64]:
         batch = range(start, start + self._batch_size)
-        work = [self._work_model.work(self._segment_lengths(sample)) for sample in batch]
+        work = [self._work_model.work(self._samples.segment_lengths(sample)) for sample in batch]
         return _core.balance(np.array(work, np.int64), self._num_ranks)
-
-    def _segment_lengths(self, sample: int) -> NDArray[np.int64]:
-        if not isinstance(self.dataset, BlendedDataset):
-            return self.dataset.segment_lengths(sample)
-        if self.dataset.dataset_index is None:
-            self.dataset[sample]  # --dataloader-defer-npy-index-mmap: the first sample loads it
-        dataset = self.dataset.datasets[self.dataset.dataset_index[sample]]
-        return dataset.segment_lengths(self.dataset.dataset_sample_index[sample])
 
 
 def balance_steps(
-    dataset: PackedDataset | BlendedDataset | None, args: Namespace
-) -> PackedDataset | BlendedDataset | BalancedDataset | None:
+    dataset: PackedDataset | BlendedDataset | EndlessDataset | None,
+    args: Namespace,
+    *,
+    first_sample: int | None = None,
+) -> PackedDataset | BlendedDataset | EndlessDataset | BalancedDataset | None:
     """Balance the training dataset where ``--packing-balance`` asks for it.
 
     Args:
         dataset: The training dataset; None, on ranks without one, is given back.
         args: Megatron's arguments, with a checkpoint's consumed samples where one was loaded.
+        first_sample: The number of the sample that training goes on with; None for the consumed
+            samples.
     """
     if dataset is None or not args.packing_balance:
         return dataset
@@ -191,5 +190,5 @@ def balance_steps(
             swiglu=args.swiglu,
         ),
         # Batches start where training goes on: with another batch size before, not at a multiple.
-        first_sample=args.consumed_train_samples,
+        first_sample=args.consumed_train_samples if first_sample is None else first_sample,
     )

@@ -21,6 +21,8 @@ from megatron_packing.thd.rows import PackedRows
 class PackedDataset(MegatronDataset):
     """Rows of packed documents. Sample i is a function of the pack index, the seed and i alone.
 
+    It has samples beyond its length, too: further epochs, without an end.
+
     Each sample is a dict of tensors:
 
         tokens, labels, position_ids   int64, (sequence_length,)
@@ -61,6 +63,8 @@ class PackedDataset(MegatronDataset):
                 f"change --split or give more documents"
             )
         self.corpus = dataset
+        self.first_row = 0
+        """Of the stream of rows, the one that is sample 0; over 0 where others were read before."""
         documents = range(int(indices[0]), int(indices[-1]) + 1)
         self.index = find_index(dataset, documents, index_split, config)
         self.rows = PackedRows(
@@ -111,7 +115,7 @@ class PackedDataset(MegatronDataset):
     def __getitem__(self, idx: int) -> dict[str, torch.Tensor]:
         """Lay sample ``idx`` out."""
         arrays = self.rows.row(
-            int(idx),
+            self.first_row + int(idx),
             with_tokens=self.config.packing_with_tokens,
             with_padding_mask=self.config.packing_with_padding_mask,
         )
@@ -121,4 +125,4 @@ class PackedDataset(MegatronDataset):
 
     def segment_lengths(self, idx: int) -> NDArray[np.int64]:
         """What attention computes for sample ``idx``; see ``PackedRows.segment_lengths``."""
-        return self.rows.segment_lengths(idx)
+        return self.rows.segment_lengths(self.first_row + int(idx))

@@ -2,97 +2,90 @@
 
 Sample i of a training dataset is a function of its pack indexes, the seed and i alone, and Megatron
 counts samples: so a run goes on exactly where its datasets are what they were. What they were is
-kept in ``packing_stream.json`` in the folder of the checkpoints.
+kept in the folder of the checkpoints; see ``index.stream_record``.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from argparse import Namespace
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from megatron.core.datasets.blended_dataset import BlendedDataset
+from megatron.training import print_rank_0
 
 from megatron_packing.errors import InputError
-from megatron_packing.files import write_whole
+from megatron_packing.index.stream_record import (
+    RECORD,
+    Stream,
+    begin_new,
+    describe_stream,
+    difference,
+    go_on,
+    holds_digests,
+    read_streams,
+    write_streams,
+)
 from megatron_packing.megatron.dataset import PackedDataset
+from megatron_packing.megatron.endless import EndlessDataset, count_samples
 
 logger = logging.getLogger(__name__)
-
-RECORD = "packing_stream.json"
-_FORMAT_VERSION = 1
-
-
-def describe_stream(dataset: PackedDataset | BlendedDataset) -> dict[str, Any]:
-    """What decides the documents of every sample, and nothing that does not."""
-    datasets = dataset.datasets if isinstance(dataset, BlendedDataset) else [dataset]
-    return {
-        "format_version": _FORMAT_VERSION,
-        "seed": dataset.config.random_seed,
-        "weights": [float(weight) for weight in getattr(dataset, "weights", None) or [1.0]],
-        "datasets": [
-            {
-                "corpus": part.index.corpus.fingerprint,
-                "first document": part.index.corpus.first_document,
-                "documents": part.index.corpus.num_documents,
-                **asdict(part.index.plan),
-                "packs": len(part.index),
-            }
-            for part in datasets
-        ],
-    }
 
 
 def recorded_alignment(args: Namespace, smallest: int) -> int | None:
     """The alignment of the packs that the checkpoint to resume from was trained on.
 
     So a run that started under context parallelism keeps its packs without it. None where there is
-    no record, or it is no multiple of ``smallest``: then ``check_stream`` will say so.
+    no record, or it is no multiple of ``smallest``: then ``open_stream`` will say so.
     """
-    record = _read_record(Path(args.load)) if _resumes(args) else None
-    if record is None:
+    streams = read_streams(Path(args.load)) if _resumes(args) else None
+    if streams is None:
         return None
-    alignments = {part["alignment"] for part in record["datasets"]}
+    alignments = {packs["alignment"] for packs in streams[-1]["datasets"]}
     fits = len(alignments) == 1 and not next(iter(alignments)) % smallest
     return alignments.pop() if fits else None
 
 
-def check_stream(dataset: PackedDataset | BlendedDataset, args: Namespace) -> None:
-    """Refuse to go on with other data than the checkpoint's; keep this run's record.
+def open_stream(dataset: PackedDataset | BlendedDataset, args: Namespace) -> EndlessDataset:
+    """The samples that this run trains on, from the one at which its checkpoint left off.
+
+    Keeps the record of the run's streams in ``--save``.
 
     Args:
-        dataset: For training.
+        dataset: For training. Where an earlier stream of the run read some of its rows, it is told
+            so.
         args: Megatron's arguments, with a checkpoint's consumed samples where one was loaded.
 
     Raises:
-        InputError: The datasets differ, and ``--packing-new-stream`` was not given.
+        InputError: The datasets are not those of the checkpoint, and ``--packing-new-stream`` was
+            not given.
     """
-    stream = describe_stream(dataset)
-    if _resumes(args) and not args.packing_new_stream:
-        record = _read_record(Path(args.load))
-        if record is None:
-            logger.warning(
-                f"{Path(args.load) / RECORD} does not exist, so nothing proves that the data of "
-                f"this run are those of its checkpoint"
-            )
-        elif record != stream:
-            raise InputError(
-                f"{Path(args.load) / RECORD} says that the checkpoint was trained on other packs "
-                f"({_difference(record, stream)}), so its {args.consumed_train_samples:,} consumed "
-                f"samples are not the first of these; give what it was trained with, or "
-                f"--packing-new-stream to go on with the new data"
-            )
-    if args.save and not args.packing_new_stream:
-        _refuse_other_checkpoints(Path(args.save), stream)
-    is_first_rank = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-    if args.save and is_first_rank:
-        folder = Path(args.save)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / RECORD, json.dumps(stream, indent=2) + "\n")
+    parts = dataset.datasets if isinstance(dataset, BlendedDataset) else [dataset]
+    now = describe_stream(
+        [part.index for part in parts],
+        seed=dataset.config.random_seed,
+        weights=getattr(dataset, "weights", None),
+    )
+    streams = _resume(now, args) if _resumes(args) else [now]
+    stream = streams[-1]
+    _announce(stream, parts, args)
+    for part, packs in zip(parts, stream["datasets"], strict=True):
+        part.first_row = packs["first row"]
+    if args.save:
+        _keep(streams, args)
+    # Megatron counts samples from the last of --phase-transition-iterations on.
+    before_phase = args.consumed_train_samples - first_sample_of_run(args)
+    return EndlessDataset(dataset, offset=before_phase - stream["first sample"])
+
+
+def first_sample_of_run(args: Namespace) -> int:
+    """The number that Megatron gives to the first sample that this run trains on."""
+    transitions = getattr(args, "phase_transition_iterations", None)
+    if not transitions:
+        return int(args.consumed_train_samples)
+    last = max(iteration for iteration in (0, *transitions) if iteration <= args.iteration)
+    return int((args.iteration - last) * args.global_batch_size)
 
 
 def _resumes(args: Namespace) -> bool:
@@ -100,42 +93,67 @@ def _resumes(args: Namespace) -> bool:
     return bool(args.load) and args.consumed_train_samples > 0
 
 
-def _refuse_other_checkpoints(folder: Path, stream: dict[str, Any]) -> None:
-    """The record of a folder is that of all its checkpoints, so they are of one stream."""
-    has_checkpoints = (folder / "latest_checkpointed_iteration.txt").exists()
-    record = _read_record(folder)
-    if has_checkpoints and record is not None and record != stream:
-        raise InputError(
-            f"--save {folder} holds checkpoints that were trained on other packs "
-            f"({_difference(record, stream)}): give another folder, or --packing-new-stream"
+def _resume(now: Stream, args: Namespace) -> list[Stream]:
+    """The streams of a run that goes on with ``now``."""
+    path, consumed = Path(args.load) / RECORD, args.consumed_train_samples
+    was = read_streams(Path(args.load))
+    if was is None:
+        if args.packing_new_stream:
+            return [{**now, "first sample": consumed}]
+        logger.warning(
+            f"{path} does not exist, so nothing proves that the data of this run are those of its "
+            f"checkpoint"
         )
+        return [now]
+    if not holds_digests(was[-1]):
+        logger.warning(
+            f"{path} was written by an earlier release and does not hold the digests of the packs, "
+            f"so an index that was made again with the same settings would not be noticed"
+        )
+    streams = go_on(was, now, consumed)
+    if streams is None and args.packing_new_stream:
+        return begin_new(was, now, consumed, count_samples)
+    if streams is None:
+        last = [stream for stream in was if stream["first sample"] < consumed][-1]
+        raise InputError(
+            f"{path} says that the checkpoint was trained on other packs "
+            f"({difference(last, now)}), so this run would not go on where it ended; give what it "
+            f"was trained with, or --packing-new-stream to go on with the new data"
+        )
+    return streams
 
 
-def _read_record(folder: Path) -> dict[str, Any] | None:
-    path = folder / RECORD
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); restore or remove it") from error
-    if not isinstance(record, dict) or record.get("format_version") != _FORMAT_VERSION:
-        raise InputError(f"{path} was written by another release; remove it to go on without it")
-    return record
+def _announce(stream: Stream, parts: list[PackedDataset], args: Namespace) -> None:
+    """Say with which rows a stream begins that begins in the middle of a run."""
+    begins = stream["first sample"]
+    if not _resumes(args) or begins == 0:
+        return
+    rows = "; ".join(
+        f"{part.corpus.prefix} begins with its first row"
+        if packs["first row"] == 0
+        else f"{part.corpus.prefix} goes on with its row {packs['first row']:,} (rows count from "
+        f"0), the first that was not read"
+        for part, packs in zip(parts, stream["datasets"], strict=True)
+    )
+    print_rank_0(f"> the data changed at sample {begins:,} of this run: {rows}")
 
 
-def _difference(record: dict[str, Any], stream: dict[str, Any]) -> str:
-    """The first thing that differs, as words."""
-    was, now = _flat(record), _flat(stream)
-    name = next(name for name in {**was, **now} if was.get(name) != now.get(name))
-    return f"{name} was {was.get(name)} and is {now.get(name)}"
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        parts = [(f"{name} {key}".strip(), part) for key, part in value.items()]
-    elif isinstance(value, list):
-        parts = [(f"{name} {i}", part) for i, part in enumerate(value)]
-    else:
-        return {name: value}
-    return {key: leaf for path, part in parts for key, leaf in _flat(part, path).items()}
+def _keep(streams: list[Stream], args: Namespace) -> None:
+    """Write the record of ``streams`` to ``--save``, which holds no checkpoints of others."""
+    folder = Path(args.save)
+    resumes_here = _resumes(args) and Path(args.load).resolve() == folder.resolve()
+    has_checkpoints = (folder / "latest_checkpointed_iteration.txt").exists()
+    was = read_streams(folder) if has_checkpoints and not resumes_here else None
+    if was is not None and not args.packing_new_stream:
+        other = difference(was[-1], streams[-1])
+        if other is None and [s["first sample"] for s in was] != [
+            s["first sample"] for s in streams
+        ]:
+            other = "their data changed at other samples"
+        if other is not None:
+            raise InputError(
+                f"--save {folder} holds checkpoints that were trained on other packs ({other}): "
+                f"give another folder, or --packing-new-stream"
+            )
+    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+        write_streams(folder, streams)

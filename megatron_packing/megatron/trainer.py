@@ -31,10 +31,15 @@ from megatron_packing.megatron.batch import (
     run_model,
 )
 from megatron_packing.megatron.dataset import PackedDataset
+from megatron_packing.megatron.endless import EndlessDataset
 from megatron_packing.megatron.indexes import prepare_indexes
 from megatron_packing.megatron.layer_spec import choose_backend, packed_layer_spec
 from megatron_packing.megatron.loss import loss_func
-from megatron_packing.megatron.stream import check_stream, recorded_alignment
+from megatron_packing.megatron.stream import (
+    first_sample_of_run,
+    open_stream,
+    recorded_alignment,
+)
 
 
 def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tuple[Any, Any, Any]:
@@ -55,11 +60,19 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
     prepare_indexes(config)
     builder = BlendedMegatronDatasetBuilder(PackedDataset, num_samples, is_built, config)
     train, valid, test = builder.build()
-    if train is not None and not args.skip_train:
-        check_stream(train, args)
     for split in (valid, test):
         _advise_on_evaluation(split, args)
-    return balance_steps(train, args), valid, test
+    if train is not None and not args.skip_train:
+        train = open_stream(train, args)
+    train = balance_steps(train, args, first_sample=first_sample_of_run(args))
+    return train, _without_end(valid, args), _without_end(test, args)
+
+
+def _without_end(dataset: Any, args: Namespace) -> Any:
+    """An evaluation's dataset for as many evaluations as there are; several sets as they are."""
+    if dataset is None or isinstance(dataset, list) or args.full_validation:
+        return dataset
+    return EndlessDataset(dataset)
 
 
 datasets_provider.is_distributed = True  # type: ignore[attr-defined]  # every rank calls it

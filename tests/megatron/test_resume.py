@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("megatron.core")
 
-from megatron_packing.megatron.stream import RECORD
+from megatron_packing.index.stream_record import RECORD
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.trainer import ROW, needs_trainer, pretrain, train
 
@@ -132,7 +132,7 @@ def test_a_record_without_a_checkpoint_decides_nothing(corpora, tmp_path):
     (folder / "latest_checkpointed_iteration.txt").unlink()
     train(f"{flags} --train-iters 1")
     record = json.loads((folder / RECORD).read_text())
-    assert record["datasets"][0]["alignment"] == 1
+    assert record["streams"][0]["datasets"][0]["alignment"] == 1
 
 
 def test_a_checkpoint_is_evaluated_on_other_data(corpora, tmp_path):
