@@ -86,7 +86,9 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
     group.add_argument(
         "--packing-new-stream",
         action="store_true",
-        help="Go on from a checkpoint with other data than it was trained with.",
+        help="Go on from a checkpoint with other data than it was trained with: a corpus that it "
+        "was trained with, in the same packs, goes on with its first unread row, any other begins "
+        "with its first row. The log says which. Off by default: other data are refused.",
     )
     group.add_argument(
         "--packing-indexes",

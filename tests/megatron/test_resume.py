@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from signal import SIGKILL
 
+import numpy as np
 import pytest
 
 pytest.importorskip("megatron.core")
 
+from megatron_packing import PackIndex
+from megatron_packing.corpus.joined import open_corpus
+from megatron_packing.index.build import build_pack_index
+from megatron_packing.index.pack_index import PlanSettings, group_places, write_pack_index
 from megatron_packing.index.stream_record import RECORD
+from megatron_packing.megatron.endless import count_samples
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.trainer import ROW, needs_trainer, pretrain, train
 
@@ -122,6 +129,93 @@ def test_other_packs_go_to_another_folder_or_are_asked_for(corpora, tmp_path):
     assert not run.steps
     train(f"{flags} --train-iters 2 --seed 9 --finetune --save {tmp_path / 'another'}")
     train(f"{flags} --train-iters 2 --seed 9 --packing-new-stream")
+
+
+def other_plan_of_equal_settings(index: PackIndex, path) -> PackIndex:
+    """The same documents in other packs, as another release's planner may put them."""
+    lengths = np.diff(index.pack_offsets)
+    packs = np.split(np.asarray(index.document_ids), index.pack_offsets[1:-1])[::-1]
+    document_ids = np.concatenate(packs)
+    corpus = open_corpus(str(index.corpus.prefix))
+    positions = np.asarray(corpus.num_tokens)[document_ids] - 1
+    arrays = {
+        "pack_offsets": np.concatenate([[0], np.cumsum(lengths[::-1])]),
+        "document_ids": document_ids,
+        **group_places(positions, index.plan.sequence_length, index.plan.alignment),
+    }
+    write_pack_index(
+        path, plan=index.plan, corpus=index.corpus, figures=index.figures, arrays=arrays
+    )
+    return PackIndex.open(path)
+
+
+def test_an_index_made_again_with_other_packs_is_refused(corpora, tmp_path):
+    settings = PlanSettings(strategy="optimal", sequence_length=ROW)
+    first = build_pack_index(corpora[0], settings, tmp_path / "first")
+    second = other_plan_of_equal_settings(first, tmp_path / "second")
+    copy = shutil.copytree(first.path, tmp_path / "copy")
+    assert (second.plan, second.figures) == (first.plan, first.figures)
+    flags = f"--data-path {corpora[0].prefix} {saving(tmp_path / 'checkpoints')} --packing-indexes"
+    train(f"{flags} {first.path} --train-iters 1")
+    run = pretrain(f"{flags} {second.path} --train-iters 2")
+    assert run.status != 0
+    assert "datasets 0 has the same settings but other packs" in run.output
+    assert not run.steps
+    train(f"{flags} {copy} --train-iters 2")
+    # A record of an earlier release does not hold what tells the two apart.
+    record = tmp_path / "checkpoints" / RECORD
+    (stream,) = json.loads(record.read_text())["streams"]
+    del stream["datasets"][0]["arrays"]
+    record.write_text(json.dumps({"format_version": 1, **stream}))
+    run = train(f"{flags} {first.path} --train-iters 3")
+    assert "was written by an earlier release and does not hold the digests" in run.output
+    assert "arrays" in json.loads(record.read_text())["streams"][0]["datasets"][0]
+
+
+def test_new_data_begin_with_their_first_unread_rows(corpora, tmp_path):
+    cache = f"--data-cache-path {tmp_path / 'cache'} --packing-alignment 4"
+    chat, code = (corpus.prefix for corpus in corpora)
+    flags = f"{cache} {saving(tmp_path / 'checkpoints')}"
+    alone = [
+        train(f"--data-path {prefix} {cache} --train-iters 8").reads for prefix in (chat, code)
+    ]
+    begun = train(f"--data-path 0.5 {chat} 0.5 {code} {flags} --train-iters 4")
+    assert sorted(begun.reads) == sorted(alone[0][:8] + alone[1][:8])
+    changed = f"--data-path 0.2 {chat} 0.8 {code} {flags} --packing-new-stream"
+    run = train(f"{changed} --train-iters 7")
+    # Of 12 samples and of 16, by Megatron's rule; independent of where they begin.
+    counts, later = (count_samples((0.2, 0.8), samples) for samples in (12, 16))
+    ends = [8 + count for count in counts]
+    assert counts[0] <= 3 < 9 <= counts[1]
+    assert sorted(run.reads) == sorted(alone[0][8 : ends[0]] + alone[1][8 : ends[1]])
+    assert "> the data changed at sample 16 of this run: " in run.output
+    for prefix in (chat, code):
+        assert f"{prefix} goes on with its row 8 (rows count from 0)" in run.output
+    # The flag does not begin the same data anew; without it they go on likewise.
+    run = train(f"{changed} --train-iters 8")
+    assert sorted(run.reads) == sorted(
+        alone[0][ends[0] : 8 + later[0]] + alone[1][ends[1] : 8 + later[1]]
+    )
+    # What was never read begins with its first row.
+    run = train(
+        f"--data-path {chat} {flags} --packing-new-stream --train-iters 9 --seed 9 "
+        f"--packing-strategy greedy"
+    )
+    assert f"{chat} begins with its first row" in run.output
+
+
+def test_a_later_phase_goes_on_with_the_rows_after_those_of_the_first(corpora, tmp_path):
+    data = f"--data-path {corpora[0].prefix} --data-cache-path {tmp_path / 'cache'}"
+    whole = train(f"{data} --train-iters 5").rows
+    flags = f"{saving(tmp_path / 'checkpoints')} --train-samples 20 --phase-transition-iterations 2"
+    first = train(f"{data} {flags}")
+    assert len(first.steps) == 2
+    other = f"--data-path {corpora[1].prefix} --data-cache-path {tmp_path / 'cache'}"
+    refused = pretrain(f"{other} {flags}")
+    assert "says that the checkpoint was trained on other packs" in refused.output
+    assert "so this run would not go on where it ended" in refused.output
+    second = train(f"{data} {flags}")
+    assert first.rows | second.rows == whole
 
 
 def test_a_record_without_a_checkpoint_decides_nothing(corpora, tmp_path):
