@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from megatron_packing.prepare.records import RecordError, type_name
@@ -49,6 +49,10 @@ class Conversation:
     trained: tuple[bool, ...]
     """For each message, whether the record lets it be trained."""
     tools: list[Any] | None = None
+    template_arguments: dict[str, Any] = field(default_factory=dict)
+    """Variables that the record itself gives the template, such as ``enable_thinking``."""
+    notes: tuple[str, ...] = ()
+    """What is counted and reported about the record; see ``EncodedBatch.notes``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class PlainText:
     """One record without turns."""
 
     text: str
+    notes: tuple[str, ...] = ()
+    """As in ``Conversation``."""
 
 
 def find_schema(record: Any) -> str:
@@ -234,9 +240,9 @@ def _alpaca(record: dict[str, Any]) -> Conversation:
             raise RecordError("wrong type", f"history[{number}] is not a pair of texts")
         messages += [_user(turn[0]), _assistant(turn[1])]
     prompt = _text(record, "instruction")
-    for field in ("input", "context"):
-        if record.get(field):
-            prompt += "\n" + _text(record, field)
+    for name in ("input", "context"):
+        if record.get(name):
+            prompt += "\n" + _text(record, name)
     answer = _text(record, "response" if "output" not in record else "output")
     return _all_trained([*messages, _user(prompt), _assistant(answer)])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,9 @@ class EncodedBatch:
     num_with_special_tokens: int
     """Documents whose own texts write special tokens, which become just these."""
     rejects: list[Reject]
+    notes: Counter[str] = field(default_factory=Counter)
+    """Documents of which each note is true. A note is a phrase, or a phrase, a colon and a detail
+    (``record field not read: id``); notes of one phrase are reported together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,8 @@ class _Rendered:
     end_token: int | None
     """A token that is added after the text's."""
     writes_special: bool
+    notes: tuple[str, ...] = ()
+    """What is counted about the record, each note once."""
 
 
 class Encoder:
@@ -140,6 +145,7 @@ class Encoder:
         tokens: list[NDArray[Any]] = []
         masks: list[NDArray[np.uint8]] = []
         schemas: Counter[str] = Counter()
+        notes: Counter[str] = Counter()
         num_with_special = 0
         for document, tokenized in self._tokenized(rendered, rejects):
             tokenized = split_at_edges(self._tokenizer, tokenized, document.text, document.trained)
@@ -157,6 +163,7 @@ class Encoder:
             masks.append(mask)
             schemas[document.schema] += 1
             num_with_special += document.writes_special
+            notes.update(dict.fromkeys(document.notes, 1))
         loss_mask = np.concatenate([np.empty(0, np.uint8), *masks])
         return EncodedBatch(
             tokens=np.concatenate([np.empty(0, self._dtype), *tokens]),
@@ -166,6 +173,7 @@ class Encoder:
             schemas=schemas,
             num_with_special_tokens=num_with_special,
             rejects=sorted(rejects, key=lambda reject: reject.number),
+            notes=notes,
         )
 
     def _render(self, batch: RecordBatch, rejects: list[Reject]) -> Iterator[_Rendered]:
@@ -192,7 +200,10 @@ class Encoder:
             ended = text.endswith(self._end_text)
             end_token = None if ended else self._end_token
             writes_special = self._special.search(text) is not None
-            return _Rendered(number, schema, text, [(0, len(text))], end_token, writes_special)
+            whole = [(0, len(text))]
+            return _Rendered(
+                number, schema, text, whole, end_token, writes_special, notes=record.notes
+            )
         if self._turns is None:
             raise InputError(
                 f"the tokenizer {self._options.tokenizer.name!r} has no chat template; "
@@ -203,7 +214,9 @@ class Encoder:
         writes_special = any(
             self._special.search(message["content"]) for message in record.messages
         )
-        return _Rendered(number, schema, found.text, found.trained, None, writes_special)
+        return _Rendered(
+            number, schema, found.text, found.trained, None, writes_special, notes=record.notes
+        )
 
     def _check_text(self, text: str) -> None:
         """Refuse what no tokenizer can read."""
@@ -260,4 +273,4 @@ def _normalised(conversation: Conversation, normalise: Any) -> Conversation:
         messages.append(message)
     if not changed:
         return conversation
-    return Conversation(messages, conversation.trained, conversation.tools)
+    return replace(conversation, messages=messages)

@@ -93,6 +93,7 @@ def describe_corpus(
         "num_rejects": progress.num_rejects,
         "rejects": dict(sorted(progress.rejects.items())),
         "num_documents_with_special_tokens": progress.num_with_special_tokens,
+        "notes": dict(sorted(progress.notes.items())),
         "num_tokens": progress.num_tokens,
         "num_trained_tokens": progress.num_trained_tokens,
         "tokens_per_document": {

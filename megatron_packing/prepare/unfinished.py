@@ -33,6 +33,8 @@ from megatron_packing.prepare.inputs import InputFile
 
 _TOKENS, _MASK, _LENGTHS, _REJECTS = "tokens", "loss_mask", "lengths", "rejects"
 _FILES = (_TOKENS, _MASK, _LENGTHS, _REJECTS)
+# Field names in data are without bound; what is counted about them is not.
+_MOST_NOTES = 500
 
 
 def rejects_path(prefix: Path) -> Path:
@@ -62,6 +64,8 @@ class Progress:
     """Documents of each schema."""
     rejects: dict[str, int] = field(default_factory=dict)
     """Records that were not used, by what was wrong with them."""
+    notes: dict[str, int] = field(default_factory=dict)
+    """Documents of which each note is true; see ``EncodedBatch.notes``."""
     sizes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_FILES, 0))
     """Bytes of each file."""
 
@@ -77,6 +81,10 @@ class Progress:
         self.schemas = dict(Counter(self.schemas) + encoded.schemas)
         kinds = Counter(reject.kind for reject in encoded.rejects)
         self.rejects = dict(Counter(self.rejects) + kinds)
+        for note, count in encoded.notes.items():
+            if note not in self.notes and len(self.notes) >= _MOST_NOTES:
+                note = note.partition(":")[0] + ": others"
+            self.notes[note] = self.notes.get(note, 0) + count
 
     @property
     def num_rejects(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from megatron_packing.prepare.unfinished import Progress as Done
 from megatron_packing.report.console import console
 
 _SECONDS_BETWEEN_LINES = 30.0
+_NAMED = 20
 
 
 @contextmanager
@@ -86,8 +87,27 @@ def print_result(prefix: Path, progress: Done) -> None:
             f"texts, such as an end of turn, and these were taken for such",
             style="yellow",
         )
+    for line in _notes(progress.notes):
+        console.print(line, style="yellow", markup=False, highlight=False)
     console.print(
         f"{progress.num_tokens:,} tokens, {progress.num_trained_tokens:,} of them trained "
         f"({progress.num_trained_tokens / progress.num_tokens:.1%}); "
         f"longest document {progress.longest_document:,} tokens"
     )
+
+
+def _notes(notes: Mapping[str, int]) -> Iterator[str]:
+    """One line for each phrase, with its details, the most frequent first."""
+    phrases: dict[str, list[tuple[str, int]]] = {}
+    for note, count in sorted(notes.items(), key=lambda item: (-item[1], item[0])):
+        phrase, _, detail = note.partition(": ")
+        phrases.setdefault(phrase, []).append((detail, count))
+    for phrase, details in phrases.items():
+        named = [f"{detail} ({_documents(count)})" for detail, count in details if detail]
+        more = [f"and {len(named) - _NAMED:,} more"] if len(named) > _NAMED else []
+        counts = [_documents(count) for detail, count in details if not detail]
+        yield f"{phrase}: {', '.join([*counts, *named[:_NAMED], *more])}"
+
+
+def _documents(count: int) -> str:
+    return f"{count:,} document{'' if count == 1 else 's'}"
