@@ -7,7 +7,9 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import Any
 
+from megatron_packing.errors import InputError
 from megatron_packing.prepare.conversations import SCHEMAS
+from megatron_packing.prepare.record_fields import RecordNames
 from megatron_packing.prepare.tokenize import TokenizeOptions, tokenize
 from megatron_packing.prepare.unfinished import unfinished_path
 from megatron_packing.report.tokenizing import print_result, progress_line
@@ -60,6 +62,25 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--schema", choices=SCHEMAS, help="of the records (default: found by their fields)"
     )
     parser.add_argument(
+        "--field",
+        type=_pair,
+        action="append",
+        default=[],
+        metavar="NAME=FIELD",
+        help="read a record's or a message's field NAME as the standard FIELD, such as "
+        "question=prompt or sender=role; NAME=ignore leaves it out; may be repeated (default: "
+        "fields have their standard names)",
+    )
+    parser.add_argument(
+        "--role",
+        type=_pair,
+        action="append",
+        default=[],
+        metavar="NAME=ROLE",
+        help="read the role NAME as ROLE, such as bing=assistant; may be repeated (default: "
+        "roles have their standard names)",
+    )
+    parser.add_argument(
         "--end-token", metavar="TOKEN", help="what ends a plain text (default: eos_token)"
     )
     parser.add_argument(
@@ -107,6 +128,7 @@ def run(args: Namespace) -> None:
         date=args.date,
         loss_on=args.loss_on,
         schema=args.schema,
+        names=RecordNames(_mapping("--field", args.field), _mapping("--role", args.role)),
         end_token=args.end_token,
         on_bad_record=args.on_bad_record,
         max_record_bytes=args.max_record_bytes,
@@ -123,6 +145,23 @@ def run(args: Namespace) -> None:
             raise
         raise KeyboardInterrupt("interrupted; the same command goes on where it stopped") from None
     print_result(args.output_prefix, progress)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, meaning = text.rpartition("=")
+    if not equals or not name or not meaning:
+        raise ArgumentTypeError(f"{text!r} is not NAME=MEANING")
+    return name, meaning
+
+
+def _mapping(option: str, pairs: list[tuple[str, str]]) -> dict[str, str]:
+    meanings: dict[str, str] = {}
+    for name, meaning in pairs:
+        if meanings.setdefault(name, meaning) != meaning:
+            raise InputError(
+                f"{option} gives {name!r} two meanings, {meanings[name]} and {meaning}"
+            )
+    return meanings
 
 
 def _name_and_value(text: str) -> tuple[str, Any]:

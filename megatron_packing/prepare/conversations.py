@@ -1,44 +1,48 @@
 """Reads the conversations that people have into one form: a list of messages.
 
-The schema of a record is found by its fields, or named:
+The schema of a record is found by its fields, those that are not null, or named:
 
-    messages       OpenAI: [{"role": "user", "content": "..."}, ...], perhaps with "tools"
-    conversations  ShareGPT: [{"from": "human", "value": "..."}, ...], perhaps with "system" and
-                   "tools"
+    messages       OpenAI: [{"role": "user", "content": "..."}, ...]
+    conversations  ShareGPT: [{"from": "human", "value": "..."}, ...]
     instruction    Alpaca, Dolly: "instruction", "output" or "response", perhaps "input" or
-                   "context", "system" and "history"
+                   "context" and "history"
     prompt         "prompt" and "completion", texts or lists of OpenAI messages
+    turns          texts of a user and an assistant in turn; only where it is named
     text           one text without turns, for pre-training
 
-A message of the first two schemas may say that it is not trained: ``"train": false`` or
-``"weight": 0`` (OpenAI's fine-tuning format).
+All but the last may have ``system``, ``tools`` or ``functions``, and ``chat_template_kwargs``.
+Lists and objects may come as JSON text, as tables have them. Fields of a record that are not read,
+and fields of messages that are not known, are noted; what would make a wrong document is refused.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from megatron_packing.prepare.records import RecordError, type_name
+from megatron_packing.prepare.flat_records import (
+    read_alpaca,
+    read_prompt_completion,
+    read_turns,
+)
+from megatron_packing.prepare.message_content import read_content
+from megatron_packing.prepare.messages import Message, ReadMessages, read_messages
+from megatron_packing.prepare.record_fields import RecordFields, RecordNames, from_json_text
+from megatron_packing.prepare.records import RecordError, is_empty, type_name
+from megatron_packing.prepare.refused_records import (
+    check_can_be_trained,
+    check_no_preference,
+    check_no_tree,
+    unknown_schema,
+)
+from megatron_packing.prepare.tool_fields import read_tools, settle_null_arguments
 
-Message = dict[str, Any]
+__all__ = ["SCHEMAS", "Conversation", "Message", "PlainText", "find_schema", "read_record"]
 
-OPENAI_ROLES = ("system", "developer", "user", "assistant", "tool")
-SHAREGPT_ROLES = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "assistant": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
-    "tool": "tool",
-    "observation": "tool",
-    "function_response": "tool",
-}
+_SYSTEM = ("system", "system_prompt", "system_message")
+_NOT_ARGUMENTS = ("messages", "tools", "documents", "add_generation_prompt")
+_STANDARD = RecordNames()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,252 +68,132 @@ class PlainText:
     """As in ``Conversation``."""
 
 
-def find_schema(record: Any) -> str:
+def find_schema(record: Any, names: RecordNames = _STANDARD) -> str:
     """The name of a record's schema.
 
+    Args:
+        record: What the JSON text or the row of a table holds.
+        names: What fields mean whose names are not standard.
+
     Raises:
-        RecordError: It is no object, or has the fields of none.
+        RecordError: It is no object, or has the fields of none, or is only a part of a
+            conversation.
     """
-    if not isinstance(record, dict):
-        raise RecordError("not an object", f"it is a {type_name(record)}, not an object")
-    for name, (fields, _) in _SCHEMAS.items():
-        if all(field in record for field in fields):
-            return name
-    found = ", ".join(sorted(map(str, record))[:20]) or "none"
-    raise RecordError(
-        "unknown schema",
-        f"its schema is not known: it has the fields {found}, where one would have "
-        f"{' or '.join(' with '.join(fields) for fields, _ in _SCHEMAS.values())}",
+    fields = _fields(record, names)
+    for name, (needed, _) in _SCHEMAS.items():
+        if all(field in fields for field in needed):
+            if name == "text":
+                check_no_tree(fields)
+            if name != "turns" or "turns" in names.fields.values():
+                return name
+    check_no_preference(fields)
+    known = " or ".join(
+        " with ".join(needed) for name, (needed, _) in _SCHEMAS.items() if name != "turns"
     )
+    raise unknown_schema(fields, known)
 
 
-def read_record(record: Any, schema: str | None = None) -> Conversation | PlainText:
+def read_record(
+    record: Any, schema: str | None = None, names: RecordNames = _STANDARD
+) -> Conversation | PlainText:
     """Turn a record of a known schema into a conversation or a text.
 
     Args:
         record: What the JSON text or the row of a table holds.
         schema: One of ``SCHEMAS``; None finds it by the record's fields.
+        names: What fields and roles mean whose names are not standard.
 
     Raises:
-        RecordError: The schema is not known, a field is missing or has the wrong type, or a role
-            is not known.
+        RecordError: The schema is not known, a field is missing or has the wrong type, a role is
+            not known, or the record is not to be trained.
     """
     if schema is None:
-        schema = find_schema(record)
-    elif not isinstance(record, dict):
+        schema = find_schema(record, names)
+    fields = _fields(record, names)
+    check_can_be_trained(fields, conversation=schema != "text")
+    if schema == "text":
+        text = fields.text("text")
+        if not text:
+            raise RecordError("empty text", "'text' is empty")
+        return PlainText(text, fields.notes())
+    read = _SCHEMAS[schema][1](fields)
+    _add_system(fields, read)
+    tools = read_tools(fields, read.tools)
+    settle_null_arguments(fields, tools)
+    arguments = _template_arguments(fields)
+    return Conversation(read.messages, tuple(read.trained), tools, arguments, fields.notes())
+
+
+def _fields(record: Any, names: RecordNames) -> RecordFields:
+    if not isinstance(record, dict):
         raise RecordError("not an object", f"it is a {type_name(record)}, not an object")
-    return _SCHEMAS[schema][1](record)
+    return RecordFields(record, names)
 
 
-def _openai(record: dict[str, Any]) -> Conversation:
-    messages, trained = _openai_messages(record, "messages")
-    return Conversation(messages, trained, _tools(record))
+def _openai(fields: RecordFields) -> ReadMessages:
+    return read_messages(fields.list_of("messages"), "messages", fields)
 
 
-def _openai_messages(record: dict[str, Any], field: str) -> tuple[list[Message], tuple[bool, ...]]:
-    messages: list[Message] = []
-    trained: list[bool] = []
-    for number, message in enumerate(_list(record, field)):
-        where = f"{field}[{number}]"
-        if not isinstance(message, dict):
-            raise RecordError("wrong type", f"{where} is a {type_name(message)}, not an object")
-        role = message.get("role")
-        if not isinstance(role, str) or role not in OPENAI_ROLES:
-            raise RecordError(
-                "unknown role", f"{where} has role {role!r}, not one of {', '.join(OPENAI_ROLES)}"
-            )
-        if len(message) == 2 and isinstance(message.get("content"), str):
-            messages.append(message)
-            trained.append(True)
-            continue
-        kept = {key: value for key, value in message.items() if key not in ("train", "weight")}
-        calls = message.get("tool_calls")
-        if not calls and isinstance(message.get("function_call"), dict):  # OpenAI's older form
-            calls = [{"type": "function", "function": kept.pop("function_call")}]
-        if calls:
-            kept["tool_calls"] = _tool_calls(calls, f"{where}.tool_calls")
-        else:
-            kept.pop("tool_calls", None)
-        kept["content"] = _content(message, where, needed=not calls)
-        messages.append(kept)
-        trained.append(_is_trained(message, where))
-    return messages, tuple(trained)
+def _sharegpt(fields: RecordFields) -> ReadMessages:
+    values = fields.list_of("conversations")
+    return read_messages(values, "conversations", fields, sharegpt=True)
 
 
-def _content(message: Message, where: str, needed: bool) -> str:
-    """A message's content as one text; parts of type text stand for what they are together."""
-    content = message.get("content")
-    if isinstance(content, str):
-        return content
-    if content is None and not needed:
-        return ""
-    if not isinstance(content, list):
-        raise RecordError("wrong type", f"{where}.content is a {type_name(content)}, not a text")
-    texts: list[str] = []
-    for number, part in enumerate(content):
-        part_where = f"{where}.content[{number}]"
-        if not isinstance(part, dict) or part.get("type") != "text":
-            found = part.get("type") if isinstance(part, dict) else type_name(part)
-            raise RecordError(
-                "content is not text", f"{part_where} is of type {found!r}; only text can be used"
-            )
-        texts.append(_text(part, "text", part_where))
-    return "".join(texts)
-
-
-def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
-    """OpenAI's tool calls, their arguments, which come as JSON texts, as the objects they are."""
-    if not isinstance(calls, list):
-        raise RecordError("wrong type", f"{where} is a {type_name(calls)}, not a list")
-    read: list[dict[str, Any]] = []
-    for number, call in enumerate(calls):
-        function = call.get("function", call) if isinstance(call, dict) else None
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise RecordError("wrong tool call", f"{where}[{number}] names no function")
-        arguments = function.get("arguments", {})
-        if isinstance(arguments, str):
-            arguments = _json_text(arguments, f"{where}[{number}].function.arguments")
-        function = {**function, "arguments": arguments}
-        read.append({**call, "function": function} if "function" in call else function)
-    return read
-
-
-def _json_text(text: str, where: str) -> Any:
-    try:
-        return json.loads(text) if text.strip() else {}
-    except (ValueError, RecursionError) as error:
-        raise RecordError("wrong tool call", f"{where} is not JSON ({error})") from error
-
-
-def _tools(record: dict[str, Any]) -> list[Any] | None:
-    tools = record.get("tools")
-    if isinstance(tools, str):  # LLaMA-Factory's ShareGPT
-        tools = _json_text(tools, "'tools'") if tools.strip() else None
-    if tools is not None and not isinstance(tools, list):
-        raise RecordError("wrong type", f"'tools' is a {type_name(tools)}, not a list")
-    return tools or None
-
-
-def _is_trained(message: Message, where: str) -> bool:
-    train, weight = message.get("train"), message.get("weight")
-    if train is not None and not isinstance(train, bool):
-        raise RecordError("wrong type", f"{where}.train is {train!r}, not true or false")
-    if weight is not None and weight not in (0, 1):
-        raise RecordError("wrong type", f"{where}.weight is {weight!r}, not 0 or 1")
-    return train is not False and weight != 0
-
-
-def _sharegpt(record: dict[str, Any]) -> Conversation:
-    messages = _system(record)
-    trained = [True] * len(messages)
-    for number, turn in enumerate(_list(record, "conversations")):
-        where = f"conversations[{number}]"
-        if not isinstance(turn, dict):
-            raise RecordError("wrong type", f"{where} is a {type_name(turn)}, not an object")
-        renamed = "role" in turn and "from" not in turn
-        sender = turn.get("role" if renamed else "from")
-        role = SHAREGPT_ROLES.get(sender) if isinstance(sender, str) else None
-        if role is None:
-            raise RecordError(
-                "unknown role",
-                f"{where} is from {sender!r}, not one of {', '.join(SHAREGPT_ROLES)}",
-            )
-        content = _text(turn, "content" if renamed and "value" not in turn else "value", where)
-        if sender == "function_call":
-            call = _json_text(content, f"{where}.value")
-            calls = [
-                {"type": "function", "function": one}
-                for one in (call if isinstance(call, list) else [call])
-            ]
-            message = {"role": role, "content": "", "tool_calls": _tool_calls(calls, where)}
-        else:
-            message = {"role": role, "content": content}
-        messages.append(message)
-        trained.append(_is_trained(turn, where))
-    return Conversation(messages, tuple(trained), _tools(record))
-
-
-def _alpaca(record: dict[str, Any]) -> Conversation:
-    messages = _system(record)
-    history = record.get("history") or []
-    if not isinstance(history, list):
-        raise RecordError("wrong type", f"'history' is a {type_name(history)}, not a list")
-    for number, turn in enumerate(history):
-        pair = isinstance(turn, list | tuple) and len(turn) == 2
-        if not pair or not all(isinstance(text, str) for text in turn):
-            raise RecordError("wrong type", f"history[{number}] is not a pair of texts")
-        messages += [_user(turn[0]), _assistant(turn[1])]
-    prompt = _text(record, "instruction")
-    for name in ("input", "context"):
-        if record.get(name):
-            prompt += "\n" + _text(record, name)
-    answer = _text(record, "response" if "output" not in record else "output")
-    return _all_trained([*messages, _user(prompt), _assistant(answer)])
-
-
-def _prompt_completion(record: dict[str, Any]) -> Conversation:
-    if isinstance(record.get("prompt"), list):
-        # The prompt's own answers are what was asked about, not what is learned.
-        prompt, _ = _openai_messages(record, "prompt")
-        completion, of_completion = _openai_messages(record, "completion")
-        trained = (False,) * len(prompt) + of_completion
-        return Conversation(prompt + completion, trained, _tools(record))
-    prompt_text, completion_text = _text(record, "prompt"), _text(record, "completion")
-    return _all_trained([*_system(record), _user(prompt_text), _assistant(completion_text)])
-
-
-def _plain(record: dict[str, Any]) -> PlainText:
-    text = _text(record, "text")
-    if not text:
-        raise RecordError("empty text", "'text' is empty")
-    return PlainText(text)
-
-
-_Reader = Callable[[dict[str, Any]], Conversation | PlainText]
-_SCHEMAS: dict[str, tuple[tuple[str, ...], _Reader]] = {
+_SCHEMAS: dict[str, tuple[tuple[str, ...], Callable[[RecordFields], ReadMessages]]] = {
     "openai": (("messages",), _openai),
     "sharegpt": (("conversations",), _sharegpt),
-    "alpaca": (("instruction",), _alpaca),
-    "prompt-completion": (("prompt", "completion"), _prompt_completion),
-    "text": (("text",), _plain),
+    "alpaca": (("instruction",), read_alpaca),
+    "prompt-completion": (("prompt", "completion"), read_prompt_completion),
+    "turns": (("turns",), read_turns),
+    "text": (("text",), lambda _: ReadMessages()),
 }
 SCHEMAS = tuple(_SCHEMAS)
 
 
-def _all_trained(messages: list[Message]) -> Conversation:
-    return Conversation(messages, (True,) * len(messages))
+def _add_system(fields: RecordFields, read: ReadMessages) -> None:
+    """Put the record's own system message, which stands beside its turns, before them."""
+    texts: dict[str, str] = {}
+    for name in _SYSTEM:
+        value = fields.get(name)
+        if not is_empty(value):
+            texts[name], _ = read_content(value, f"'{name}'")
+    if not texts:
+        return
+    first = read.messages[0]
+    said = {*texts.values(), *([first["content"]] if first["role"] == "system" else [])}
+    if len(said) > 1:
+        where = [*texts, *(["its first message"] if first["role"] == "system" else [])]
+        raise RecordError(
+            "two system messages",
+            f"it has different system messages in {' and '.join(where)}; keep one",
+        )
+    if first["role"] != "system":
+        read.messages.insert(0, {"role": "system", "content": said.pop()})
+        read.trained.insert(0, True)
 
 
-def _user(content: str) -> Message:
-    return {"role": "user", "content": content}
-
-
-def _assistant(content: str) -> Message:
-    return {"role": "assistant", "content": content}
-
-
-def _system(record: dict[str, Any]) -> list[Message]:
-    if not record.get("system"):
-        return []
-    return [{"role": "system", "content": _text(record, "system")}]
-
-
-def _text(record: dict[str, Any], field: str, where: str = "") -> str:
-    value = record.get(field)
-    if not isinstance(value, str):
-        name = f"{where}.{field}" if where else f"'{field}'"
-        if field not in record:
-            raise RecordError("wrong type", f"{where or 'it'} has no field '{field}'")
-        raise RecordError("wrong type", f"{name} is a {type_name(value)}, not a text")
-    return value
-
-
-def _list(record: dict[str, Any], field: str) -> list[Any]:
-    value = record.get(field)
-    if field not in record:
-        raise RecordError("wrong type", f"it has no field '{field}'")
-    if not isinstance(value, list):
-        raise RecordError("wrong type", f"'{field}' is a {type_name(value)}, not a list")
-    if not value:
-        raise RecordError("no messages", f"'{field}' is empty")
-    return value
+def _template_arguments(fields: RecordFields) -> dict[str, Any]:
+    """What the record itself sets for the template."""
+    given = from_json_text(fields.get("chat_template_kwargs"), "'chat_template_kwargs'", "{")
+    if given is None or given == "":
+        given = {}
+    if not isinstance(given, dict):
+        raise RecordError(
+            "wrong type", f"'chat_template_kwargs' is a {type_name(given)}, not an object"
+        )
+    arguments = {name: value for name, value in given.items() if value is not None}
+    for name, kind in (("enable_thinking", bool), ("thinking", bool), ("reasoning_effort", str)):
+        if isinstance(fields.peek(name), kind):
+            value = fields.get(name)
+            if arguments.setdefault(name, value) != value:
+                raise RecordError(
+                    "two template arguments",
+                    f"its '{name}' is {value!r} and {arguments[name]!r} in 'chat_template_kwargs'",
+                )
+    for name in _NOT_ARGUMENTS:
+        if name in arguments:
+            raise RecordError(
+                "wrong template argument",
+                f"its 'chat_template_kwargs' sets {name}, which the record's own fields give",
+            )
+    return arguments

@@ -19,6 +19,7 @@ from megatron_packing.prepare.conversations import (
     find_schema,
     read_record,
 )
+from megatron_packing.prepare.record_fields import RecordNames
 from megatron_packing.prepare.records import RecordError
 from megatron_packing.prepare.text_tokenizer import (
     TokenizedText,
@@ -44,6 +45,8 @@ class EncoderOptions:
     loss_on: LossOn = "assistant"
     schema: str | None = None
     """None finds each record's by its fields."""
+    names: RecordNames = field(default_factory=RecordNames)
+    """What fields and roles mean whose names are not standard."""
     end_token: str | None = None
     """What ends a plain text; None takes the tokenizer's ``eos_token``."""
     max_record_bytes: int = 1 << 24
@@ -180,8 +183,9 @@ class Encoder:
         for number, read in batch.records():
             try:
                 record = read()
-                schema = self._options.schema or find_schema(record)
-                yield self._render_one(number, schema, read_record(record, schema))
+                names = self._options.names
+                schema = self._options.schema or find_schema(record, names)
+                yield self._render_one(number, schema, read_record(record, schema, names))
             except RecordError as error:
                 rejects.append(Reject(number, error.kind, error.reason))
             except RecursionError:

@@ -59,3 +59,18 @@ def type_name(value: Any) -> str:
         return "null"
     names = {bool: "boolean", int: "number", float: "number", str: "text", dict: "object"}
     return names.get(type(value), type(value).__name__)
+
+
+def shown(name: str) -> str:
+    """A name from a record as messages write it: short, and all of it visible."""
+    short = name if len(name) <= 60 else name[:60] + "..."
+    return short if short.isprintable() else repr(short)[1:-1]
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a value holds nothing, such as what fills the fields of other rows in a table."""
+    if isinstance(value, dict):
+        return all(map(is_empty, value.values()))
+    if isinstance(value, list):
+        return all(map(is_empty, value))
+    return value is None or value == ""

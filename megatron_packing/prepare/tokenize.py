@@ -24,6 +24,7 @@ from megatron_packing.prepare.engine import Engine, LocalEngine, Results
 from megatron_packing.prepare.inputs import InputFile, find_inputs
 from megatron_packing.prepare.provenance import describe_corpus, describe_job, reading_digests
 from megatron_packing.prepare.readers import read_batches
+from megatron_packing.prepare.record_fields import RecordNames
 from megatron_packing.prepare.tokenizer import find_tokenizer
 from megatron_packing.prepare.turns import LossOn
 from megatron_packing.prepare.unfinished import (
@@ -54,6 +55,8 @@ class TokenizeOptions:
     loss_on: LossOn = "assistant"
     schema: str | None = None
     """One of ``SCHEMAS``; None finds each record's by its fields."""
+    names: RecordNames = field(default_factory=RecordNames)
+    """What fields and roles mean whose names are not standard."""
     end_token: str | None = None
     """What ends a plain text; None takes the tokenizer's ``eos_token``."""
     on_bad_record: Literal["error", "skip"] = "error"
@@ -163,6 +166,7 @@ def _encoder_options(options: TokenizeOptions) -> EncoderOptions:
         date=options.date,
         loss_on=options.loss_on,
         schema=options.schema,
+        names=options.names,
         end_token=options.end_token,
         max_record_bytes=options.max_record_bytes,
     )

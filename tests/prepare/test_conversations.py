@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from megatron_packing.prepare.conversations import PlainText, find_schema, read_record
@@ -52,27 +54,6 @@ def test_each_schema_becomes_messages(record, expected):
     assert read_record(record).messages == expected
 
 
-def test_parts_of_text_become_one_text():
-    parts = [{"type": "text", "text": "Be"}, {"type": "text", "text": "cause."}]
-    record = {"messages": [ASKED, {"role": "assistant", "content": parts}]}
-    assert read_record(record).messages == [ASKED, ANSWERED]
-
-
-def test_arguments_of_tool_calls_become_objects():
-    function = {"name": "f", "arguments": '{"x": [1, "\u00e9"]}'}
-    call = {"id": "abc", "type": "function", "function": function}
-    message = {"role": "assistant", "content": None, "tool_calls": [call]}
-    answer = {"role": "tool", "tool_call_id": "abc", "content": "2"}
-    tools = [{"type": "function", "function": {"name": "f"}}]
-    conversation = read_record({"messages": [ASKED, message, answer, ANSWERED], "tools": tools})
-    assert conversation.tools == tools
-    assert conversation.messages[1]["content"] == ""
-    (read,) = conversation.messages[1]["tool_calls"]
-    assert read["id"] == "abc"
-    assert read["function"] == {"name": "f", "arguments": {"x": [1, "\u00e9"]}}
-    assert conversation.messages[2] == answer
-
-
 def test_llama_factorys_calls_and_observations_become_openais():
     record = {
         "tools": '[{"name": "f"}]',
@@ -92,39 +73,107 @@ def test_llama_factorys_calls_and_observations_become_openais():
     assert conversation.tools == [{"name": "f"}]
 
 
-@pytest.mark.parametrize("flag", [{"train": False}, {"weight": 0}, {"weight": 0.0}])
-def test_flags_of_messages_are_read_and_not_shown_to_the_template(flag):
-    openai = {"messages": [ASKED, {**ANSWERED, **flag}, ASKED, {**ANSWERED, "train": True}]}
-    assert read_record(openai).trained == (True, False, True, True)
-    assert read_record(openai).messages == [ASKED, ANSWERED, ASKED, ANSWERED]
-    turns = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because.", **flag}]
-    assert read_record({"conversations": turns}).trained == (True, False)
-
-
 def test_answers_within_a_prompt_are_not_trained():
     record = {"prompt": [ASKED, ANSWERED, ASKED], "completion": [ANSWERED]}
     assert read_record(record).trained == (False, False, False, True)
 
 
-def test_openais_older_function_calls_are_tool_calls():
-    message = {"role": "assistant", "content": None}
-    call = {"name": "f", "arguments": '{"x": 1}'}
-    old = read_record({"messages": [ASKED, {**message, "function_call": call}]})
-    calls = [{"type": "function", "function": call}]
-    new = read_record({"messages": [ASKED, {**message, "tool_calls": calls}]})
-    assert old == new
-
-
 def test_a_text_is_a_text():
-    assert read_record({"text": "Once upon a time", "id": 3}) == PlainText("Once upon a time")
+    assert read_record({"text": "Once upon a time"}) == PlainText("Once upon a time")
 
 
 def test_a_schema_is_found_by_fields_or_named():
     both = {"messages": [ASKED, ANSWERED], "text": "Once"}
     assert find_schema(both) == "openai"
-    assert read_record(both, "text") == PlainText("Once")
+    assert read_record(both, "text") == PlainText("Once", ("record fields not read: messages",))
     with pytest.raises(RecordError, match="it has no field 'conversations'"):
         read_record(both, "sharegpt")
+
+
+@pytest.mark.parametrize(
+    ("record", "schema"),
+    [
+        ({"messages": None, "conversations": [{"from": "human", "value": "Why?"}]}, "sharegpt"),
+        ({"messages": None, "text": "Once", "conversations": None}, "text"),
+        ({"instruction": None, "prompt": "Why?", "completion": "So."}, "prompt-completion"),
+    ],
+)
+def test_a_schema_is_found_by_the_field_that_is_not_null(record, schema):
+    assert find_schema(record) == schema
+
+
+def test_null_fields_of_other_rows_are_absent():
+    message = {**ANSWERED, "from": None, "weight": None, "thinking": None, "tool_calls": None}
+    empty = {"system": None, "tools": None, "instruction": None, "images": None}
+    conversation = read_record({"messages": [ASKED, message], **empty})
+    assert conversation == read_record({"messages": [ASKED, ANSWERED]})
+
+
+def test_lists_may_come_as_json_text():
+    messages = [ASKED, ANSWERED]
+    expected = read_record({"messages": messages})
+    assert read_record({"messages": json.dumps(messages)}) == expected
+    assert read_record({"messages": [json.dumps(message) for message in messages]}) == expected
+    turns = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]
+    assert read_record({"conversations": json.dumps(turns)}) == expected
+    flat = {"instruction": "Why?", "output": "Because.", "history": "[]"}
+    assert read_record(flat) == expected
+    with pytest.raises(RecordError, match="'messages' is JSON text that cannot be read: not JSON"):
+        read_record({"messages": '[{"role": "user"'})
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        {"messages": [ASKED, ANSWERED]},
+        {"instruction": "Why?", "output": "Because."},
+        {"prompt": "Why?", "completion": "Because."},
+        {"prompt": [ASKED], "completion": "Because."},
+    ],
+)
+@pytest.mark.parametrize("name", ["system", "system_prompt", "system_message"])
+def test_a_system_message_beside_the_turns_comes_first(rest, name):
+    conversation = read_record({name: "Be brief.", **rest})
+    assert conversation.messages == [SYSTEM, ASKED, ANSWERED]
+    assert len(conversation.trained) == 3
+    assert conversation.notes == ()
+
+
+def test_a_system_message_given_twice_is_one():
+    conversation = read_record({"system": "Be brief.", "messages": [SYSTEM, ASKED, ANSWERED]})
+    assert conversation.messages == [SYSTEM, ASKED, ANSWERED]
+
+
+@pytest.mark.parametrize(
+    ("given", "arguments"),
+    [
+        (
+            {"chat_template_kwargs": {"enable_thinking": False, "x": None}},
+            {"enable_thinking": False},
+        ),
+        ({"chat_template_kwargs": '{"a": [1]}', "thinking": True}, {"a": [1], "thinking": True}),
+        ({"enable_thinking": False}, {"enable_thinking": False}),
+        ({"reasoning_effort": "high", "chat_template_kwargs": {}}, {"reasoning_effort": "high"}),
+        ({}, {}),
+    ],
+)
+@pytest.mark.parametrize(
+    "rest", [{"messages": [ASKED, ANSWERED]}, {"instruction": "Why?", "output": "Because."}]
+)
+def test_what_a_record_sets_for_the_template_is_kept(rest, given, arguments):
+    conversation = read_record({**rest, **given})
+    assert conversation.template_arguments == arguments
+    assert conversation.notes == ()
+
+
+def test_fields_that_are_not_read_are_noted():
+    record = {"messages": [ASKED, ANSWERED], "id": 7, "tool_choice": "auto", "url": "", "meta": {}}
+    assert read_record(record).notes == (
+        "record fields not read: id",
+        "record fields not read: tool_choice",
+    )
+    text = read_record({"text": "Once", "\ud800\x1b": 1})
+    assert text.notes == (r"record fields not read: \ud800\x1b",)
 
 
 CALL = {"role": "assistant", "content": ""}
@@ -146,28 +195,45 @@ CALL = {"role": "assistant", "content": ""}
         ({"messages": ["hello"]}, "wrong type", r"messages\[0\] is a text"),
         ({"messages": [{"role": "bot", "content": "x"}]}, "unknown role", "has role 'bot'"),
         ({"messages": [{"role": ["user"], "content": "x"}]}, "unknown role", "has role"),
-        ({"messages": [ASKED, {"role": "assistant"}]}, "wrong type", "content is a null"),
         (
-            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            "content is not text",
-            r"messages\[0\].content\[0\] is of type 'image_url'",
+            {"messages": [ASKED, {"role": "assistant"}]},
+            "no content",
+            r"messages\[1\] has no content",
         ),
-        ({"messages": [{**ASKED, "weight": 0.5}]}, "wrong type", "weight is 0.5, not 0 or 1"),
-        ({"messages": [{**ASKED, "train": "no"}]}, "wrong type", "train is 'no', not true or"),
-        ({"messages": [ASKED, ANSWERED], "tools": {}}, "wrong type", "'tools' is a object"),
+        ({"messages": [{"content": "x", "by": "me"}]}, "no role", "fields are by, content; .*role"),
+        ({"messages": [ASKED, ANSWERED], "tools": 3}, "wrong type", "'tools' is a number"),
         ({"messages": [{**CALL, "tool_calls": 1}]}, "wrong type", "tool_calls is a number"),
-        ({"messages": [{**CALL, "tool_calls": [{}]}]}, "wrong tool call", "names no function"),
-        (
-            {"messages": [{**CALL, "tool_calls": [{"name": "f", "arguments": "{"}]}]},
-            "wrong tool call",
-            "arguments is not JSON",
-        ),
         ({"conversations": [{"from": "alien", "value": "x"}]}, "unknown role", "is from 'alien'"),
         ({"conversations": [{"from": "gpt", "value": 3}]}, "wrong type", "value is a number"),
-        ({"instruction": "Why?"}, "wrong type", "it has no field 'response'"),
+        ({"instruction": "Why?"}, "field missing", "neither 'output' nor 'response'; .*=output"),
         ({"instruction": "a", "output": "b", "history": ["c"]}, "wrong type", "not a pair"),
         ({"instruction": "a", "output": "b", "history": 3}, "wrong type", "'history' is a number"),
         ({"prompt": "Why?", "completion": 1}, "wrong type", "'completion' is a number"),
+        (
+            {"messages": [SYSTEM, ASKED], "system": "Be long."},
+            "two system messages",
+            "different system messages in system and its first message",
+        ),
+        (
+            {"prompt": "a", "completion": "b", "chat_template_kwargs": [1]},
+            "wrong type",
+            "'chat_template_kwargs' is a list, not an object",
+        ),
+        (
+            {"prompt": "a", "completion": "b", "chat_template_kwargs": {"tools": []}},
+            "wrong template argument",
+            "sets tools, which the record's own fields give",
+        ),
+        (
+            {
+                "prompt": "a",
+                "completion": "b",
+                "enable_thinking": True,
+                "chat_template_kwargs": {"enable_thinking": False},
+            },
+            "two template arguments",
+            "'enable_thinking' is True and False in",
+        ),
         ({"text": ""}, "empty text", "'text' is empty"),
     ],
 )
