@@ -38,9 +38,20 @@ from megatron_packing.prepare.refused_records import (
 )
 from megatron_packing.prepare.tool_fields import read_tools, settle_null_arguments
 
-__all__ = ["SCHEMAS", "Conversation", "Message", "PlainText", "find_schema", "read_record"]
+__all__ = [
+    "SCHEMAS",
+    "Conversation",
+    "Message",
+    "PlainText",
+    "find_schema",
+    "read_record",
+    "read_with_schema",
+]
 
 _SYSTEM = ("system", "system_prompt", "system_message")
+_ARGUMENTS = {"enable_thinking": bool, "thinking": bool, "reasoning_effort": str}
+"""Fields of a record that are variables of the template, where they are of this type."""
+_BESIDE_TURNS = frozenset([*_SYSTEM, "tools", "functions", "chat_template_kwargs", *_ARGUMENTS])
 _NOT_ARGUMENTS = ("messages", "tools", "documents", "add_generation_prompt")
 _STANDARD = RecordNames()
 
@@ -79,12 +90,15 @@ def find_schema(record: Any, names: RecordNames = _STANDARD) -> str:
         RecordError: It is no object, or has the fields of none, or is only a part of a
             conversation.
     """
-    fields = _fields(record, names)
+    return _schema_of(_fields(record, names))
+
+
+def _schema_of(fields: RecordFields) -> str:
     for name, (needed, _) in _SCHEMAS.items():
         if all(field in fields for field in needed):
             if name == "text":
                 check_no_tree(fields)
-            if name != "turns" or "turns" in names.fields.values():
+            if name != "turns" or "turns" in fields.names.fields.values():
                 return name
     check_no_preference(fields)
     known = " or ".join(
@@ -107,21 +121,31 @@ def read_record(
         RecordError: The schema is not known, a field is missing or has the wrong type, a role is
             not known, or the record is not to be trained.
     """
-    if schema is None:
-        schema = find_schema(record, names)
+    return read_with_schema(record, schema, names)[1]
+
+
+def read_with_schema(
+    record: Any, schema: str | None, names: RecordNames
+) -> tuple[str, Conversation | PlainText]:
+    """As ``read_record``, with the schema's name."""
     fields = _fields(record, names)
+    if schema is None:
+        schema = _schema_of(fields)
     check_can_be_trained(fields, conversation=schema != "text")
     if schema == "text":
         text = fields.text("text")
         if not text:
             raise RecordError("empty text", "'text' is empty")
-        return PlainText(text, fields.notes())
+        return schema, PlainText(text, fields.notes())
     read = _SCHEMAS[schema][1](fields)
-    _add_system(fields, read)
-    tools = read_tools(fields, read.tools)
-    settle_null_arguments(fields, tools)
-    arguments = _template_arguments(fields)
-    return Conversation(read.messages, tuple(read.trained), tools, arguments, fields.notes())
+    tools, arguments = None, {}
+    if read.tools or fields.null_arguments or not fields.has_none_of(_BESIDE_TURNS):
+        _add_system(fields, read)
+        tools = read_tools(fields, read.tools)
+        settle_null_arguments(fields, tools)
+        arguments = _template_arguments(fields)
+    trained = tuple(read.trained)
+    return schema, Conversation(read.messages, trained, tools, arguments, fields.notes())
 
 
 def _fields(record: Any, names: RecordNames) -> RecordFields:
@@ -182,7 +206,7 @@ def _template_arguments(fields: RecordFields) -> dict[str, Any]:
             "wrong type", f"'chat_template_kwargs' is a {type_name(given)}, not an object"
         )
     arguments = {name: value for name, value in given.items() if value is not None}
-    for name, kind in (("enable_thinking", bool), ("thinking", bool), ("reasoning_effort", str)):
+    for name, kind in _ARGUMENTS.items():
         if isinstance(fields.peek(name), kind):
             value = fields.get(name)
             if arguments.setdefault(name, value) != value:

@@ -16,8 +16,7 @@ from megatron_packing.prepare.chat_template import ChatTemplate, Span
 from megatron_packing.prepare.conversations import (
     Conversation,
     PlainText,
-    find_schema,
-    read_record,
+    read_with_schema,
 )
 from megatron_packing.prepare.record_fields import RecordNames
 from megatron_packing.prepare.records import RecordError
@@ -183,9 +182,9 @@ class Encoder:
         for number, read in batch.records():
             try:
                 record = read()
-                names = self._options.names
-                schema = self._options.schema or find_schema(record, names)
-                yield self._render_one(number, schema, read_record(record, schema, names))
+                options = self._options
+                schema, conversation = read_with_schema(record, options.schema, options.names)
+                yield self._render_one(number, schema, conversation)
             except RecordError as error:
                 rejects.append(Reject(number, error.kind, error.reason))
             except RecursionError:

@@ -15,6 +15,7 @@ THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 """Fields of a message in which it thinks."""
 MEDIA = ("image", "images", "image_url", "audio", "audios", "input_audio", "video", "videos")
 """Fields that hold what is no text."""
+_MEDIA = frozenset(MEDIA)
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _THOUGHT_TYPES = ("thinking", "reasoning")
 
@@ -52,6 +53,8 @@ def check_no_media(values: Any, where: str) -> None:
     Raises:
         RecordError: There are some, and they are not empty.
     """
+    if _MEDIA.isdisjoint(values):
+        return
     for name in MEDIA:
         if name in values and not is_empty(values[name]):
             raise RecordError(

@@ -72,22 +72,16 @@ def read_messages(
         RecordError: A message has no known role or no text, or a mark that is not clear.
     """
     read = ReadMessages()
-    # Plain messages, nearly all, are taken as they are.
-    plain = frozenset(OPENAI_ROLES) - fields.names.roles.keys()
-    if fields.names.fields:
-        plain = frozenset()
+    usual_names = not fields.names.fields and not fields.names.roles
     last_is_calls = False
     for number, value in enumerate(values):
-        if (
-            type(value) is dict
-            and len(value) == 2
-            and isinstance(value.get("content"), str)
-            and isinstance(value.get("role"), str)
-            and value["role"] in plain
-        ):
-            read.add(value)
-            last_is_calls = False
-            continue
+        if usual_names and type(value) is dict and len(value) == 2:
+            message = _plain(value)
+            if message is not None:
+                read.messages.append(message)
+                read.trained.append(True)
+                last_is_calls = False
+                continue
         place = f"{where}[{number}]"
         value = from_json_text(value, place, "{")
         if not isinstance(value, dict):
@@ -108,6 +102,18 @@ def read_messages(
         read.add(message, trained)
         last_is_calls = role == _CALLS
     return read
+
+
+def _plain(value: dict[Any, Any]) -> Message | None:
+    """A message that is a role and a text in the usual words, as nearly all are; else None."""
+    role, content = value.get("role"), value.get("content")
+    if type(role) is str and type(content) is str and role in OPENAI_ROLES:
+        return value
+    role, content = value.get("from"), value.get("value")
+    if type(role) is str and type(content) is str:
+        role = _SHAREGPT_ROLES.get(role, _CALLS)
+        return None if role == _CALLS else {"role": role, "content": content}
+    return None
 
 
 def _take_role(message: Message, where: str, fields: RecordFields, sharegpt: bool) -> str:

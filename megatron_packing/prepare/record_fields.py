@@ -107,6 +107,10 @@ class RecordFields:
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
+    def has_none_of(self, names: frozenset[str]) -> bool:
+        """Whether the record lacks all of these fields."""
+        return names.isdisjoint(self._values)
+
     def peek(self, name: str) -> Any:
         """A field's value, or None, without taking it for read."""
         return self._values.get(name)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from megatron_packing.prepare.message_content import check_no_media
+from megatron_packing.prepare.message_content import MEDIA, check_no_media
 from megatron_packing.prepare.record_fields import RecordFields
 from megatron_packing.prepare.records import RecordError, is_empty, shown
 from megatron_packing.prepare.training_marks import MARKS, take_mark, unknown_mark
 
 _REJECTED = ("rejected", "rejected_response", "rejected_messages", "rejected_completion")
+_LABELS = ("kto_tag", "label")
+_LOOKED_AT = frozenset([*_REJECTED, *_LABELS, *MEDIA, *MARKS, "mask"])
 _OF_A_TREE = ("parent_id", "message_id", "message_tree_id", "role")
 # Names of columns and what they most likely are, for the option that is proposed.
 _QUESTIONS = ("question", "query", "problem", "input", "user", "human", "ask", "q")
@@ -29,9 +31,11 @@ def check_can_be_trained(fields: RecordFields, *, conversation: bool) -> None:
     Raises:
         RecordError: It is one of these, or a mark is not clear.
     """
+    if fields.has_none_of(_LOOKED_AT):
+        return
     check_no_preference(fields)
     if conversation:
-        for name in ("kto_tag", "label"):
+        for name in _LABELS:
             label = fields.peek(name)
             if not _is_a_judgement(label):
                 continue

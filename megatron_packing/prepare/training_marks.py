@@ -21,6 +21,7 @@ MARKS = {
     "masked": False,
 }
 """Known marks, and whether true means trained."""
+_NAMES = frozenset(MARKS)
 
 _LIKE_A_MARK = re.compile(
     r"(un)?train(s|ed|ing|able)?|loss(es)?|mask(s|ed|ing)?|weight(s|ed)?|learn(s|ed|able)?|"
@@ -43,6 +44,8 @@ def take_mark(values: dict[str, Any], where: str) -> bool | None:
         RecordError: A mark is neither 0 nor 1, neither true nor false.
     """
     trained: bool | None = None
+    if _NAMES.isdisjoint(values):
+        return None
     for name, means_trained in MARKS.items():
         if name not in values:
             continue

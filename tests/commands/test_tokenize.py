@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("transformers")
+
+from megatron_packing import Corpus
+from megatron_packing.cli import main
+
+HI = {"sender": "bing_user", "text": "Hi"}
+HO = {"sender": "bing", "text": "Ho", "time": 3}
+MAPPED = [
+    *("--field", "chat=messages", "--field", "sender=role", "--field", "text=content"),
+    *("--role", "bing=assistant", "--role", "bing_user=user"),
+]
+
+
+@pytest.fixture
+def command(chitchat, tmp_path):
+    """The command line that tokenizes a file of a name, without the options of a test."""
+
+    def command(path, name="out"):
+        tokenizer = str(chitchat / "tokenizer")
+        return [
+            "tokenize",
+            str(path),
+            "--output-prefix",
+            str(tmp_path / name),
+            "--tokenizer",
+            tokenizer,
+        ]
+
+    return command
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_fields_and_roles_are_mapped_in_every_worker(command, write_jsonl, tmp_path, workers):
+    mapped = write_jsonl(*[{"chat": [HI, HO], "id": 1}] * 3, name="mapped.jsonl")
+    standard = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+    usual = write_jsonl(*[{"messages": standard}] * 3, name="usual.jsonl")
+    assert main([*command(mapped, "mapped"), *MAPPED, "--workers", workers]) == 0
+    assert main([*command(usual, "usual"), "--workers", "1"]) == 0
+    for ending in (".bin", ".idx", "_loss_mask.bin"):
+        one, other = (tmp_path / f"{name}{ending}" for name in ("mapped", "usual"))
+        assert one.read_bytes() == other.read_bytes()
+    record = json.loads((tmp_path / "mapped_corpus.json").read_text())
+    assert record["fields"] == {"chat": "messages", "sender": "role", "text": "content"}
+    assert record["roles"] == {"bing": "assistant", "bing_user": "user"}
+
+
+def test_what_was_not_read_is_printed_and_recorded(command, write_jsonl, tmp_path, capsys):
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho", "at": 3}]
+    path = write_jsonl(*({"messages": messages, "id": n} for n in range(3)), {"text": "Once"})
+    assert main([*command(path), "--workers", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "record fields not read: id (3 documents)" in printed
+    assert "message fields not known, left to the chat template: at (3 documents)" in printed
+    assert json.loads((tmp_path / "out_corpus.json").read_text())["notes"] == {
+        "message fields not known, left to the chat template: at": 3,
+        "record fields not read: id": 3,
+    }
+
+
+def test_a_refusal_names_the_option_and_the_option_cures_it(command, write_jsonl, tmp_path, capsys):
+    path = write_jsonl({"question": "Hi", "answer": "Ho", "weight": 0.5})
+    assert main([*command(path), "--workers", "1"]) == 1
+    refusal = capsys.readouterr().err
+    assert "line 1 cannot be used" in refusal
+    assert "add --field question=prompt --field answer=completion" in refusal
+    options = ["--field", "question=prompt", "--field", "answer=completion", "--workers", "1"]
+    assert main([*command(path), *options]) == 1
+    assert "add --field weight=ignore" in capsys.readouterr().err
+    assert main([*command(path), *options, "--field", "weight=ignore"]) == 0
+    assert len(Corpus(tmp_path / "out")) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--field", "a=b"], "--field a=b names no standard field; those are messages, "),
+        (["--role", "a=human"], "--role a=human names no standard role; those are system, "),
+        (
+            ["--field", "a=text", "--field", "a=prompt"],
+            "--field gives 'a' two meanings, text and prompt",
+        ),
+    ],
+)
+def test_a_mapping_that_means_nothing_is_refused(command, write_jsonl, capsys, options, reason):
+    path = write_jsonl({"text": "Once"})
+    assert main([*command(path), *options]) == 1
+    assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["a", "=text", "a="])
+def test_a_mapping_of_one_name_is_refused(command, write_jsonl, capsys, text):
+    with pytest.raises(SystemExit) as stop:
+        main([*command(write_jsonl({"text": "Once"})), "--field", text])
+    assert stop.value.code == 2
+    assert f"'{text}' is not NAME=MEANING" in capsys.readouterr().err
+
+
+def test_an_unfinished_run_goes_on_only_with_the_same_names(
+    command, write_jsonl, monkeypatch, capsys
+):
+    from megatron_packing.prepare import unfinished
+
+    path = write_jsonl({"body": "Once"})
+    publish = unfinished.UnfinishedCorpus.finish_publishing
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(unfinished.UnfinishedCorpus, "finish_publishing", stop)
+    options = ["--workers", "1", "--field"]
+    assert main([*command(path), *options, "body=text"]) != 0
+    monkeypatch.setattr(unfinished.UnfinishedCorpus, "finish_publishing", publish)
+    capsys.readouterr()
+    assert main([*command(path), *options, "body=prompt"]) == 1
+    assert "of which fields was different" in capsys.readouterr().err
+    assert main([*command(path), *options, "body=text"]) == 0
