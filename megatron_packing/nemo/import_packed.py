@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,14 +16,16 @@ import megatron_packing
 from megatron_packing.corpus.corpus import corpus_record_path, loss_mask_prefix
 from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter, data_path, index_path
 from megatron_packing.errors import InputError
-from megatron_packing.files import sync, temporary_sibling
+from megatron_packing.files import prefix_lock, sync, temporary_sibling, writing
 from megatron_packing.index.pack_index import MANIFEST
 from megatron_packing.nemo.npy_file import read_npy
 from megatron_packing.nemo.parquet_file import read_parquet
 from megatron_packing.nemo.stored_rows import COLUMNS, StoredRow
+from megatron_packing.publication import publish_files
 
 _READERS = {".npy": read_npy, ".parquet": read_parquet, ".pq": read_parquet}
 _SPLITS = ("train", "valid", "test")  # as Bridge and NeMo begin the names of a folder's files
+UNFINISHED_SUFFIX = ".unfinished"  # of the folder that tokenize writes a corpus in
 _ADVICE = "give .npy or .parquet files of packed sequences, or folders of them"
 
 
@@ -100,10 +103,9 @@ def import_packed(
     masks = loss_mask_prefix(prefix)
     targets = [data_path(masks), index_path(masks), corpus_record_path(prefix)]
     targets += [data_path(prefix), index_path(prefix)]  # in the order of their renaming
-    for target in targets:
-        _refuse_existing(target)
     figures = ImportFigures()
-    with temporary_sibling(prefix) as folder:
+    with writing(prefix), prefix_lock(prefix), temporary_sibling(prefix) as folder:
+        _refuse_existing(prefix, targets)
         unfinished = folder / prefix.name
         with (
             IndexedDatasetWriter(unfinished, np.dtype(np.int32)) as tokens,
@@ -131,28 +133,26 @@ def import_packed(
         path = corpus_record_path(unfinished)
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         sync(path)
-        _publish(folder, targets)
-    sync(prefix.parent)
+        try:
+            publish_files(folder, targets)
+        except FileExistsError:
+            _refuse_existing(prefix, targets)
+            raise
+        sync(prefix.parent)
     return figures
 
 
-def _refuse_existing(target: Path) -> None:
-    if target.exists():
-        raise InputError(f"{target} exists already; remove it or choose another prefix")
-
-
-def _publish(folder: Path, targets: Sequence[Path]) -> None:
-    """Rename files to their places; all or none."""
-    done: list[Path] = []
-    try:
-        for target in targets:
-            _refuse_existing(target)
-            (folder / target.name).rename(target)
-            done.append(target)
-    except BaseException:
-        for target in done:
-            target.unlink(missing_ok=True)
-        raise
+def _refuse_existing(prefix: Path, targets: Sequence[Path]) -> None:
+    """Refuse to write where there is a corpus, or one that ``tokenize`` has begun."""
+    for target in targets:
+        if os.path.lexists(target):
+            raise InputError(f"{target} exists already; remove it or choose another prefix")
+    begun = prefix.with_name(prefix.name + UNFINISHED_SUFFIX)
+    if begun.exists():
+        raise InputError(
+            f"{begun} holds an unfinished run of tokenize; finish it with the same command, remove "
+            f"that folder or choose another prefix"
+        )
 
 
 def _read(files: Sequence[Path]) -> Iterator[StoredRow]:

@@ -9,13 +9,12 @@ read next. Bytes beyond those are cut off when a run goes on. The files take the
 from __future__ import annotations
 
 import datetime
-import fcntl
 import json
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -26,10 +25,11 @@ import numpy as np
 from megatron_packing.corpus.corpus import corpus_record_path, loss_mask_prefix
 from megatron_packing.corpus.indexed_dataset import data_path, index_path, write_index
 from megatron_packing.errors import InputError
-from megatron_packing.files import sync, write_whole
+from megatron_packing.files import prefix_lock, sync, write_whole
 from megatron_packing.prepare.batches import Position, RecordBatch
 from megatron_packing.prepare.encoder import EncodedBatch
 from megatron_packing.prepare.inputs import InputFile
+from megatron_packing.publication import rename_new
 
 _TOKENS, _MASK, _LENGTHS, _REJECTS = "tokens", "loss_mask", "lengths", "rejects"
 _FILES = (_TOKENS, _MASK, _LENGTHS, _REJECTS)
@@ -114,12 +114,10 @@ class UnfinishedCorpus:
         """What was added; what of it is certain, ``state.json`` knows."""
         self.job = {**job, "date": job["date"] or datetime.date.today().isoformat()}
         self._files: dict[str, BinaryIO] = {}
-        prefix.parent.mkdir(parents=True, exist_ok=True)
-        self.folder.mkdir(exist_ok=True)
-        self._lock = (self.folder / "lock").open("wb")
-        self._claimed = False
+        self._lock = ExitStack()
+        self._lock.enter_context(prefix_lock(prefix))
         try:
-            self._claim()
+            self.folder.mkdir(exist_ok=True)
             state = self._read_state(restart)
             complete = state is not None and bool(state.get("complete"))
             if complete and restart and not index_path(prefix).exists():
@@ -129,7 +127,7 @@ class UnfinishedCorpus:
             if not complete:
                 self._check_nothing_exists()
                 if restart:
-                    self._remove_all_but("lock")
+                    self._remove_all_but()
                     state = None
             if state is None:
                 write_whole(self.folder / "job.json", json.dumps(self.job, indent=2))
@@ -140,8 +138,7 @@ class UnfinishedCorpus:
             if not complete:
                 self._open_files()
         except BaseException:
-            if self._claimed:
-                self._remove_if_empty()
+            self._remove_if_empty()
             self._close()
             raise
 
@@ -195,9 +192,15 @@ class UnfinishedCorpus:
         """Rename what is not renamed yet; the ``.idx``, without which there is no corpus, last."""
         for name, target in self._targets(self.progress):
             if (self.folder / name).exists():
-                (self.folder / name).replace(target)
+                try:
+                    rename_new(self.folder / name, target)
+                except FileExistsError as error:
+                    raise InputError(
+                        f"{target} was made by something else while this corpus was written; "
+                        f"remove it and run the same command again, which then finishes"
+                    ) from error
         sync(self.prefix.parent)
-        self._remove_all_but("lock", "state.json")  # which says that only this is left to do
+        self._remove_all_but("state.json")  # which says that only this is left to do
         shutil.rmtree(self.folder)
 
     def first_reject(self) -> str:
@@ -234,16 +237,6 @@ class UnfinishedCorpus:
     def _write_state(self, *, complete: bool) -> None:
         state = {**asdict(self.progress), "complete": complete}
         write_whole(self.folder / "state.json", json.dumps(state))
-
-    def _claim(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"another process is writing {self.prefix}; wait for it or choose another "
-                f"--output-prefix"
-            ) from error
-        self._claimed = True
 
     def _check_nothing_exists(self) -> None:
         masks = loss_mask_prefix(self.prefix)

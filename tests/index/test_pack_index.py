@@ -168,7 +168,7 @@ def test_a_failure_while_writing_leaves_nothing(corpus, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device", "document_ids.npy")
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match=r"index cannot be written.*No space left.*document_ids"):
         build_pack_index(corpus, settings(), tmp_path / "index")
     assert not [path for path in tmp_path.iterdir() if "index" in path.name]
 

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import multiprocessing
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +14,10 @@ pytest.importorskip("transformers")
 
 from megatron_packing import Corpus
 from megatron_packing.errors import InputError
+from megatron_packing.files import prefix_lock
+from megatron_packing.prepare import unfinished
 from megatron_packing.prepare.tokenize import TokenizeOptions, tokenize
+from megatron_packing.publication import rename_new
 from tests.prepare.formats import QWEN, is_installed, packaged
 
 GOOD = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}
@@ -343,10 +344,11 @@ class TestGoingOn:
     def test_not_beside_itself(self, run, chitchat, stopped):
         folder = stopped()
         path = chitchat / "conversations.jsonl"
-        with (folder / "lock").open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            with pytest.raises(InputError, match="another process is writing"):
-                run(path)
+        with (
+            prefix_lock(folder.with_name("corpus")),
+            pytest.raises(InputError, match="another process is writing"),
+        ):
+            run(path)
 
     def test_not_with_other_versions_of_what_it_uses(self, run, chitchat, stopped):
         folder = stopped()
@@ -360,17 +362,15 @@ class TestGoingOn:
     def test_where_files_were_being_renamed(
         self, run, few_conversations, tmp_path, monkeypatch, num_renamed
     ):
-        replace = Path.replace
         renamed = []
 
-        def stop_after(self, target):
-            if "unfinished" in str(self) and "unfinished" not in str(target):
-                if len(renamed) == num_renamed:
-                    raise KeyboardInterrupt
-                renamed.append(target)
-            return replace(self, target)
+        def stop_after(source, target):
+            if len(renamed) == num_renamed:
+                raise KeyboardInterrupt
+            renamed.append(target)
+            rename_new(source, target)
 
-        monkeypatch.setattr(Path, "replace", stop_after)
+        monkeypatch.setattr(unfinished, "rename_new", stop_after)
         with pytest.raises(KeyboardInterrupt):
             run(few_conversations)
         assert not (tmp_path / "out" / "corpus.idx").exists()
