@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
+import re
 import sys
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from types import ModuleType
 
 import megatron_packing
@@ -17,7 +20,11 @@ from megatron_packing.commands import (
     tokenize,
     verify,
 )
+from megatron_packing.commands.parser import Parser
 from megatron_packing.errors import InputError
+from megatron_packing.report.console import close_standard_output
+from megatron_packing.report.json_output import JsonOutput
+from megatron_packing.report.visible import visible_line
 
 COMMANDS: dict[str, ModuleType] = {
     "tokenize": tokenize,
@@ -28,39 +35,103 @@ COMMANDS: dict[str, ModuleType] = {
     "export": export,
     "import": import_packed,
 }
+_BROKEN_PIPE = 141  # as shells report a process that SIGPIPE ended
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
-    parser = argparse.ArgumentParser(
+def make_parser() -> tuple[Parser, Mapping[str, Parser]]:
+    """The whole command line, and the parser of each verb."""
+    parser = Parser(
         prog="megatron-packing", description="Sequence packing for Megatron-style trainers."
     )
     parser.add_argument("--version", action="version", version=megatron_packing.__version__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    verbs = {}
     for name, module in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=module.HELP, description=module.HELP)
-        module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run)
-    return parser
+        verb = subparsers.add_parser(
+            name, help=module.HELP, description=module.HELP, epilog=_epilog(module)
+        )
+        module.add_arguments(verb)
+        verb.add_argument(
+            "--json",
+            type=Path,
+            metavar="FILE",
+            help="write the results there too, as JSON; - writes them, and nothing else, to "
+            "standard output",
+        )
+        verb.set_defaults(run=module.run, flags=frozenset(verb.flags))
+        verbs[name] = verb
+    return parser, verbs
+
+
+def _epilog(module: ModuleType) -> str:
+    width = max(map(len, module.JSON_KEYS))
+    keys = "\n".join(f"  {key:{width}}  {about}" for key, about in module.JSON_KEYS.items())
+    return f"example:\n  {module.EXAMPLE}\n\nkeys of --json:\n{keys}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, 1 for bad input, 130 for Ctrl-C."""
-    args = make_parser().parse_args(arguments)
+    """Run the command line and return its exit status.
+
+    It is 0, 1 for bad input, 130 for Ctrl-C and 141 where the reader of standard output has ended.
+    Wrong usage exits with 2.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # a stand-in of a test or of a notebook
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    parser, verbs = make_parser()
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        verbs[args.command].refuse(unknown)
     try:
-        args.run(args)
+        return _run(args)
+    except BrokenPipeError:
+        close_standard_output()
+        return _BROKEN_PIPE
+
+
+def _run(args: Namespace) -> int:
+    try:
+        _refuse_empty(args)
+        output = JsonOutput(args.json)
+        with output.alone_on_standard_output():
+            record = args.run(args)
+        output.write(record)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
     except (InputError, ValueError, OverflowError) as error:
-        return _fail(str(error), 1)
+        return _fail(_with_flag(str(error), args), 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", 1)
+    except MemoryError as error:
+        return _fail(f"there is not enough memory ({str(error) or 'MemoryError'})", 1)
     except KeyboardInterrupt as error:
         return _fail(str(error) or "interrupted; nothing was written", 130)
     return 0
 
 
+def _refuse_empty(args: Namespace) -> None:
+    for name, value in vars(args).items():
+        if value == "" or (isinstance(value, list) and "" in value):
+            what = _flag(name, args) or f"one of the {name}"
+            raise InputError(f"{what} is empty; is a variable unset?")
+
+
+def _with_flag(message: str, args: Namespace) -> str:
+    """Call an option as it is typed where the core calls it by its name in Python."""
+    match = re.match(r"[a-z_]+(?= is | must )", message)
+    flag = _flag(match[0], args) if match else None
+    return message if match is None or flag is None else flag + message[match.end() :]
+
+
+def _flag(name: str, args: Namespace) -> str | None:
+    flag = "--" + name.replace("_", "-")
+    return flag if flag in args.flags else None
+
+
 def _fail(message: str, status: int) -> int:
-    sys.stderr.write(f"megatron-packing: error: {message}\n")
+    sys.stderr.write(f"megatron-packing: error: {visible_line(message)}\n")
     return status
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,21 @@ from megatron_packing.report.console import console, progress_bar
 from megatron_packing.report.model_cost import MODELS, ModelShape
 
 HELP = "plan with every strategy and print the figures side by side; writes no index"
+EXAMPLE = "megatron-packing compare data/chat --sequence-length 4096 --overlong split"
+JSON_KEYS = {
+    "source": "the corpora or the file of lengths",
+    "sequence_length": "positions in a row",
+    "global_batch_size": "in rows",
+    "model": "the sizes that the speed-up is computed from",
+    "num_documents": "documents that were planned",
+    "num_positions": "their positions",
+    "num_documents_dropped": "documents left out as too long",
+    "num_documents_truncated": "documents cut to a row",
+    "num_documents_empty": "documents of fewer than 2 tokens",
+    "num_positions_lost": "positions of dropped documents and cut-off ends",
+    "plans": "for each strategy its packs, lower bound, utilisation, padding, steps, speed-up, ...",
+    "lower_bound": "no plan of whole documents has fewer packs",
+}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -26,7 +42,6 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--global-batch-size", type=int, default=128, metavar="N", help="in rows (default 128)"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     model = parser.add_argument_group(
         "model", "whose floating-point operations the expected speed-up is computed from"
     )
@@ -47,7 +62,7 @@ _SHAPE_FLAGS = {
 }
 
 
-def run(args: Namespace) -> None:
+def run(args: Namespace) -> dict[str, Any]:
     """Compare."""
     for flag, number in (
         ("--sequence-length", args.sequence_length),
@@ -55,8 +70,6 @@ def run(args: Namespace) -> None:
     ):
         if number < 1:
             raise InputError(f"{flag} is {number}; it must be at least 1")
-    if args.json is not None and args.json.is_dir():
-        raise InputError(f"--json is {args.json}, which is a folder; give the name of a file")
     model = _model(args)
     documents = open_documents(args)
     source, all_lengths = documents.prefix, documents.num_tokens - 1
@@ -82,8 +95,7 @@ def run(args: Namespace) -> None:
         plans=_plan_all(lengths, args),
     )
     console.print(describe_comparison(comparison, console.width), soft_wrap=False)
-    if args.json is not None:
-        comparison.write_json(args.json)
+    return comparison.as_record()
 
 
 def _model(args: Namespace) -> ModelShape:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from megatron_packing.commands.end_token import choose_end_token
+from megatron_packing.corpus.joined import split_entry
+from megatron_packing.counted import counted
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.source import open_source
@@ -12,6 +17,14 @@ from megatron_packing.nemo.export import EXPORT_FORMATS, METADATA, export_packs
 from megatron_packing.report.console import console, progress_bar
 
 HELP = "write packs in a format that NeMo or Megatron-Bridge reads on its own"
+EXAMPLE = "megatron-packing export data/packs --format bridge-parquet --output data/bridge"
+JSON_KEYS = {
+    "packs": "the file of the packs",
+    "metadata": "the file of the metadata",
+    "end_token": "the id of the end token",
+    "packed_sequence_specs": "what Megatron-Bridge is to be given",
+    "figures": "what was written: packs, segments, trained labels, labels after an end token, ...",
+}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -23,23 +36,35 @@ def add_arguments(parser: ArgumentParser) -> None:
         required=True,
         help="bridge-parquet: Megatron-Bridge 0.4 and later; nemo-npy: NeMo 2.x, Bridge 0.3",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="the folder to write"
+    )
     parser.add_argument(
         "--end-token",
-        type=int,
-        required=True,
-        metavar="ID",
-        help="the tokenizer's eos_id, by which the readers know padding",
+        metavar="ID_OR_TEXT",
+        help="by which the readers know padding: an id, or a text such as '</s>' (default: the "
+        "eos_token of the tokenizer that the corpus was made with)",
+    )
+    parser.add_argument(
+        "--allow-other-tokenizer",
+        action="store_true",
+        help="accept corpora of different tokenizers, and an end token that is not the tokenizer's",
     )
     parser.add_argument(
         "--corpus", type=Path, metavar="PREFIX", help="default: where the index was made from"
     )
 
 
-def run(args: Namespace) -> None:
+def run(args: Namespace) -> dict[str, Any]:
     """Export."""
     index = PackIndex.open(args.index)
     corpus = open_source(index, args.corpus)
+    end_token = choose_end_token(
+        args.end_token,
+        [Path(split_entry(entry)[0]) for entry in str(corpus.prefix).split(",")],
+        allow_other=args.allow_other_tokenizer,
+        note=lambda text: console.print(f"note: {text}"),
+    )
     try:
         with progress_bar("exporting", len(index)) as progress:
             file, figures = export_packs(
@@ -47,16 +72,17 @@ def run(args: Namespace) -> None:
                 corpus,
                 args.output,
                 file_format=args.format,
-                end_token=args.end_token,
-                progress=lambda packs: progress.update(packs, f"{packs:,} packs"),
+                end_token=end_token,
+                progress=lambda packs: progress.update(packs, counted(packs, "pack")),
             )
     except ModuleNotFoundError as error:
         raise InputError(
             f"--format {args.format} needs the package {error.name}: pip install {error.name}"
         ) from error
     console.print(
-        f"{args.output}: {figures.num_packs:,} packs, {figures.num_segments:,} sequences, "
-        f"{figures.num_trained:,} trained labels"
+        f"{args.output}: {counted(figures.num_packs, 'pack')}, "
+        f"{counted(figures.num_segments, 'sequence')}, "
+        f"{counted(figures.num_trained, 'trained label')}"
     )
     settings = {
         "packed_train_data_path": f"{file}",
@@ -67,18 +93,23 @@ def run(args: Namespace) -> None:
     arguments = ", ".join(f"{name}={value!r}" for name, value in settings.items())
     console.print(f"PackedSequenceSpecs({arguments})")
     if not figures.num_with_end:
-        console.print(
-            f"note: no document holds token {args.end_token}: is it the tokenizer's eos_id?"
-        )
+        console.print(f"note: no document holds token {end_token}: is it the tokenizer's eos_id?")
     if figures.num_after_end:
         console.print(
-            f"note: {figures.num_after_end:,} trained labels come right after token "
-            f"{args.end_token}, where the readers of this format train nothing; "
+            f"note: {counted(figures.num_after_end, 'trained label comes', 'trained labels come')} "
+            f"right after token {end_token}, where the readers of this format train nothing; "
             f"megatron-packing's own provider does"
         )
     if args.format == "nemo-npy" and figures.num_with_inner_end:
         console.print(
-            f"note: {figures.num_with_inner_end:,} sequences hold token {args.end_token} before "
-            f"their end, where NeMo 2.x ends their attention: train them with Megatron-Bridge, or "
-            f"without export"
+            f"note: {counted(figures.num_with_inner_end, 'sequence holds', 'sequences hold')} "
+            f"token {end_token} before the end, where NeMo 2.x ends attention: train with "
+            f"Megatron-Bridge, or without export"
         )
+    return {
+        "packs": str(file),
+        "metadata": str(args.output / METADATA),
+        "end_token": end_token,
+        "packed_sequence_specs": settings,
+        "figures": asdict(figures),
+    }

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from megatron_packing.counted import counted
 from megatron_packing.errors import InputError
 from megatron_packing.nemo.import_packed import find_packed_files, import_packed
 from megatron_packing.report.console import console, progress_bar
 
 HELP = "make a corpus of packed files that NeMo or Megatron-Bridge wrote"
+EXAMPLE = "megatron-packing import data/bridge --output-prefix data/from_bridge"
+JSON_KEYS = {
+    "prefix": "of the corpus that was written",
+    "files": "the packed files that were read",
+    "num_packs": "packs in them",
+    "num_documents": "documents of the corpus",
+    "num_tokens": "tokens of the documents",
+    "num_trained_tokens": "tokens that are trained",
+    "num_padding_tokens": "tokens that were left out as padding",
+}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -17,7 +30,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "inputs", nargs="+", type=Path, metavar="FILE", help=".npy or .parquet, or folders of them"
     )
-    parser.add_argument("--output-prefix", type=Path, required=True, metavar="PREFIX")
+    parser.add_argument(
+        "--output-prefix", type=Path, required=True, metavar="PREFIX", help="of the corpus to write"
+    )
     parser.add_argument(
         "--padding-token",
         type=int,
@@ -27,7 +42,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def run(args: Namespace) -> None:
+def run(args: Namespace) -> dict[str, Any]:
     """Import."""
     files = find_packed_files(args.inputs)
     try:
@@ -36,27 +51,24 @@ def run(args: Namespace) -> None:
                 files,
                 args.output_prefix,
                 padding_token=args.padding_token,
-                progress=lambda packs: progress.update(0, f"{packs:,} packs"),
+                progress=lambda packs: progress.update(0, counted(packs, "pack")),
             )
     except ModuleNotFoundError as error:
         raise InputError(
             f"Parquet needs the package {error.name}: pip install {error.name}"
         ) from error
     console.print(
-        f"{args.output_prefix}: {figures.num_packs:,} packs of {_count(len(files), 'file')} = "
-        f"{figures.num_documents:,} documents"
+        f"{args.output_prefix}: {counted(figures.num_packs, 'pack')} of "
+        f"{counted(len(files), 'file')} = {counted(figures.num_documents, 'document')}"
     )
     share = figures.num_trained_tokens / figures.num_tokens
+    left_out = figures.num_padding_tokens
     console.print(
-        f"{figures.num_tokens:,} tokens, {figures.num_trained_tokens:,} of them trained "
-        f"({share:.1%})"
-        + (
-            f"; {figures.num_padding_tokens:,} of padding left out"
-            if figures.num_padding_tokens
-            else ""
-        )
+        f"{counted(figures.num_tokens, 'token')}, {figures.num_trained_tokens:,} of them trained "
+        f"({share:.1%})" + (f"; {left_out:,} of padding left out" if left_out else "")
     )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    return {
+        "prefix": str(args.output_prefix),
+        "files": [str(file) for file in files],
+        **asdict(figures),
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 from megatron_packing.commands.planning import add_planning_arguments, open_documents
 from megatron_packing.errors import InputError
@@ -12,16 +13,31 @@ from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.pack_index import PlanSettings
 from megatron_packing.index.plan import STRATEGIES
 from megatron_packing.report.console import console, progress_bar
-from megatron_packing.report.figures import describe_index
+from megatron_packing.report.figures import describe_index, index_record
 
 HELP = "plan the packs of a corpus and write a pack index"
+EXAMPLE = "megatron-packing pack data/chat --sequence-length 4096 --overlong split --output packs"
+JSON_KEYS = {
+    "index": "the folder that was written",
+    "plan": "the settings of the plan",
+    "corpus": "what it was made from: prefix, fingerprint, first document, number of documents",
+    "figures": "as in manifest.json: packs, lower bound, positions, utilisation, what was left out",
+    "seconds": "what it took",
+}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     add_planning_arguments(parser)
-    parser.add_argument("--strategy", choices=STRATEGIES, default="optimal")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--strategy",
+        choices=STRATEGIES,
+        default="optimal",
+        help="how packs are planned (default: optimal)",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="the pack index to write"
+    )
     parser.add_argument(
         "--min-packs", type=int, default=0, metavar="N", help="divide packs until there are N"
     )
@@ -37,7 +53,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def run(args: Namespace) -> None:
+def run(args: Namespace) -> dict[str, Any]:
     """Pack."""
     corpus = open_documents(args)
     settings = PlanSettings(
@@ -62,7 +78,9 @@ def run(args: Namespace) -> None:
             progress=lambda share: progress.update(share, ""),
         )
     console.print(describe_index(index))
-    console.print(f"wrote {args.output} in {time.perf_counter() - started:.2f} s")
+    seconds = time.perf_counter() - started
+    console.print(f"wrote {args.output} in {seconds:.2f} s")
+    return {**index_record(index), "seconds": seconds}
 
 
 def _parse_range(text: str, num_documents: int) -> range:

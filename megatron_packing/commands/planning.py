@@ -51,7 +51,13 @@ def add_planning_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--max-documents-per-pack", type=int, default=None, metavar="N", help="default: no limit"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="decides which documents meet in a pack (default: 0)",
+    )
 
 
 def open_documents(args: Namespace) -> Documents:

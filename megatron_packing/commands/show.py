@@ -4,31 +4,43 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 from megatron_packing.corpus.joined import open_corpus
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.source import open_source
 from megatron_packing.report.console import console
-from megatron_packing.report.figures import describe_index
-from megatron_packing.report.show import show_document, show_pack, tokenizer_of
+from megatron_packing.report.figures import describe_index, index_record
+from megatron_packing.report.show import show_corpus, show_document, show_pack, tokenizers_of
 
-HELP = "print an index's figures, one of its packs, or a document of a corpus readably"
+HELP = "print figures of an index or of a corpus, one pack, or one document, readably"
+EXAMPLE = "megatron-packing show data/packs --pack 7"
+JSON_KEYS = {
+    "index": "of an index: its folder; beside it plan, corpus, figures as in manifest.json",
+    "corpus": "of a corpus: its prefix; beside it num_documents, num_tokens, "
+    "num_trained_tokens, has_loss_mask, tokens_per_document, record",
+    "pack": "with --pack: its number; beside it num_packs, num_positions, segments, each with "
+    "document, corpus, document_of_corpus, first_position, num_positions, tokens, trained, text",
+    "document": "with --document: its number; beside it corpus, document_of_corpus, tokens, "
+    "trained (0 or 1 for each token), text",
+}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument(
-        "path", type=Path, metavar="DIR|PREFIX", help="a pack index; with --document, a corpus"
-    )
+    parser.add_argument("path", metavar="DIR|PREFIX", help="a pack index, or a corpus")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--pack", type=int, metavar="I", help="the pack to print")
+    what.add_argument("--pack", type=int, metavar="I", help="the pack of the index to print")
     what.add_argument("--document", type=int, metavar="I", help="the document to print")
     parser.add_argument(
         "--corpus", type=Path, metavar="PREFIX", help="default: where the index was made from"
     )
     parser.add_argument(
         "--tokenizer", metavar="PATH_OR_NAME", help="default: the one the corpus was made with"
+    )
+    parser.add_argument(
+        "--ids", action="store_true", help="print the ids of tokens instead of their text"
     )
     parser.add_argument(
         "--max-tokens",
@@ -38,29 +50,27 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def run(args: Namespace) -> None:
+def run(args: Namespace) -> dict[str, Any]:
     """Show."""
     if args.max_tokens is not None and args.max_tokens < 1:
         raise InputError(f"--max-tokens is {args.max_tokens}; it must be positive")
-    if args.document is not None:
-        _show_document(args)
-        return
-    index = PackIndex.open(args.path)
-    if args.pack is None:
-        console.print(describe_index(index))
-        return
-    if not 0 <= args.pack < len(index):
-        raise InputError(f"--pack is {args.pack}; {args.path} has packs 0 to {len(index) - 1}")
-    corpus = open_source(index, args.corpus)
-    tokenizer = tokenizer_of(corpus.prefix, args.tokenizer)
-    show_pack(index, corpus, args.pack, tokenizer, args.max_tokens or 80)
-
-
-def _show_document(args: Namespace) -> None:
-    corpus = open_corpus(args.path)
+    tokenizers = tokenizers_of(args.tokenizer, ids=args.ids)
+    if not Path(args.path).is_dir() and args.pack is None:
+        corpus = open_corpus(args.path)
+        if args.document is None:
+            return show_corpus(corpus)
+    else:
+        index = PackIndex.open(args.path)
+        if args.pack is None and args.document is None:
+            console.print(describe_index(index))
+            return index_record(index)
+        if args.pack is not None and not 0 <= args.pack < len(index):
+            raise InputError(f"--pack is {args.pack}; {args.path} has packs 0 to {len(index) - 1}")
+        corpus = open_source(index, args.corpus)
+        if args.pack is not None:
+            return show_pack(index, corpus, args.pack, tokenizers, args.max_tokens or 80)
     if not 0 <= args.document < len(corpus):
         raise InputError(
             f"--document is {args.document}; {args.path} has documents 0 to {len(corpus) - 1}"
         )
-    tokenizer = tokenizer_of(corpus.prefix, args.tokenizer)
-    show_document(corpus, args.document, tokenizer, args.max_tokens or 4096)
+    return show_document(corpus, args.document, tokenizers, args.max_tokens or 4096)

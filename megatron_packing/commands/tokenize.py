@@ -17,6 +17,20 @@ from megatron_packing.report.tokenizing import print_result, progress_line
 _PYTHON_VALUES = {"True": True, "False": False, "None": None}
 
 HELP = "turn conversations or texts into a Megatron corpus with loss masks"
+EXAMPLE = (
+    "megatron-packing tokenize chat.jsonl --output-prefix data/chat --tokenizer data/tokenizer"
+)
+JSON_KEYS = {
+    "prefix": "of the corpus that was written",
+    "num_records": "records that were read",
+    "num_documents": "documents that they became",
+    "num_tokens": "tokens of the documents",
+    "num_trained_tokens": "tokens that are trained",
+    "longest_document": "in tokens",
+    "num_rejects": "records that were not used",
+    "rejects": "records that were not used, by what was wrong with them",
+    "schemas": "documents by the schema of their records",
+}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -117,7 +131,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def run(args: Namespace) -> None:
+def run(args: Namespace) -> dict[str, Any]:
     """Tokenise."""
     options = TokenizeOptions(
         inputs=tuple(args.inputs),
@@ -145,6 +159,8 @@ def run(args: Namespace) -> None:
             raise
         raise KeyboardInterrupt("interrupted; the same command goes on where it stopped") from None
     print_result(args.output_prefix, progress)
+    values = {"prefix": str(args.output_prefix), "num_rejects": progress.num_rejects}
+    return values | {key: getattr(progress, key) for key in JSON_KEYS if key not in values}
 
 
 def _pair(text: str) -> tuple[str, str]:

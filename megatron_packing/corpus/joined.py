@@ -153,6 +153,10 @@ class JoinedCorpus:
             digest.update(f"{corpus.fingerprint} {epochs!r}{note}\n".encode())
         return f"sha256:{digest.hexdigest()}"
 
+    def source_of(self, document: int) -> tuple[Corpus, int]:
+        """The corpus that a document comes from, and its number there."""
+        return self._find(document)
+
     def _find(self, document: int) -> tuple[Corpus, int]:
         if not 0 <= document < len(self):
             raise IndexError(f"{self.prefix} has documents 0 to {len(self) - 1}, not {document}")

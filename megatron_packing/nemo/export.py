@@ -13,7 +13,7 @@ from megatron_packing.files import new_folder, sync
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.nemo.npy_file import write_npy
 from megatron_packing.nemo.parquet_file import write_parquet
-from megatron_packing.nemo.stored_rows import StoredFigures, StoredRow, rows_of
+from megatron_packing.nemo.stored_rows import LARGEST_TOKEN, StoredFigures, StoredRow, rows_of
 
 ExportFormat = Literal["bridge-parquet", "nemo-npy"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
@@ -49,12 +49,15 @@ def export_packs(
         The file of the packs, and what was written.
 
     Raises:
-        InputError: ``path`` exists, or an argument is none of those.
+        InputError: ``path`` exists, an argument is none of those, or the corpus holds what is no
+            token.
     """
     if file_format not in EXPORT_FORMATS:
         raise InputError(f"the format is {file_format!r}; use one of {', '.join(EXPORT_FORMATS)}")
-    if end_token < 0:
-        raise InputError(f"the end token is {end_token}; give the tokenizer's eos_id, 0 or more")
+    if not 0 <= end_token <= LARGEST_TOKEN:
+        raise InputError(
+            f"the end token is {end_token}; give the tokenizer's eos_id, from 0 to {LARGEST_TOKEN}"
+        )
     figures = StoredFigures()
 
     def counted() -> Iterator[StoredRow]:

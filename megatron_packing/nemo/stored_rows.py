@@ -22,8 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_packing.corpus.corpus import TokenDocuments
+from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
 
+LARGEST_TOKEN = 2**31 - 1  # the readers' arrays have 32 bits
 COLUMNS = ("input_ids", "loss_mask", "seq_start_id")
 
 
@@ -111,6 +113,9 @@ def rows_of(index: PackIndex, corpus: TokenDocuments, end_token: int) -> Iterato
         index: A pack index.
         corpus: What it was made from.
         end_token: Of the tokenizer. It stands at pads, where the readers look for it.
+
+    Raises:
+        InputError: A document holds something else than tokens from 0 to 2**31 - 1.
     """
     alignment, num_tokens = index.plan.alignment, corpus.num_tokens
     for pack in range(len(index)):
@@ -123,6 +128,26 @@ def rows_of(index: PackIndex, corpus: TokenDocuments, end_token: int) -> Iterato
         loss_mask = np.zeros(len(input_ids), np.int8)
         for (document, first, length), start in zip(segments, starts.tolist(), strict=False):
             stop = first + length + 1
-            input_ids[start : start + length + 1] = corpus.tokens(document, first, stop)
-            loss_mask[start : start + length] = corpus.loss_mask(document, first + 1, stop)
+            tokens = corpus.tokens(document, first, stop)
+            _check_tokens(tokens, corpus, document)
+            input_ids[start : start + length + 1] = tokens
+            # A mask of other values than 0 and 1 would weigh the loss, or turn its sign.
+            trained = corpus.loss_mask(document, first + 1, stop) != 0
+            loss_mask[start : start + length] = trained
         yield StoredRow(input_ids, loss_mask, starts.astype(np.int32))
+
+
+def _check_tokens(tokens: NDArray[Any], corpus: TokenDocuments, document: int) -> None:
+    """Refuse what would become another token in 32 bits."""
+    if tokens.dtype.kind not in "iu":
+        raise InputError(
+            f"{corpus.prefix} holds numbers of {tokens.dtype}, which are no tokens; give a corpus "
+            f"of integers"
+        )
+    least, most = int(tokens.min()), int(tokens.max())
+    if least < 0 or most > LARGEST_TOKEN:
+        wrong = least if least < 0 else most
+        raise InputError(
+            f"document {document} of {corpus.prefix} holds {wrong}, which is not a token from 0 to "
+            f"{LARGEST_TOKEN}; tokenize the corpus again"
+        )

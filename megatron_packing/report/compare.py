@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +12,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from megatron_packing.files import temporary_sibling
 from megatron_packing.index.plan import PackPlan
+from megatron_packing.report.figures import STRATEGIES_THAT_CUT
 from megatron_packing.report.model_cost import ModelShape
+from megatron_packing.report.visible import visible
 
 _BLOCK_PACKS = 1 << 14  # what is looked at together: bounds the memory
 _WIDE = 100
@@ -46,7 +45,7 @@ class PlanFigures:
     @property
     def cuts_documents(self) -> bool:
         """Whether documents are cut wherever rows end, so that no lower bound holds."""
-        return self.strategy == "random"
+        return self.strategy in STRATEGIES_THAT_CUT
 
 
 def measure(
@@ -150,13 +149,6 @@ class Comparison:
         ]
         return record
 
-    def write_json(self, path: Path) -> None:
-        """Write all figures to a file, which is replaced if it exists."""
-        with temporary_sibling(path) as folder:
-            written = folder / path.name
-            written.write_text(json.dumps(self.as_record(), indent=2) + "\n", encoding="utf-8")
-            written.replace(path)
-
 
 def describe_comparison(comparison: Comparison, width: int) -> Group:
     """A table with a column for each strategy, and what must be known to read it.
@@ -188,7 +180,9 @@ def describe_comparison(comparison: Comparison, width: int) -> Group:
     }
     for name, cells in lines.items():
         table.add_row(name, *cells)
-    return Group(Text(_title(comparison), style="bold"), Text(), table, Text(), _notes(comparison))
+    return Group(
+        Text(visible(_title(comparison)), style="bold"), Text(), table, Text(), _notes(comparison)
+    )
 
 
 def _title(comparison: Comparison) -> str:

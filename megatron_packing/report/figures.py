@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 from rich.table import Table
 
+from megatron_packing.counted import counted
 from megatron_packing.index.pack_index import PackIndex
+
+STRATEGIES_THAT_CUT = ("random",)
+"""Strategies that cut documents wherever rows end, so that no bound of whole documents holds."""
 
 
 def describe_index(index: PackIndex) -> Table:
@@ -12,7 +19,10 @@ def describe_index(index: PackIndex) -> Table:
     figures, plan = index.figures, index.plan
     lines = [
         ("strategy", plan.strategy),
-        ("packs", f"{figures.num_packs:,} rows of {plan.sequence_length:,} positions"),
+        (
+            "packs",
+            f"{counted(figures.num_packs, 'row')} of {counted(plan.sequence_length, 'position')}",
+        ),
         ("lower bound", _describe_bound(index)),
         ("documents", f"{index.num_documents:,}"),
         ("documents per pack", f"{index.num_documents / figures.num_packs:.2f}"),
@@ -36,9 +46,22 @@ def describe_index(index: PackIndex) -> Table:
     return table
 
 
+def index_record(index: PackIndex) -> dict[str, Any]:
+    """An index's plan, corpus and figures, for JSON."""
+    return {
+        "index": str(index.path),
+        "plan": asdict(index.plan),
+        "corpus": asdict(index.corpus),
+        "figures": asdict(index.figures),
+    }
+
+
 def _describe_bound(index: PackIndex) -> str:
+    """The bound and what it says; it speaks of whole documents."""
     figures, plan = index.figures, index.plan
     over = figures.num_packs - figures.lower_bound
+    if plan.strategy in STRATEGIES_THAT_CUT:
+        return f"none for whole documents, which {plan.strategy} cuts"
     if over <= 0:
         return f"{figures.lower_bound:,}: optimal"
     wanted = plan.min_packs > 0 or plan.packs_multiple_of > 1

@@ -1,8 +1,10 @@
-"""Packs and documents, readably."""
+"""Packs, documents and corpora, readably."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,95 +13,182 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from megatron_packing.corpus.corpus import TokenDocuments, corpus_record_path
-from megatron_packing.errors import InputError
+from megatron_packing.corpus.corpus import Corpus
+from megatron_packing.corpus.joined import JoinedCorpus
+from megatron_packing.corpus.record import CorpusRecord, read_corpus_record
+from megatron_packing.counted import counted
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.prepare.text_tokenizer import TextTokenizer, any_of
-from megatron_packing.prepare.tokenizer import find_tokenizer
 from megatron_packing.report.console import console
+from megatron_packing.report.corpus_tokenizer import find_corpus_tokenizer
+from megatron_packing.report.visible import visible
 
 _TRAINED = "green"
 _UNTRAINED = "dim"
 _SPECIAL = "bold"
+_QUANTILES = {"median": 0.5, "90%": 0.9, "99%": 0.99}
+
+Tokenizers = Callable[[Path], TextTokenizer | None]
+"""The tokenizer of a corpus by its prefix; None to show ids."""
 
 
-def tokenizer_of(prefix: Path, path_or_name: str | None) -> TextTokenizer | None:
-    """Load the tokenizer named, or the one a corpus was made with; None where neither is known.
+def tokenizers_of(path_or_name: str | None, *, ids: bool = False) -> Tokenizers:
+    """Load the tokenizer named, or the one each corpus was made with, once.
 
-    Raises:
-        InputError: It cannot be loaded, or the corpus was made with another.
+    Args:
+        path_or_name: As ``find_tokenizer`` takes it.
+        ids: Show ids: load none.
     """
-    path = corpus_record_path(prefix)
-    record: dict[str, Any] = {}
-    if path.exists():
-        try:
-            record = dict(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise InputError(f"{path} is damaged ({error}); give --tokenizer") from error
-    name = path_or_name or record.get("tokenizer")
-    if name is None:
-        return None
-    source = find_tokenizer(str(name))
-    if record.get("tokenizer_sha256", source.sha256) != source.sha256:
-        raise InputError(
-            f"the tokenizer {name!r} is not the one that {prefix} was made with, so its tokens "
-            f"would read wrongly; give that one with --tokenizer"
+
+    @cache
+    def tokenizer_of(prefix: Path) -> TextTokenizer | None:
+        source = None if ids else find_corpus_tokenizer(prefix, path_or_name)
+        return None if source is None else source.open()
+
+    return tokenizer_of
+
+
+def show_corpus(corpus: Corpus | JoinedCorpus) -> dict[str, Any]:
+    """Print what a corpus holds and what it was made with; the same for JSON.
+
+    The masks are read whole where the record does not say how many tokens are trained.
+    """
+    lengths = np.asarray(corpus.num_tokens)
+    several = isinstance(corpus, JoinedCorpus)
+    record = (None if several else read_corpus_record(corpus.prefix)) or CorpusRecord()
+    num_tokens = int(lengths.sum(dtype=np.int64))
+    trained = record.num_trained_tokens
+    if several or trained is None or record.num_tokens != num_tokens:
+        trained = sum(
+            int(np.count_nonzero(corpus.loss_mask(document))) for document in range(len(corpus))
         )
-    return source.open()
+    figures: dict[str, Any] = {
+        "corpus": str(corpus.prefix),
+        "num_documents": len(corpus),
+        "num_tokens": num_tokens,
+        "num_trained_tokens": trained,
+        "has_loss_mask": corpus.has_loss_mask,
+        "tokens_per_document": _describe_lengths(lengths),
+        "record": {name: value for name, value in asdict(record).items() if value is not None},
+    }
+    mask = "" if corpus.has_loss_mask else "; there is no loss mask"
+    lines = {
+        "documents": f"{len(corpus):,}",
+        "tokens": f"{num_tokens:,}",
+        "trained": f"{trained:,} ({trained / max(num_tokens, 1):.1%}){mask}",
+        "tokens per document": ", ".join(
+            f"{name} {value:,}" for name, value in figures["tokens_per_document"].items()
+        ),
+        "tokenizer": record.tokenizer or "not recorded",
+        "largest token": "" if record.largest_token is None else f"{record.largest_token:,}",
+        "loss on": record.loss_on or "",
+    }
+    if several:
+        del lines["tokenizer"]
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("corpus", str(corpus.prefix))
+    for name, value in lines.items():
+        if value:
+            table.add_row(name, value)
+    console.print(table)
+    return figures
+
+
+def _describe_lengths(lengths: NDArray[Any]) -> dict[str, int]:
+    if len(lengths) == 0:
+        return {}
+    middle = np.quantile(lengths, list(_QUANTILES.values()), method="higher").tolist()
+    named = dict(zip(_QUANTILES, map(int, middle), strict=True))
+    return {"least": int(lengths.min()), **named, "most": int(lengths.max())}
 
 
 def show_pack(
     index: PackIndex,
-    corpus: TokenDocuments,
+    corpus: Corpus | JoinedCorpus,
     pack: int,
-    tokenizer: TextTokenizer | None,
+    tokenizer_of: Tokenizers,
     max_tokens: int,
-) -> None:
-    """Print a pack's documents in row order, trained tokens in green, others dim."""
+) -> dict[str, Any]:
+    """Print a pack's documents in row order, trained tokens in green, others dim.
+
+    Of an index of several corpora the corpus of each document is named.
+
+    Returns:
+        The pack for JSON, all tokens of it.
+    """
     segments = index.segments(pack, corpus.num_tokens)
     filled = int(segments.lengths.sum())
     length = index.plan.sequence_length
     console.print(
-        f"pack {pack} of {len(index):,}: {len(segments.lengths)} segments, "
-        f"{filled:,} of {length:,} positions ({filled / length:.1%})",
+        f"pack {pack} of {len(index):,}: {counted(len(segments.lengths), 'segment')}, "
+        f"{filled:,} of {counted(length, 'position')} ({filled / length:.1%})",
         style="bold",
     )
     row = 0
+    shown = []
     for document, start, positions in segments:
+        source, number = source_of(corpus, document)
+        tokenizer = tokenizer_of(source.prefix)
         whole = start == 0 and positions == int(corpus.num_tokens[document]) - 1
         part = "" if whole else f", its positions {start:,} to {start + positions - 1:,}"
-        mask = corpus.loss_mask(document, start, start + positions + 1)
+        named = f" ({source.prefix} {number:,})" if source is not corpus else ""
+        mask = corpus.loss_mask(document, start, start + positions + 1) != 0
+        tokens = corpus.tokens(document, start, start + positions + 1)
         console.print(
-            f"\nrow {row:,} to {row + positions - 1:,}: document {document:,}{part}, "
-            f"{int(mask[1:].sum()):,} trained labels",
+            f"\nrow {row:,} to {row + positions - 1:,}: document {document:,}{named}{part}, "
+            f"{counted(int(mask[1:].sum()), 'trained label')}",
             style="bold",
         )
-        tokens = corpus.tokens(document, start, start + positions + 1)
         text = Text()
         for _, trained, words in _runs(tokens[:max_tokens], mask):
             text.append_text(_styled(words, trained, tokenizer))
         if len(tokens) > max_tokens:
-            text.append(f" ... {len(tokens) - max_tokens:,} more tokens")
+            text.append(f" ... {counted(len(tokens) - max_tokens, 'more token')}")
         console.print(text)
+        shown.append(
+            {
+                "document": document,
+                "corpus": str(source.prefix),
+                "document_of_corpus": number,
+                "first_position": start,
+                "num_positions": positions,
+                **_for_json(tokens, mask, tokenizer),
+            }
+        )
         row += positions
     if filled < length:
         console.print(f"\nrow {filled:,} to {length - 1:,}: tail, untrained", style="bold")
+    return {"pack": pack, "num_packs": len(index), "num_positions": filled, "segments": shown}
+
+
+def source_of(corpus: Corpus | JoinedCorpus, document: int) -> tuple[Corpus, int]:
+    """The corpus that a document comes from, and its number there."""
+    return corpus.source_of(document) if isinstance(corpus, JoinedCorpus) else (corpus, document)
 
 
 def show_document(
-    corpus: TokenDocuments, document: int, tokenizer: TextTokenizer | None, max_tokens: int
-) -> None:
-    """Print a document turn by turn: which tokens, whether they are trained, and their text."""
-    tokens, mask = corpus.tokens(document), corpus.loss_mask(document)
+    corpus: Corpus | JoinedCorpus, document: int, tokenizer_of: Tokenizers, max_tokens: int
+) -> dict[str, Any]:
+    """Print a document turn by turn: which tokens, whether they are trained, and their text.
+
+    Returns:
+        The document for JSON, all tokens of it.
+    """
+    source, number = source_of(corpus, document)
+    tokenizer = tokenizer_of(source.prefix)
+    tokens, mask = corpus.tokens(document), corpus.loss_mask(document) != 0
+    named = f" ({source.prefix} {number:,})" if source is not corpus else ""
     console.print(
-        f"document {document:,} of {len(corpus):,}: {len(tokens):,} tokens, "
+        f"document {document:,} of {len(corpus):,}{named}: {counted(len(tokens), 'token')}, "
         f"{int(mask.sum()):,} of them trained",
         style="bold",
     )
     table = Table(box=None, show_header=True, padding=(0, 2, 0, 0))
     table.add_column("tokens", justify="right", no_wrap=True)
     table.add_column("trained", no_wrap=True)
-    table.add_column("text", overflow="fold")
+    table.add_column("text" if tokenizer else "ids", overflow="fold")
     ends = _end_tokens(tokens, mask, tokenizer)
     for first, trained, words in _runs(tokens[:max_tokens], mask, ends):
         end = first + len(words) - 1
@@ -110,11 +199,37 @@ def show_document(
         )
     console.print(table, soft_wrap=False)
     if len(tokens) > max_tokens:
-        console.print(f"{len(tokens) - max_tokens:,} more tokens: --max-tokens {len(tokens)}")
+        more = counted(len(tokens) - max_tokens, "more token")
+        console.print(f"{more}: --max-tokens {len(tokens)}")
+    return {
+        "document": document,
+        "corpus": str(source.prefix),
+        "document_of_corpus": number,
+        **_for_json(tokens, mask, tokenizer),
+    }
+
+
+def _for_json(
+    tokens: NDArray[Any], mask: NDArray[np.bool_], tokenizer: TextTokenizer | None
+) -> dict[str, Any]:
+    ids = tokens.tolist()
+    text = None if tokenizer is None else decode(ids, tokenizer)
+    return {"tokens": ids, "trained": mask.astype(int).tolist(), "text": text}
+
+
+def decode(ids: list[int], tokenizer: TextTokenizer) -> str:
+    """The text of tokens; those that the tokenizer does not have as ``<token 123>``."""
+    if all(0 <= token < tokenizer.vocabulary_size for token in ids):
+        return tokenizer.decode(ids)
+    parts = [
+        tokenizer.decode([token]) if 0 <= token < tokenizer.vocabulary_size else f"<token {token}>"
+        for token in ids
+    ]
+    return "".join(parts)
 
 
 def _runs(
-    tokens: NDArray[Any], mask: NDArray[np.uint8], ends: frozenset[int] = frozenset()
+    tokens: NDArray[Any], mask: NDArray[Any], ends: frozenset[int] = frozenset()
 ) -> list[tuple[int, bool, list[int]]]:
     """Neighbours that are alike, trained or not, cut after ``ends``: first, whether, and all."""
     runs: list[tuple[int, bool, list[int]]] = []
@@ -130,7 +245,7 @@ def _runs(
 
 
 def _end_tokens(
-    tokens: NDArray[Any], mask: NDArray[np.uint8], tokenizer: TextTokenizer | None
+    tokens: NDArray[Any], mask: NDArray[Any], tokenizer: TextTokenizer | None
 ) -> frozenset[int]:
     """The special tokens that end trained turns; other turns end with them too."""
     if tokenizer is None:
@@ -141,8 +256,8 @@ def _end_tokens(
 
 
 def _styled(words: list[int], trained: bool, tokenizer: TextTokenizer | None) -> Text:
-    text = tokenizer.decode(words) if tokenizer else " ".join(map(str, words)) + " "
-    styled = Text(text, style=_TRAINED if trained else _UNTRAINED)
+    text = decode(words, tokenizer) if tokenizer else " ".join(map(str, words)) + " "
+    styled = Text(visible(text), style=_TRAINED if trained else _UNTRAINED)
     if tokenizer is not None:
         styled.highlight_regex(any_of(tokenizer.special), _SPECIAL)
     return styled

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from megatron_packing.counted import counted
 from megatron_packing.prepare.unfinished import Listener, rejects_path
 from megatron_packing.prepare.unfinished import Progress as Done
-from megatron_packing.report.console import console
+from megatron_packing.report.console import PlainConsole, console
 
 _SECONDS_BETWEEN_LINES = 30.0
 _NAMED = 20
@@ -24,12 +24,12 @@ _NAMED = 20
 @contextmanager
 def progress_line() -> Iterator[Listener]:
     """Show on standard error how far it is and how fast; in a log, a line every half minute."""
-    error_console = Console(stderr=True)
+    error_console = PlainConsole(stderr=True)
     live = Progress(
         BarColumn(12),
         TaskProgressColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=error_console,
         transient=True,
         disable=not error_console.is_terminal,
@@ -44,12 +44,13 @@ def progress_line() -> Iterator[Listener]:
         if began is None:
             began = (now, done, progress.num_records, progress.num_tokens)
             if progress.num_records:
-                sys.stderr.write(f"going on after {progress.num_records:,} records\n")
+                sys.stderr.write(f"going on after {counted(progress.num_records, 'record')}\n")
         seconds = max(now - began[0], 1e-9)
-        rejects = f", {progress.num_rejects:,} rejects" if progress.num_rejects else ""
+        rejects = f", {counted(progress.num_rejects, 'reject')}" if progress.num_rejects else ""
+        records_per_second = (progress.num_records - began[2]) / seconds
         note = (
-            f"{progress.num_records:,} records, {(progress.num_records - began[2]) / seconds:,.0f}"
-            f"/s, {(progress.num_tokens - began[3]) / seconds / 1e6:.2f}M tokens/s{rejects}"
+            f"{counted(progress.num_records, 'record')}, {records_per_second:,.0f}/s, "
+            f"{(progress.num_tokens - began[3]) / seconds / 1e6:.2f}M tokens/s{rejects}"
         )
         live.update(task, completed=done, total=total, note=note)
         if not error_console.is_terminal and now - last_line >= _SECONDS_BETWEEN_LINES:
@@ -78,21 +79,23 @@ def print_result(prefix: Path, progress: Done) -> None:
         console.print(table)
         console.print(f"each with its place and its reason: {rejects_path(prefix)}")
     console.print(
-        f"{prefix}: {progress.num_records:,} records ({schemas}) = "
-        f"{progress.num_documents:,} documents + {progress.num_rejects:,} rejects"
+        f"{prefix}: {counted(progress.num_records, 'record')} ({schemas}) = "
+        f"{counted(progress.num_documents, 'document')} + "
+        f"{counted(progress.num_rejects, 'reject')}"
     )
-    if progress.num_with_special_tokens:
+    if count := progress.num_with_special_tokens:
         console.print(
-            f"{progress.num_with_special_tokens:,} documents write special tokens in their own "
-            f"texts, such as an end of turn, and these were taken for such",
+            f"{counted(count, 'document writes', 'documents write')} special tokens in "
+            f"{'its' if count == 1 else 'their'} own texts, such as an end of turn, and these were "
+            f"taken for such",
             style="yellow",
         )
     for line in _notes(progress.notes):
         console.print(line, style="yellow", markup=False, highlight=False)
     console.print(
-        f"{progress.num_tokens:,} tokens, {progress.num_trained_tokens:,} of them trained "
+        f"{counted(progress.num_tokens, 'token')}, {progress.num_trained_tokens:,} of them trained "
         f"({progress.num_trained_tokens / progress.num_tokens:.1%}); "
-        f"longest document {progress.longest_document:,} tokens"
+        f"longest document {counted(progress.longest_document, 'token')}"
     )
 
 

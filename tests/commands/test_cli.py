@@ -117,12 +117,12 @@ def small_chat(write_jsonl, chitchat, tmp_path, capsys):
 
 def test_tokenize_prints_what_became_of_every_record(small_chat):
     prefix, output = small_chat
-    assert f"{prefix}: 3 records (prompt-completion) = 1 documents + 2 rejects" in output.out
+    assert f"{prefix}: 3 records (prompt-completion) = 1 document + 2 rejects" in output.out
     lines = [line.split() for line in output.out.splitlines()]
     assert ["not", "JSON", "1"] in lines
     assert ["empty", "answer", "1"] in lines
     assert f"{prefix}_rejects.jsonl" in output.out
-    assert "1 documents write special tokens in their own texts" in output.out  # [INST]
+    assert "1 document writes special tokens in its own texts" in output.out  # [INST]
     assert output.err == ""
 
 
@@ -196,11 +196,11 @@ def test_ctrl_c_says_that_tokenizing_goes_on(chitchat, tmp_path, capsys, monkeyp
 def test_bad_command_lines_are_refused_by_name(corpus, index, tmp_path, capsys):
     pack = ["pack", corpus.prefix, "--output", tmp_path / "new", "--sequence-length"]
     assert "longer than the sequence length 64 (document" in fails(capsys, *pack, 64)
-    assert "sequence_length is -5" in fails(capsys, *pack, -5, "--overlong", "split")
-    assert "sequence_length is 0" in fails(capsys, *pack, 0)
+    assert "--sequence-length is -5" in fails(capsys, *pack, -5, "--overlong", "split")
+    assert "--sequence-length is 0" in fails(capsys, *pack, 0)
     assert "--documents is '50'" in fails(capsys, *pack, 128, "--documents", "50")
     assert "--documents is '0:101'" in fails(capsys, *pack, 128, "--documents", "0:101")
-    assert "packs_multiple_of is 0" in fails(capsys, *pack, 128, "--packs-multiple-of", 0)
+    assert "--packs-multiple-of is 0" in fails(capsys, *pack, 128, "--packs-multiple-of", 0)
     assert "cuts documents" in fails(
         capsys, *pack, 128, "--strategy", "random", "--overlong", "drop"
     )

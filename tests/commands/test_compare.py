@@ -92,7 +92,7 @@ def test_it_refuses_bad_input_by_name(corpus, tmp_path, capsys):
     assert "documents longer than the sequence length 64 (the longest has" in message
     assert "--overlong drop, truncate or split" in message
     assert "--sequence-length is 0; it must be at least 1" in fails(capsys, *compare, 0)
-    assert "sequence_length is 67108865" in fails(capsys, *compare, 2**26 + 1)
+    assert "--sequence-length is 67108865" in fails(capsys, *compare, 2**26 + 1)
     assert "--global-batch-size is 0" in fails(capsys, *compare, 128, "--global-batch-size", 0)
     assert "alignment is 5" in fails(capsys, *compare, 128, "--alignment", 5)
     assert "seed is -1" in fails(capsys, *compare, 128, "--seed", -1)

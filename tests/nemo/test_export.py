@@ -212,7 +212,7 @@ def test_the_command_prints_what_bridge_is_to_be_given(tmp_path, capsys):
     assert "packed_sequence_size=96, pad_seq_to_mult=4" in printed
     assert f"packed_train_data_path='{tmp_path}/out/packs.npy'" in printed
     assert "trained labels come right after token 3" in printed
-    assert "where NeMo 2.x ends their attention" in printed
+    assert "where NeMo 2.x ends attention" in printed
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from megatron_packing import STRATEGIES, plan_packs
 from megatron_packing.errors import InputError
 from megatron_packing.report import compare
 from megatron_packing.report.compare import Comparison, describe_comparison, measure
+from megatron_packing.report.json_output import JsonOutput
 from megatron_packing.report.model_cost import MODELS, ModelShape
 from tests.conftest import chat_like_lengths
 from tests.index.reference import segments_of
@@ -184,7 +185,7 @@ def test_every_figure_is_written_as_json(tmp_path):
     comparison = compared(chat_like_lengths(50, longest=ROW))
     path = tmp_path / "new" / "figures.json"
     for _ in range(2):  # the second replaces the first
-        comparison.write_json(path)
+        JsonOutput(path).write(comparison.as_record())
     assert list(path.parent.iterdir()) == [path]
     record = json.loads(path.read_text(encoding="utf-8"))
     assert record["lower_bound"] == comparison.lower_bound
