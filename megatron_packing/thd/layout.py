@@ -1,9 +1,11 @@
 """Lays a pack out in its row.
 
-A row is its segments one after another, each followed by pads up to the alignment, then the tail.
-Pads belong to the segment that they follow and the tail to segments of its own, so ``cu_seqlens``
-covers the row and every length in it is aligned: the one convention that all versions of Megatron
-and of Transformer Engine read alike. A causal mask keeps pads from every real position.
+A row is its stretches one after another, each followed by pads up to the alignment, then the tail.
+A stretch is what attention keeps apart: a segment, or all segments of the pack side by side where
+they see each other. Pads belong to the stretch that they follow and the tail to stretches of its
+own, so ``cu_seqlens`` covers the row and every length in it is aligned: the one convention that all
+versions of Megatron and of Transformer Engine read alike. No pad stands before a real position of
+its stretch, so a causal mask keeps pads from every real position.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class Placement:
     starts: NDArray[np.int64]
     """Shape ``(num_segments,)``: the first position of each segment in the row."""
     lengths: NDArray[np.int64]
-    """Shape ``(num_segments,)``: positions of each segment, without its pads."""
+    """Shape ``(num_segments,)``: positions of each segment, without pads."""
     cu_seqlens: NDArray[np.int32]
     """What attention keeps apart: starts of the segments (or one 0 where documents of a pack see
     each other), of the tail's parts, then ``sequence_length`` up to the width asked for."""
@@ -98,8 +100,9 @@ def place(
         cu_seqlens_width: Entries of ``cu_seqlens``: at least two more than there are segments.
             The tail is cut into as many dummy documents as there is room for, as short ones cost
             attention less.
-        alignment: Each segment takes a multiple of this.
-        attention: ``document`` keeps segments apart; under ``pack`` each sees those before it.
+        alignment: Each stretch takes a multiple of this.
+        attention: ``document`` keeps segments apart: each is a stretch. Under ``pack`` each sees
+            those before it: they are one stretch, without pads between them.
 
     Raises:
         ValueError: The segments do not fit in the row or in ``cu_seqlens``.
@@ -107,15 +110,14 @@ def place(
     lengths = np.asarray(lengths, np.int64)
     if sequence_length % alignment:
         raise ValueError(f"the row has {sequence_length} positions, no multiple of {alignment}")
-    ends = np.cumsum(-(-lengths // alignment) * alignment)
-    filled = int(ends[-1]) if len(ends) else 0
+    real = lengths if attention == "document" else lengths.sum(keepdims=True)[: len(lengths)]
+    apart = np.cumsum(-(-real // alignment) * alignment)
+    filled = int(apart[-1]) if len(apart) else 0
     if filled > sequence_length:
         raise ValueError(f"the pack has {filled} positions in a row of {sequence_length}")
-    if cu_seqlens_width < len(ends) + 2:
-        raise ValueError(f"{len(ends)} segments do not fit in a cu_seqlens of {cu_seqlens_width}")
-
-    apart = ends if attention == "document" else ends[-1:]
-    real = lengths if attention == "document" else lengths.sum(keepdims=True)[: len(apart)]
+    if cu_seqlens_width < len(lengths) + 2:
+        raise ValueError(f"{len(lengths)} segments do not fit in a cu_seqlens of {cu_seqlens_width}")
+    ends = apart if attention == "document" else np.cumsum(lengths)
     room = cu_seqlens_width - 1 - len(apart)
     units = (sequence_length - filled) // alignment
     part = -(-units // room) * alignment

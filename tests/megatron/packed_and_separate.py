@@ -4,7 +4,8 @@ Run by test_packed_equals_separate.py in processes of their own, as CUDA's stand
 place; several processes share the rows. Prints one JSON object.
 
     packed_and_separate.py documents FOLDER POSITION_EMBEDDING DTYPE   each document of 200 packs
-    packed_and_separate.py rows FOLDER POSITION_EMBEDDING POSITION_IDS   documents that see others
+    packed_and_separate.py rows FOLDER POSITION_EMBEDDING POSITION_IDS ALIGNMENT   documents that
+                                                                         see others
     packed_and_separate.py stock FOLDER   batches by Megatron 0.19's own functions; two ranks
     packed_and_separate.py layout FOLDER NAME SIZE...   the loss of all rows under a layout
 """
@@ -141,10 +142,16 @@ def compare_documents(folder: Path, position_embedding: str, precision: str) -> 
     return result
 
 
-def compare_rows(folder: Path, position_embedding: str, position_ids: str) -> dict[str, float]:
+def compare_rows(
+    folder: Path, position_embedding: str, position_ids: str, alignment: str
+) -> dict[str, float]:
     """Rows whose documents see each other, and the same tokens as one unpacked sequence."""
     corpus = write_corpus(folder / "corpus", chat_like_lengths(100, longest=ROW))
-    settings = {"packing_attention": "pack", "packing_position_ids": position_ids}
+    settings = {
+        "packing_attention": "pack",
+        "packing_position_ids": position_ids,
+        "packing_alignment": int(alignment),
+    }
     (train, _, _) = build([corpus.prefix], folder, **settings)
     model = make_model(position_embedding)
     largest = 0.0

@@ -41,15 +41,18 @@ def test_each_document_of_200_packs_has_the_losses_and_gradients_that_it_has_alo
 
 
 @pytest.mark.parametrize(
-    ("position_embedding", "position_ids"),
+    ("position_embedding", "position_ids", "alignment"),
     [
-        ("rope", "continue"),
-        ("learned_absolute", "continue"),
-        ("learned_absolute", "restart"),
+        ("rope", "continue", 1),
+        ("rope", "continue", 8),
+        ("learned_absolute", "continue", 1),
+        ("learned_absolute", "restart", 8),
     ],
 )
-def test_documents_that_see_each_other_are_one_sequence(tmp_path, position_embedding, position_ids):
-    result = run("rows", tmp_path, position_embedding, position_ids)
+def test_documents_that_see_each_other_are_one_sequence(
+    tmp_path, position_embedding, position_ids, alignment
+):
+    result = run("rows", tmp_path, position_embedding, position_ids, alignment)
     assert result["rows"] > 10
     assert result["loss"] < 2e-6
 

@@ -179,3 +179,13 @@ def test_routers_do_not_count_padding(begin, balancing):
     longer = f"--seq-length {2 * ROW} --max-position-embeddings {2 * ROW}"
     short, long = (train(f"{begin(model)} {rows}") for rows in ("", longer))
     assert_equal(long, short)
+
+
+def test_documents_that_see_each_other_do_not_see_pads(begin):
+    flags = f"{begin()} --packing-attention pack"
+    one = train(f"{flags} --null-tokenizer-pad-id 0")
+    other = train(f"{flags} --null-tokenizer-pad-id 77 --context-parallel-size 2", ranks=2)
+    assert one.rows != other.rows  # the pads differ
+    for found, expected in zip(other.steps, one.steps, strict=True):
+        assert found.loss == pytest.approx(expected.loss, abs=1e-6)
+        assert found.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)

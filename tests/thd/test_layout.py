@@ -65,13 +65,48 @@ def test_an_aligned_row_written_out_by_hand(tmp_path):
     ]
 
 
-def test_documents_that_see_each_other_are_one_stretch():
-    placement = place(np.array([2, 3]), 16, 4, alignment=4, attention="pack")
+def test_documents_that_see_each_other_stand_side_by_side_in_one_stretch(tmp_path):
+    corpus = write_corpus(tmp_path / "small", [4, 3])
+    a, b = corpus.tokens(0).tolist(), corpus.tokens(1).tolist()
+    pack = segments((1, 0, 2), (0, 0, 3))
+    placement = place(pack.lengths, 16, 4, alignment=4, attention="pack")
     assert placement.cu_seqlens.tolist() == [0, 8, 12, 16]
     assert placement.real_lengths.tolist() == [5, 0, 0]
-    assert placement.starts.tolist() == [0, 4]
-    assert placement.position_ids("restart").tolist() == [0, 1, 2, 3] * 2 + list(range(8))
+    assert placement.starts.tolist() == [0, 2]
+    assert placement.position_ids("restart").tolist() == [0, 1, 0, 1, 2, 3, 4, 5, *range(8)]
+    assert placement.padding_mask().tolist() == [False] * 5 + [True] * 11
     assert placement.max_seqlen == 8
+    layout = lay_out(corpus, pack, placement, pad_token=7)
+    assert layout.tokens.tolist() == [*b[:2], *a[:3]] + [7] * 11
+
+
+@given(
+    lengths=st.lists(st.integers(1, 30), max_size=8),
+    alignment=st.sampled_from([1, 2, 4, 8, 16]),
+    attention=st.sampled_from(["document", "pack"]),
+)
+def test_no_real_position_sees_a_pad(lengths, alignment, attention):
+    aligned = sum(-(-length // alignment) * alignment for length in lengths)
+    row = -(-aligned // 16) * 16 + 16
+    placement = place(
+        np.array(lengths, np.int64), row, len(lengths) + 2, alignment=alignment, attention=attention
+    )
+    is_pad = placement.padding_mask()
+    assert (~is_pad).sum() == sum(lengths)
+    stretches = [slice(*ends) for ends in pairwise(placement.cu_seqlens.tolist())]
+    seen = {
+        position: set(range(here.start, position + 1))
+        for here in stretches
+        for position in range(here.start, here.stop)
+    }
+    for position in np.flatnonzero(~is_pad).tolist():
+        assert not is_pad[sorted(seen[position])].any()
+    # What a document of the pack sees of the others is what attention asks for.
+    starts = placement.starts.tolist()
+    for start, length in zip(starts, lengths, strict=True):
+        first = min(seen[start + length - 1])
+        assert first == (0 if attention == "pack" else start)
+    assert all(not (stretch.stop - stretch.start) % alignment for stretch in stretches)
 
 
 def test_every_position_of_every_document_is_laid_out_with_its_own_label(corpus):
