@@ -39,11 +39,17 @@ class RecordNames:
         """Check that the standard names exist.
 
         Raises:
-            InputError: One does not.
+            InputError: One does not, or a name is no text.
         """
         standard = tuple(dict.fromkeys([*RECORD_FIELDS, *MESSAGE_FIELDS, IGNORE]))
         for option, given, known in (("field", self.fields, standard), ("role", self.roles, ROLES)):
             for name, meaning in given.items():
+                try:
+                    name.encode()
+                except UnicodeEncodeError as error:
+                    raise InputError(
+                        f"--{option} {name!r}={meaning} names a {option} that is not UTF-8"
+                    ) from error
                 if meaning not in known:
                     raise InputError(
                         f"--{option} {name}={meaning} names no standard {option}; "

@@ -38,6 +38,8 @@ def test_names_that_are_not_standard_are_refused():
         InputError, match=r"--field a=b names no standard field; those are messages,"
     ):
         RecordNames({"a": "b"})
+    with pytest.raises(InputError, match=r"--role '\\udcff'=user names a role that is not UTF-8"):
+        RecordNames(roles={"\udcff": "user"})
     with pytest.raises(
         InputError, match=r"--role a=human names no standard role; those are system"
     ):
