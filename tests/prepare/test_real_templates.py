@@ -110,7 +110,7 @@ def test_conversations_with_tools_are_rendered_as_transformers_renders_them(name
 
     source = packaged("trl", f"{TRL}/{name}.jinja").read_text(encoding="utf-8")
     arguments = {"city": "K\u00f6ln", "days": 2}
-    tool = {"type": "function", "function": {"name": "weather", "parameters": {"x": None}}}
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"x": 1.5}}}
     call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": arguments}}
     as_text = json.loads(json.dumps(call))
     as_text["function"]["arguments"] = json.dumps(arguments, ensure_ascii=False)
