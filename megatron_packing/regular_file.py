@@ -1,4 +1,4 @@
-"""Regular files that a user names: opened without waiting, and JSON objects read from them."""
+"""Regular files that a user names: opened without waiting, mapped, and JSON read from them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import resource
 import stat
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
 
 from megatron_packing.errors import InputError, UnreadableError
 
@@ -45,6 +48,23 @@ def open_regular(path: Path) -> BinaryIO:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def map_array(
+    path: Path, file: BinaryIO, dtype: str, start: int, length: int
+) -> NDArray[np.generic]:
+    """Map a one-dimensional array of ``length`` values, from byte ``start`` of an open file on.
+
+    Raises:
+        UnreadableError: The file was cut off meanwhile.
+        InputError: The system does not let this process map it.
+    """
+    try:
+        return np.memmap(file, np.dtype(dtype), "r", start, (length,))
+    except OSError as error:
+        _refuse(path, error)
+    except ValueError as error:
+        raise UnreadableError(f"{path} was cut off while it was opened ({error})") from error
 
 
 def read_json_object(path: Path, advice: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from megatron_packing.errors import InputError, UnreadableError
 from megatron_packing.files import sync
-from megatron_packing.regular_file import open_regular
+from megatron_packing.regular_file import map_array, open_regular
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -99,7 +99,7 @@ def read_index(prefix: Path, missing: str = _GIVE_PREFIX) -> DocumentIndex:
     with _open(path, missing) as file, _open(data, missing) as data_file:
         size, data_size = (os.fstat(opened.fileno()).st_size for opened in (file, data_file))
         dtype, num_sequences, num_boundaries = _read_header(path, file.read(HEADER.size), size)
-        mapped: NDArray[np.uint8] = np.asarray(np.memmap(file, np.uint8, "r"))
+        mapped: NDArray[np.uint8] = np.asarray(map_array(path, file, "|u1", 0, size))
     ends = HEADER.size + np.cumsum([0, 4 * num_sequences, 8 * num_sequences, 8 * num_boundaries])
     columns = [mapped[first:last] for first, last in pairwise(ends.tolist())]
     lengths, offsets, boundaries = (
@@ -139,7 +139,7 @@ def map_data(prefix: Path, index: DocumentIndex) -> NDArray[np.uint8]:
             )
         if size == 0:
             return np.zeros(0, np.uint8)
-        return np.asarray(np.memmap(file, np.uint8, "r"))
+        return np.asarray(map_array(path, file, "|u1", 0, size))
 
 
 def _open(path: Path, missing: str) -> BinaryIO:

@@ -18,6 +18,12 @@ whole or not at all. Its bytes depend on the plan and the corpus alone.
 
 Segments of one length are interchangeable: every epoch after the first deals them to each other's
 places anew: other neighbours in the same packs, computed from (seed, epoch), not stored.
+
+Opening checks that the manifest is complete and consistent, and that each array has the dtype, the
+shape and the size that the manifest says. Up to 256 MiB of arrays (about 20 million documents) it
+checks their hashes too. Reading a pack checks that its segments are positions of the corpus and fit
+in a row. ``verify`` proves everything. A file that is cut off while it is mapped ends the process
+with SIGBUS, as for every memory-mapped file.
 """
 
 from __future__ import annotations
@@ -35,11 +41,21 @@ from numpy.typing import NDArray
 from megatron_packing import _core
 from megatron_packing.errors import InputError, UnreadableError
 from megatron_packing.files import new_folder, refuse_existing, sync
+from megatron_packing.index.array_file import open_array
+from megatron_packing.index.manifest import (
+    ADVICE,
+    check_figures,
+    check_plan,
+    read_arrays,
+    read_section,
+)
+from megatron_packing.regular_file import read_json_object
 
 FORMAT = "megatron-packing pack index"
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
-REQUIRED_ARRAYS = ("pack_offsets", "document_ids", "places_by_length", "length_offsets")
+_HASHED_BYTES = 1 << 28
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +83,13 @@ class CorpusReference:
     first_document: int
     """The index holds the documents from this one on."""
     num_documents: int
+    tokenizer_sha256: str | None = None
+    """Of the tokenizer that the corpus says it was made with; None where it does not say, or
+    several corpora were made with different ones."""
+    largest_token: int | None = None
+    """The largest token id in the corpus."""
+    content_sha256: tuple[str, ...] | None = None
+    """SHA-256 of each corpus's ``.bin`` of tokens and, if there is one, of its loss mask's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +110,10 @@ class Figures:
     """Documents of fewer than two tokens: they have no position to train."""
     num_positions_lost: int
     """Positions of dropped documents and cut-off ends."""
+    num_documents_untrained: int | None = None
+    """Documents in the packs of which no label is trained; None where that was not counted."""
+    num_packs_untrained: int | None = None
+    """Packs of which no label is trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,29 +167,59 @@ class PackIndex:
             InputError: It is not a pack index or was written by another version.
         """
         path = Path(path)
-        manifest = _read_manifest(path)
-        try:
-            arrays = {
-                name: _open_array(path, name, about) for name, about in manifest["arrays"].items()
-            }
-            return cls(
-                path=path,
-                plan=PlanSettings(**manifest["plan"]),
-                corpus=CorpusReference(**manifest["corpus"]),
-                figures=Figures(**manifest["figures"]),
-                pack_offsets=arrays["pack_offsets"],
-                document_ids=arrays["document_ids"],
-                segment_starts=arrays.get("segment_starts"),
-                segment_lengths=arrays.get("segment_lengths"),
-                places_by_length=arrays["places_by_length"],
-                length_offsets=arrays["length_offsets"],
-                array_hashes={name: about["sha256"] for name, about in manifest["arrays"].items()},
-            )
-        except (AttributeError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{path / MANIFEST} lacks a field or has a strange one ({error}); "
-                f"make the pack index again"
-            ) from error
+        text = _read_manifest(path)
+        for _ in range(_ATTEMPTS):
+            try:
+                index = cls._open_once(path, text)
+            except InputError:
+                before, text = text, _read_manifest(path)
+                if text == before:
+                    raise
+                continue
+            before, text = text, _read_manifest(path)
+            if text == before:  # else another index took its place while arrays were opened
+                return index
+        raise UnreadableError(
+            f"{path} was replaced by another pack index {_ATTEMPTS} times while it was opened; "
+            f"open it once it is written"
+        )
+
+    @classmethod
+    def _open_once(cls, path: Path, manifest: dict[str, Any]) -> PackIndex:
+        file = path / MANIFEST
+        plan = read_section(file, PlanSettings, "plan", manifest.get("plan"))
+        check_plan(file, plan)
+        corpus = read_section(file, CorpusReference, "corpus", manifest.get("corpus"))
+        figures = read_section(file, Figures, "figures", manifest.get("figures"))
+        entries = read_arrays(file, manifest.get("arrays"))
+        check_figures(file, plan, corpus, figures, entries)
+        arrays = {
+            name: open_array(_array_path(path, name), entry.dtype, entry.shape[0], ADVICE)
+            for name, entry in entries.items()
+        }
+        index = cls(
+            path=path,
+            plan=plan,
+            corpus=corpus,
+            figures=figures,
+            pack_offsets=arrays["pack_offsets"],
+            document_ids=arrays["document_ids"],
+            segment_starts=arrays.get("segment_starts"),
+            segment_lengths=arrays.get("segment_lengths"),
+            places_by_length=arrays["places_by_length"],
+            length_offsets=arrays["length_offsets"],
+            array_hashes={name: entry.sha256 for name, entry in entries.items()},
+        )
+        for name in ("pack_offsets", "length_offsets"):
+            offsets = arrays[name]
+            if offsets[0] != 0 or offsets[-1] != len(index.document_ids):
+                raise InputError(
+                    f"{_array_path(path, name)} does not run from 0 to the "
+                    f"{len(index.document_ids)} segments; {ADVICE}"
+                )
+        if sum(array.nbytes for array in arrays.values()) <= _HASHED_BYTES:
+            index.check_arrays()
+        return index
 
     def __len__(self) -> int:
         """Packs."""
@@ -200,31 +257,58 @@ class PackIndex:
         """
         if not 0 <= pack < len(self):
             raise IndexError(f"{self.path} has packs 0 to {len(self) - 1}, not {pack}")
-        places = np.arange(int(self.pack_offsets[pack]), int(self.pack_offsets[pack + 1]))
-        segments = self._segments_at(places, num_tokens)
+        begin, end = int(self.pack_offsets[pack]), int(self.pack_offsets[pack + 1])
+        if not 0 <= begin <= end <= len(self.document_ids):
+            raise self._damaged(pack, f"its segments are {begin} to {end}")
+        places = np.arange(begin, end)
+        segments = self._segments_at(pack, places, num_tokens)
         if epoch == 0:
             return segments
         key = _core.epoch_key(seed, epoch)
         units = -(-segments.lengths // self.plan.alignment)
         other = [
-            self._place_of_epoch(place, length, key)
+            self._place_of_epoch(pack, place, length, key)
             for place, length in zip(places.tolist(), units.tolist(), strict=True)
         ]
-        return self._segments_at(np.array(other, np.int64), num_tokens)
+        return self._segments_at(pack, np.array(other, np.int64), num_tokens)
 
-    def _segments_at(self, places: NDArray[np.int64], num_tokens: NDArray[Any]) -> Segments:
+    def _segments_at(
+        self, pack: int, places: NDArray[np.int64], num_tokens: NDArray[Any]
+    ) -> Segments:
+        if len(places) == 0:
+            nothing = np.zeros(0, np.int64)
+            return Segments(nothing, nothing, nothing)
         documents = np.asarray(self.document_ids[places])
-        if self.segment_starts is None or self.segment_lengths is None:
-            lengths = num_tokens[documents].astype(np.int64) - 1
-            return Segments(documents, np.zeros_like(lengths), lengths)
-        return Segments(documents, self.segment_starts[places], self.segment_lengths[places])
+        first = self.corpus.first_document
+        stop = min(first + self.corpus.num_documents, len(num_tokens))
+        if documents.min() < first or documents.max() >= stop:
+            raise self._damaged(pack, f"it holds documents that are not from {first} to {stop - 1}")
+        positions = num_tokens[documents].astype(np.int64) - 1
+        starts, lengths = np.zeros_like(positions), positions
+        if self.segment_starts is not None and self.segment_lengths is not None:
+            starts = np.asarray(self.segment_starts[places])
+            lengths = np.asarray(self.segment_lengths[places])
+            if starts.min() < 0 or (starts > positions - lengths).any():
+                raise self._damaged(pack, "it holds positions that its documents do not have")
+        if lengths.min() < 1:
+            raise self._damaged(pack, "it holds a segment without a position")
+        if int((-(-lengths // self.plan.alignment)).sum()) > (
+            self.plan.sequence_length // self.plan.alignment
+        ):
+            raise self._damaged(pack, f"it does not fit in {self.plan.sequence_length} positions")
+        return Segments(documents, starts, lengths)
 
-    def _place_of_epoch(self, place: int, length: int, key: int) -> int:
+    def _place_of_epoch(self, pack: int, place: int, length: int, key: int) -> int:
         """The place whose segment stands at ``place`` in the epoch of ``key``."""
         begin, end = (int(offset) for offset in self.length_offsets[length : length + 2])
         alike = self.places_by_length[begin:end]  # in rising order
         rank = int(np.searchsorted(alike, place))
+        if rank >= len(alike) or alike[rank] != place:
+            raise self._damaged(pack, f"places_by_length does not list its segment {place}")
         return int(alike[_core.permute(rank, end - begin, _core.epoch_key(key, length))])
+
+    def _damaged(self, pack: int, problem: str) -> InputError:
+        return InputError(f"pack {pack} of {self.path} is damaged: {problem}; {ADVICE}")
 
     def check_corpus(self, prefix: Path, fingerprint: str) -> None:
         """Refuse a corpus that the index was not made from.
@@ -250,7 +334,7 @@ class PackIndex:
             if _hash(getattr(self, name)) != expected:
                 raise InputError(
                     f"{_array_path(self.path, name)} is not what was written (its hash differs); "
-                    f"make the pack index again"
+                    f"{ADVICE}"
                 )
 
 
@@ -308,46 +392,24 @@ def group_places(
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not file.exists():
         raise UnreadableError(
             f"{path} is not a pack index: there is no {file}; make one with megatron-packing pack"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UnreadableError(
-            f"{file} cannot be read ({error}); make the pack index again"
-        ) from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise InputError(f"{file} is not the manifest of a pack index")
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise InputError(
-            f"{path} has format version {manifest.get('format_version')}; this release reads "
-            f"version {FORMAT_VERSION}: make the pack index again"
         )
-    if not set(REQUIRED_ARRAYS) <= set(manifest.get("arrays", ())):
-        raise InputError(f"{file} does not list the arrays {', '.join(REQUIRED_ARRAYS)}")
+    manifest = read_json_object(file, ADVICE)
+    if manifest.get("format") != FORMAT:
+        raise InputError(f"{file} is not the manifest of a pack index")
+    version = manifest.get("format_version")
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {version!r:.20}; this release reads version "
+            f"{FORMAT_VERSION}: make the pack index again"
+        )
     return manifest
 
 
 def _array_path(path: Path, name: str) -> Path:
     return path / f"{name}.npy"
-
-
-def _open_array(path: Path, name: str, about: dict[str, Any]) -> NDArray[Any]:
-    file = _array_path(path, name)
-    try:
-        array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (EOFError, OSError, ValueError) as error:
-        raise UnreadableError(
-            f"{file} cannot be opened ({error}); copy or make the pack index again"
-        ) from error
-    if array.dtype.str != about["dtype"] or list(array.shape) != about["shape"]:
-        raise InputError(
-            f"{file} holds {array.dtype.str} {list(array.shape)} where the manifest says "
-            f"{about['dtype']} {about['shape']}; copy or make the pack index again"
-        )
-    return array
 
 
 def _hash(array: NDArray[Any]) -> str:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
+import resource
 import shutil
 from itertools import chain
 
@@ -10,9 +12,10 @@ import numpy as np
 import pytest
 
 from megatron_packing import Corpus, PackIndex
-from megatron_packing.errors import InputError
+from megatron_packing.errors import InputError, UnreadableError
+from megatron_packing.index.array_file import open_array
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import REQUIRED_ARRAYS, PlanSettings
+from megatron_packing.index.pack_index import PlanSettings
 from megatron_packing.index.verify import verify_pack_index
 from tests.conftest import chat_like_lengths, write_corpus
 
@@ -173,9 +176,18 @@ def test_a_failure_while_writing_leaves_nothing(corpus, tmp_path, monkeypatch):
     assert not [path for path in tmp_path.iterdir() if "index" in path.name]
 
 
-def damage_manifest(path, **changes):
+def change(path, where, value, *, delete=False):
+    """Change one field of the manifest, such as ``figures.num_packs``."""
     manifest = json.loads((path / "manifest.json").read_text())
-    (path / "manifest.json").write_text(json.dumps(manifest | changes))
+    *sections, name = where.split(".")
+    fields = manifest
+    for section in sections:
+        fields = fields[section]
+    if delete:
+        del fields[name]
+    else:
+        fields[name] = value
+    (path / "manifest.json").write_text(json.dumps(manifest))
 
 
 @pytest.mark.parametrize(
@@ -183,16 +195,10 @@ def damage_manifest(path, **changes):
     [
         (lambda path: shutil.rmtree(path), "is not a pack index"),
         (lambda path: (path / "manifest.json").unlink(), "is not a pack index"),
-        (lambda path: (path / "manifest.json").write_text("{"), "cannot be read"),
-        (lambda path: (path / "manifest.json").write_text("[]"), "not the manifest"),
-        (lambda path: damage_manifest(path, format_version=99), "format version 99"),
-        (lambda path: damage_manifest(path, arrays={}), "does not list"),
-        (lambda path: damage_manifest(path, plan={}), "lacks a field"),
-        (lambda path: damage_manifest(path, arrays=list(REQUIRED_ARRAYS)), "lacks a"),
-        (
-            lambda path: damage_manifest(path, arrays={name: {} for name in REQUIRED_ARRAYS}),
-            "lacks a field",
-        ),
+        (lambda path: (path / "manifest.json").write_text("{"), "manifest.json is damaged"),
+        (lambda path: (path / "manifest.json").write_text("[]"), "holds list where an object"),
+        (lambda path: (path / "manifest.json").write_text("{}"), "is not the manifest of a pack"),
+        (lambda path: (path / "manifest.json").write_text("[" * 200_000), "nested too deeply"),
         (lambda path: (path / "document_ids.npy").unlink(), "document_ids.npy cannot be opened"),
         (lambda path: (path / "pack_offsets.npy").write_bytes(b"x"), "cannot be opened"),
         (lambda path: np.save(path / "document_ids.npy", np.arange(3)), "where the manifest says"),
@@ -204,14 +210,218 @@ def test_a_damaged_index_is_refused_with_the_file_named(index, damage, message):
         PackIndex.open(index.path)
 
 
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        ("format", "zip", "is not the manifest of a pack index"),
+        ("format_version", 99, "format version 99"),
+        ("format_version", 2.0, "format version 2.0"),
+        ("format_version", True, "format version True"),
+        ("arrays", {}, "does not list the arrays pack_offsets"),
+        ("arrays", ["pack_offsets"], "does not list the arrays pack_offsets"),
+        ("arrays", None, "does not list the arrays pack_offsets"),
+        ("arrays.pack_offsets", {}, "lacks a field: arrays.pack_offsets.dtype"),
+        ("arrays.pack_offsets", 7, "lacks a field: arrays.pack_offsets is 7, no object"),
+        ("arrays.extra", {}, "lists an array 'extra', which is none"),
+        ("arrays.segment_starts", {}, "lists one of segment_starts and segment_lengths alone"),
+        ("arrays.document_ids.dtype", "<f8", r"document_ids is '<f8' \[300\]; it must be <i4 or"),
+        ("arrays.document_ids.dtype", "|O", r"document_ids is '\|O' \[300\]; it must be <i4"),
+        ("arrays.document_ids.shape", [300, 1], "of one dimension"),
+        ("arrays.document_ids.shape", [2**62], "has 4611686018427387904 entries|need"),
+        ("arrays.document_ids.shape", [-1], "has -1 for the number of segments"),
+        ("arrays.document_ids.shape", [1e3], "has 1000.0 for arrays.document_ids.shape, not an in"),
+        ("arrays.document_ids.shape", 300, "not a list"),
+        ("arrays.document_ids.sha256", "0", "has no SHA-256 for document_ids"),
+        ("plan", {}, "lacks a field: plan.strategy"),
+        ("plan", None, "lacks a field: plan is None, no object"),
+        ("plan.strategy", "best", "has 'best' for plan.strategy; this release knows padding"),
+        ("plan.overlong", "keep", "has 'keep' for plan.overlong"),
+        ("plan.effort", "low", "has 'low' for plan.effort"),
+        ("plan.surprise", 1, "has 'surprise' in plan, which this release does not know"),
+        ("plan.alignment", 0, "has 0 for plan.alignment, not 1 to 128"),
+        ("plan.alignment", -8, "has -8 for plan.alignment"),
+        ("plan.alignment", 7, "an alignment of 7, which does not divide its rows of 128"),
+        ("plan.sequence_length", 10**30, "for plan.sequence_length, over 64 bits"),
+        ("plan.sequence_length", 2**40, "for plan.sequence_length, not 1 to 67108864"),
+        ("plan.sequence_length", "128", "has '128' for plan.sequence_length, not an integer"),
+        ("plan.sequence_length", True, "has True for plan.sequence_length, not an integer"),
+        ("plan.max_documents_per_pack", 0, "has 0 for plan.max_documents_per_pack"),
+        ("plan.seed", -1, "has -1 for plan.seed"),
+        ("corpus.prefix", None, "has None for corpus.prefix, not a text"),
+        ("corpus.first_document", -1, "has -1 for corpus.first_document"),
+        ("corpus.num_documents", 0, "has 0 for corpus.num_documents"),
+        ("corpus.content_sha256", "ab", "for corpus.content_sha256, not a list"),
+        ("figures.num_packs", 1, "says that pack_offsets has"),
+        ("figures.utilisation", float("nan"), "NaN is not JSON"),
+        ("figures.utilisation", float("inf"), "Infinity is not JSON"),
+        ("figures.utilisation", 1.5, "has a utilisation of 1.5"),
+        ("figures.num_positions", -1, "has -1 for figures.num_positions"),
+        ("figures.num_positions", 1.5, "has 1.5 for figures.num_positions, not an integer"),
+    ],
+)
+def test_a_manifest_that_is_not_what_it_should_be_is_refused(index, where, value, message):
+    change(index.path, where, value)
+    with pytest.raises(InputError, match=message) as refusal:
+        PackIndex.open(index.path)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("where", ["plan.seed", "figures.num_packs_untrained"])
+def test_fields_that_older_releases_did_not_write_may_be_missing(index, where):
+    change(index.path, where, None, delete=True)
+    assert len(PackIndex.open(index.path)) == len(index)
+
+
+def test_huge_numbers_in_a_manifest_are_refused(index):
+    text = (index.path / "manifest.json").read_text()
+    (index.path / "manifest.json").write_text(text.replace('"seed": 0', '"seed": 1e999'))
+    with pytest.raises(InputError, match=r"has inf for plan.seed, not an integer"):
+        PackIndex.open(index.path)
+    huge = '"seed": 1' + "0" * 10_000
+    (index.path / "manifest.json").write_text(text.replace('"seed": 0', huge))
+    with pytest.raises(InputError, match=r"manifest\.json is damaged"):
+        PackIndex.open(index.path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it has 0 bytes"),
+        (b"PK\x03\x04" + bytes(100), "it is not a .npy file"),
+        (b"\x93NUMPY\x02\x00" + bytes(100), "it is not a .npy file"),
+        (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 70_000, "its header is damaged"),
+        (b"\x93NUMPY\x01\x00\x76\x00" + b"[" * 118, "its header is damaged"),
+    ],
+)
+def test_a_file_that_is_no_array_is_refused(index, content, message):
+    (index.path / "document_ids.npy").write_bytes(content)
+    with pytest.raises(InputError, match=rf"document_ids.npy cannot be opened \({message}"):
+        PackIndex.open(index.path)
+
+
 def test_a_truncated_array_is_refused(index):
     path = index.path / "document_ids.npy"
-    path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(InputError, match=r"document_ids.npy cannot be opened"):
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8])
+    with pytest.raises(UnreadableError, match=r"document_ids.npy cannot be opened \(it has \d+ of"):
+        PackIndex.open(index.path)
+    path.write_bytes(whole + b"x")
+    with pytest.raises(InputError, match=r"document_ids.npy has \d+ bytes where \d+ belong"):
         PackIndex.open(index.path)
 
 
 def test_pickled_arrays_are_not_loaded(index):
     np.save(index.path / "document_ids.npy", np.array([{}], object), allow_pickle=True)
-    with pytest.raises(InputError, match=r"document_ids.npy cannot be opened"):
+    with pytest.raises(InputError, match=r"document_ids.npy holds \|O"):
         PackIndex.open(index.path)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "document_ids.npy"])
+def test_what_is_no_regular_file_is_refused_without_waiting(index, name):
+    path = index.path / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=f"{name} is a pipe, not a regular file"):
+        PackIndex.open(index.path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=f"{name} is a device, not a regular file"):
+        PackIndex.open(index.path)
+
+
+def test_arrays_of_another_content_are_refused_at_once(index):
+    path = index.path / "places_by_length.npy"
+    content = bytearray(path.read_bytes())
+    content[-4] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"places_by_length.npy is not what was written"):
+        PackIndex.open(index.path)
+
+
+def test_packs_of_an_index_too_large_to_hash_are_checked_when_they_are_read(
+    corpus, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("megatron_packing.index.pack_index._HASHED_BYTES", 0)
+    plan = settings(sequence_length=50, overlong="split")
+    index = build_pack_index(corpus, plan, tmp_path / "split")
+    num_tokens = corpus.num_tokens
+
+    def read_all(name, at, value):
+        """Every pack in two epochs, with one value of an array changed."""
+        path = index.path / f"{name}.npy"
+        whole = path.read_bytes()
+        array = np.load(path)
+        array[at] = value
+        np.save(path, array)
+        try:
+            damaged = PackIndex.open(index.path)
+            for pack in range(len(damaged)):
+                for epoch in (0, 1):
+                    damaged.segments(pack, num_tokens, epoch=epoch)
+        finally:
+            path.write_bytes(whole)
+
+    read_all("document_ids", 0, index.document_ids[0])
+    for name, at, value, message in (
+        ("document_ids", 5, 300, "it holds documents that are not from 0 to 299"),
+        ("document_ids", 5, -1, "it holds documents that are not from 0 to 299"),
+        ("pack_offsets", 3, 10**9, "its segments are"),
+        ("pack_offsets", 3, -4, "its segments are"),
+        ("segment_starts", 2, -1, "it holds positions that its documents do not have"),
+        ("segment_starts", 2, 2**62, "it holds positions that its documents do not have"),
+        ("segment_lengths", 2, 2**62, "it holds positions that its documents do not have"),
+        ("segment_lengths", 2, 0, "it holds a segment without a position"),
+        ("places_by_length", 0, 10**6, "places_by_length does not list its segment"),
+    ):
+        with pytest.raises(InputError, match=rf"pack \d+ of .* is damaged: {message}"):
+            read_all(name, at, value)
+    with pytest.raises(InputError, match=r"pack_offsets.npy does not run from 0 to the \d+ segm"):
+        read_all("pack_offsets", -1, 1)
+
+
+def test_an_index_that_is_replaced_while_it_is_opened_is_not_mixed(corpus, index, tmp_path):
+    """The arrays of one index with the manifest of another are no pack index."""
+    other = build_pack_index(corpus, settings(seed=1), tmp_path / "other")
+    assert other.document_ids.shape == index.document_ids.shape
+    shutil.copytree(index.path, tmp_path / "first")
+
+    def replace(number):
+        source = (tmp_path / "first", other.path)[number % 2]
+        for path in source.iterdir():
+            shutil.copy(path, index.path / path.name)
+
+    def open_while_replacing(times):
+        """Open the index; another takes its place after the second array, so many times."""
+        num_opened = 0
+
+        def open_and_replace(*arguments):
+            nonlocal num_opened
+            num_opened += 1
+            array = np.array(open_array(*arguments))  # as if it were another file's
+            if num_opened % 4 == 2 and num_opened // 4 < times:
+                replace(num_opened // 4 + 1)
+            return array
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("megatron_packing.index.pack_index.open_array", open_and_replace)
+            return PackIndex.open(index.path)
+
+    for times in (1, 2, 4):
+        found = open_while_replacing(times)
+        found.check_arrays()
+        assert found.digest == (index.digest, other.digest)[times % 2]
+        replace(0)
+    with pytest.raises(UnreadableError, match="was replaced by another pack index 5 times"):
+        open_while_replacing(times=9)
+
+
+def test_an_index_that_cannot_be_opened_for_want_of_descriptors_says_so(index):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with (index.path / "manifest.json").open("rb") as file:
+        lowest_free = file.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 1, hard))
+    try:
+        with pytest.raises(InputError, match=r"may open \d+ files at a time; raise .* ulimit -n"):
+            PackIndex.open(index.path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
