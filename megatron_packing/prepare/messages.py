@@ -133,6 +133,10 @@ def _take_role(message: Message, where: str, fields: RecordFields, sharegpt: boo
     if isinstance(name, str):
         role = known.get(fields.names.roles.get(name, name))
     if role is not None:
+        if "role" in message and _take_role(message, where, fields, sharegpt) != role:
+            raise RecordError(
+                "two roles", f"{where} has different roles in from and role; keep one"
+            )
         return role
     found = f"{where} {'is from' if holder == 'from' else 'has role'}"
     if not isinstance(name, str):
@@ -161,6 +165,10 @@ def _message(
     holder = next((name for name in names if name in values), None)
     content = None if holder is None else values.pop(holder)
     place = f"{where}.{holder}"
+    if "content" in values and values.pop("content") != content:
+        raise RecordError(
+            "two texts", f"{where} has different texts in value and content; keep one"
+        )
     calls = _take_calls(values, where, fields)
     if role == _CALLS:
         role, beside = "assistant", calls

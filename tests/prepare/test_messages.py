@@ -64,6 +64,13 @@ def test_messages_in_sharegpts_form_are_read_wherever_they_stand():
     assert [m["content"] for m in read_record({"conversations": both}).messages] == [
         *("Why?", "Because.")
     ]
+    assert read_record({"conversations": both}).notes == ()
+    turn = {"from": "gpt", "value": "Because."}
+    for other, what in (({"role": "user"}, "roles"), ({"content": "So."}, "texts")):
+        with pytest.raises(RecordError, match=rf"conversations\[0\] has different {what} in"):
+            read_record({"conversations": [{**turn, **other}]})
+    with pytest.raises(RecordError, match=r"conversations\[0\] has role 'bing'"):
+        read_record({"conversations": [{**turn, "role": "bing"}]})
 
 
 def test_fields_of_messages_are_mapped_by_the_option():
