@@ -116,7 +116,9 @@ def place(
     if filled > sequence_length:
         raise ValueError(f"the pack has {filled} positions in a row of {sequence_length}")
     if cu_seqlens_width < len(lengths) + 2:
-        raise ValueError(f"{len(lengths)} segments do not fit in a cu_seqlens of {cu_seqlens_width}")
+        raise ValueError(
+            f"{len(lengths)} segments do not fit in a cu_seqlens of {cu_seqlens_width}"
+        )
     ends = apart if attention == "document" else np.cumsum(lengths)
     room = cu_seqlens_width - 1 - len(apart)
     units = (sequence_length - filled) // alignment

@@ -33,6 +33,13 @@ def test_quality_is_measured(tmp_path):
             assert 0 <= plan["optimal"] <= plan["first_fit_decreasing"]
 
 
+def test_the_limits_of_planning_are_measured(tmp_path):
+    chosen = ["--scale", "0.002", "--cases", "one length", "split"]
+    for result in run(tmp_path, "limits.py", *chosen)["results"]:
+        assert result["packs"] >= result["lower_bound"]
+        assert result["cpu_seconds"] > 0 <= result["cpu_seconds_after_interrupt"]
+
+
 def test_tokenizing_is_timed_beside_the_tokenizer(tmp_path, chitchat, few_conversations):
     pytest.importorskip("transformers")
     tokenizer = ["--tokenizer", str(chitchat / "tokenizer"), "--repeats", "1"]
