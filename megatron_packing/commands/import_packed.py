@@ -9,7 +9,8 @@ from typing import Any
 
 from megatron_packing.counted import counted
 from megatron_packing.errors import InputError
-from megatron_packing.nemo.import_packed import find_packed_files, import_packed
+from megatron_packing.nemo.import_packed import import_packed
+from megatron_packing.nemo.packed_files import find_packed_files, packed_folders_below
 from megatron_packing.report.console import console, progress_bar
 
 HELP = "make a corpus of packed files that NeMo or Megatron-Bridge wrote"
@@ -22,6 +23,7 @@ JSON_KEYS = {
     "num_tokens": "tokens of the documents",
     "num_trained_tokens": "tokens that are trained",
     "num_padding_tokens": "tokens that were left out as padding",
+    "largest_token": "the largest token id",
 }
 
 
@@ -40,17 +42,27 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="leave out what sequences were padded with, which else stays in the documents, "
         "untrained: the tokenizer's eos_id; for files made with pad_seq_to_mult over 1",
     )
+    parser.add_argument(
+        "--mix-splits",
+        action="store_true",
+        help="put files of training, validation and test, by their names, into one corpus",
+    )
 
 
 def run(args: Namespace) -> dict[str, Any]:
     """Import."""
-    files = find_packed_files(args.inputs)
+    files = find_packed_files(args.inputs, mix_splits=args.mix_splits)
+    folders = [path for path in args.inputs if path.is_dir()]
+    left_out = [below for folder in folders for below in packed_folders_below(folder)]
+    for below in sorted(set(left_out) - set(folders)):
+        console.print(f"note: the packed files in {below} are left out; name it to import them")
     try:
         with progress_bar("importing", 1) as progress:
             figures = import_packed(
                 files,
                 args.output_prefix,
                 padding_token=args.padding_token,
+                mix_splits=args.mix_splits,
                 progress=lambda packs: progress.update(0, counted(packs, "pack")),
             )
     except ModuleNotFoundError as error:
@@ -62,10 +74,10 @@ def run(args: Namespace) -> dict[str, Any]:
         f"{counted(len(files), 'file')} = {counted(figures.num_documents, 'document')}"
     )
     share = figures.num_trained_tokens / figures.num_tokens
-    left_out = figures.num_padding_tokens
+    pads = figures.num_padding_tokens
     console.print(
         f"{counted(figures.num_tokens, 'token')}, {figures.num_trained_tokens:,} of them trained "
-        f"({share:.1%})" + (f"; {left_out:,} of padding left out" if left_out else "")
+        f"({share:.1%})" + (f"; {pads:,} of padding left out" if pads else "")
     )
     return {
         "prefix": str(args.output_prefix),

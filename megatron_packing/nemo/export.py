@@ -11,6 +11,7 @@ from megatron_packing.corpus.corpus import TokenDocuments
 from megatron_packing.errors import InputError
 from megatron_packing.files import new_folder, sync
 from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.nemo.checksums import write_checksums
 from megatron_packing.nemo.npy_file import write_npy
 from megatron_packing.nemo.parquet_file import write_parquet
 from megatron_packing.nemo.stored_rows import LARGEST_TOKEN, StoredFigures, StoredRow, rows_of
@@ -32,6 +33,8 @@ def export_packs(
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Path, StoredFigures]:
     """Write the packs of an index, in its order, and their metadata to the folder ``path``.
+
+    ``SHA256SUMS`` has the hashes of both files; ``import`` compares them.
 
     Rows are written as they are read, so memory does not grow with the corpus. The folder exists
     whole or not at all.
@@ -77,4 +80,5 @@ def export_packs(
         text = json.dumps(figures.metadata(index.plan.sequence_length)) + "\n"
         (unfinished / METADATA).write_text(text, encoding="utf-8")
         sync(unfinished / METADATA)
+        write_checksums(unfinished, [name, METADATA])
     return path / name, figures

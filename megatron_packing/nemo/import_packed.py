@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,16 +16,15 @@ from megatron_packing.corpus.corpus import corpus_record_path, loss_mask_prefix
 from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter, data_path, index_path
 from megatron_packing.errors import InputError
 from megatron_packing.files import prefix_lock, sync, temporary_sibling, writing
-from megatron_packing.index.pack_index import MANIFEST
+from megatron_packing.nemo.checksums import check_checksum, sha256_of
 from megatron_packing.nemo.npy_file import read_npy
+from megatron_packing.nemo.packed_files import ADVICE, find_packed_files
 from megatron_packing.nemo.parquet_file import read_parquet
 from megatron_packing.nemo.stored_rows import COLUMNS, StoredRow
 from megatron_packing.publication import publish_files
 
 _READERS = {".npy": read_npy, ".parquet": read_parquet, ".pq": read_parquet}
-_SPLITS = ("train", "valid", "test")  # as Bridge and NeMo begin the names of a folder's files
 UNFINISHED_SUFFIX = ".unfinished"  # of the folder that tokenize writes a corpus in
-_ADVICE = "give .npy or .parquet files of packed sequences, or folders of them"
 
 
 @dataclass(slots=True)
@@ -39,41 +37,7 @@ class ImportFigures:
     num_trained_tokens: int = 0
     num_padding_tokens: int = 0
     """Tokens that were left out as padding."""
-
-
-def find_packed_files(paths: Sequence[Path]) -> list[Path]:
-    """The packed files among ``paths``, and those in folders among them in the order of names.
-
-    Raises:
-        InputError: One does not exist or is not of a kind that is read.
-    """
-    files: list[Path] = []
-    for path in paths:
-        if (path / MANIFEST).exists():
-            raise InputError(f"{path} is a pack index already, which needs no import; {_ADVICE}")
-        if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in _READERS)
-            if not inside:
-                raise InputError(f"{path} holds no packed files; {_ADVICE}")
-            _refuse_mixture(path, inside)
-            files += inside
-        elif not path.is_file():
-            raise InputError(f"{path} does not exist; {_ADVICE}")
-        elif path.suffix.lower() not in _READERS:
-            raise InputError(f"{path} ends in {path.suffix or 'nothing'}; {_ADVICE}")
-        else:
-            files.append(path)
-    return files
-
-
-def _refuse_mixture(folder: Path, files: Sequence[Path]) -> None:
-    """Refuse to make one corpus of training and validation data."""
-    found = {split: file for split in _SPLITS for file in files if file.name.startswith(split)}
-    if len(found) > 1:
-        names = " and ".join(file.name for file in found.values())
-        raise InputError(
-            f"{folder} holds several splits ({names}); import the files of each by themselves"
-        )
+    largest_token: int = 0
 
 
 def import_packed(
@@ -81,6 +45,7 @@ def import_packed(
     prefix: Path,
     *,
     padding_token: int | None = None,
+    mix_splits: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> ImportFigures:
     """Write every sequence of packed files as a document of the corpus ``prefix``.
@@ -94,12 +59,13 @@ def import_packed(
         padding_token: What sequences were padded with for context parallelism (the tokenizer's end
             token): all but the first of the untrained ones at a sequence's end are left out. None
             leaves sequences as they are.
+        mix_splits: Accept files that are named as of different splits.
         progress: Called with how many packs are read.
 
     Raises:
         InputError: A file is not what it should be, or the corpus exists.
     """
-    files = find_packed_files(paths)
+    files = find_packed_files(paths, mix_splits=mix_splits)
     masks = loss_mask_prefix(prefix)
     targets = [data_path(masks), index_path(masks), corpus_record_path(prefix)]
     targets += [data_path(prefix), index_path(prefix)]  # in the order of their renaming
@@ -118,16 +84,18 @@ def import_packed(
                 figures.num_packs += 1
                 figures.num_documents += len(lengths)
                 figures.num_tokens += len(ids)
+                figures.largest_token = max(figures.largest_token, int(ids.max(initial=0)))
                 figures.num_trained_tokens += int(np.count_nonzero(mask))
                 figures.num_padding_tokens += len(row.input_ids) - len(ids)
                 if progress is not None:
                     progress(figures.num_packs)
         if figures.num_documents == 0:
-            raise InputError(f"{files[0]} holds no packs; {_ADVICE}")
+            raise InputError(f"{files[0]} holds no packs; {ADVICE}")
         record = {
             "imported_from": [_describe(file) for file in files],
             "padding_token": padding_token,
             **asdict(figures),
+            "has_loss_mask": True,
             "versions": {"megatron-packing": megatron_packing.__version__},
         }
         path = corpus_record_path(unfinished)
@@ -160,7 +128,7 @@ def _read(files: Sequence[Path]) -> Iterator[StoredRow]:
         for number, row in enumerate(_READERS[file.suffix.lower()](file)):
             problem = _problem_of(row)
             if problem:
-                raise InputError(f"{file} row {number} {problem}; it is no packed row: {_ADVICE}")
+                raise InputError(f"{file} row {number} {problem}; it is no packed row: {ADVICE}")
             yield row
 
 
@@ -169,8 +137,8 @@ def _problem_of(row: StoredRow) -> str:
     ids, mask, starts = row.input_ids, row.loss_mask, row.seq_start_id
     for name in COLUMNS:
         array = getattr(row, name)
-        if array.ndim != 1 or array.dtype.kind not in "iub":
-            return f"has {name} of {array.dtype} and shape {array.shape}, not integers in a list"
+        if array.ndim != 1:
+            return f"has {name} of shape {array.shape}, not integers in a list"
     if len(ids) == 0:
         return "has no tokens"
     if len(mask) != len(ids):
@@ -214,8 +182,6 @@ def _documents(
 
 
 def _describe(file: Path) -> dict[str, str | int]:
-    with file.open("rb") as opened:
-        digest = hashlib.sha256()
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    return {"name": str(file), "bytes": file.stat().st_size, "sha256": digest.hexdigest()}
+    digest = sha256_of(file)
+    check_checksum(file, digest)
+    return {"name": str(file), "bytes": file.stat().st_size, "sha256": digest}

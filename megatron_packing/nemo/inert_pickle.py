@@ -16,6 +16,8 @@ import numpy as np
 from megatron_packing.errors import InputError
 
 _NUMBERS = ("b1", "?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
+_DTYPE_VERSION = 3
+_OBJECT_FLAGS = 63  # NPY_OBJECT_DTYPE_FLAGS
 _MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
 
 
@@ -40,9 +42,13 @@ class _DType:
         self.kind = kind
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        if state[1] not in ("<", ">", "=", "|"):
-            raise ValueError(f"the byte order {state[1]!r} is none")
-        self.order = state[1]  # of the rest nothing is taken
+        version, order, *rest = state
+        if order not in ("<", ">", "=", "|"):
+            raise ValueError(f"the byte order {order!r} is none")
+        flags = _OBJECT_FLAGS if self.is_object else 0
+        if version != _DTYPE_VERSION or rest != [None, None, None, -1, -1, flags]:
+            raise ValueError("the state of a dtype is not that of plain numbers or objects")
+        self.order = order
 
     @property
     def numpy(self) -> np.dtype[Any]:
@@ -56,12 +62,13 @@ class _Array:
         self.values: Any = []
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, dtype, _, values = state
-        if not isinstance(dtype, _DType) or not all(type(size) is int for size in shape):
+        version, shape, dtype, is_fortran, values = state
+        is_plain = version == 1 and isinstance(dtype, _DType) and is_fortran in (False, 0)
+        if not is_plain or not all(type(size) is int and size >= 0 for size in shape):
             raise TypeError("the state of an array is none")
         if dtype.is_object:
-            if not isinstance(values, list):
-                raise TypeError("an array of objects is no list")
+            if not isinstance(values, list) or shape != (len(values),):
+                raise TypeError("an array of objects is no list of its length")
             self.values = values
             return
         if isinstance(values, str):
@@ -71,7 +78,7 @@ class _Array:
         numbers = np.frombuffer(values, dtype.numpy)
         if len(numbers) != math.prod(shape):
             raise ValueError(f"an array of shape {shape} has {len(numbers)} numbers")
-        self.values = numbers
+        self.values = numbers.reshape(shape)
 
 
 def _reconstruct(*_: Any) -> _Array:
@@ -109,9 +116,10 @@ _NAMES: dict[tuple[str, str], Any] = {
 class _Loader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _NAMES:
+            named = f"{module}.{name}".encode("unicode_escape").decode()
             raise InputError(
-                f"the pickle in this file names {module}.{name}, which packed sequences do not "
-                f"need and which is not loaded: it may be a program; do not trust the file"
+                f"its pickle names {named:.80}, which packed sequences do not need and which is "
+                f"not loaded: it may be a program; do not trust the file"
             )
         return _NAMES[module, name]
 

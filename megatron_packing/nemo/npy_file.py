@@ -69,32 +69,40 @@ def _integers(path: Path, number: int, values: Any) -> NDArray[np.int64]:
     """A list of integers, or of what equals integers."""
     try:
         array = np.asarray(values)
-        integers = array.astype(np.int64)
+        with np.errstate(invalid="ignore"):  # of what is no integer; it is compared below
+            integers = array.astype(np.int64)
         if array.dtype.kind in "iubf" and np.array_equal(integers, array):
             return integers
     except (TypeError, ValueError, OverflowError):
         pass
-    raise InputError(f"{path} row {number} holds {values!r:.80} where a list of integers must be")
+    held = "null" if values is None else " ".join(f"{values!r:.80}".split())
+    raise InputError(f"{path} row {number} holds {held} where a list of integers must be")
 
 
 def _load(path: Path, file: BinaryIO) -> list[Any]:
     try:
         version = np.lib.format.read_magic(file)
         if version == (1, 0):
-            _, _, dtype = np.lib.format.read_array_header_1_0(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         else:
-            _, _, dtype = np.lib.format.read_array_header_2_0(file)
+            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
         if not dtype.hasobject:
             raise InputError(
                 f"{path} holds numbers of {dtype}, not packed rows; give a file of packed "
                 f"sequences that NeMo or Megatron-Bridge wrote"
             )
-        loaded = load_inert(file)
+        try:
+            loaded = load_inert(file)
+        except InputError as error:
+            raise InputError(f"{path} is refused: {error}") from error
+        if isinstance(loaded, list) and shape != (len(loaded),):
+            raise ValueError(f"it has {len(loaded)} rows and says that its shape is {shape}")
     except InputError:
         raise
     except Exception as error:  # damaged pickles raise nearly anything
+        reason = " ".join((str(error) or type(error).__name__).split())
         raise InputError(
-            f"{path} cannot be read as a file of packed sequences ({error or type(error).__name__})"
+            f"{path} cannot be read as a file of packed sequences ({reason:.200})"
         ) from error
     if not isinstance(loaded, list):
         raise InputError(f"{path} holds a {type(loaded).__name__}, not an array of packed rows")

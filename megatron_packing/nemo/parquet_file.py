@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from megatron_packing.errors import InputError
 from megatron_packing.nemo.stored_rows import COLUMNS, StoredRow
@@ -29,7 +30,12 @@ def write_parquet(path: Path, rows: Iterable[StoredRow], count: int) -> None:
     rows = iter(rows)
     rows_of_group = max(_LEAST_ROWS_OF_GROUP, -(-count // _MOST_GROUPS))
     with pq.ParquetWriter(
-        path, schema, compression="zstd", use_dictionary=False, write_statistics=False
+        path,
+        schema,
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=False,
+        write_page_checksum=True,
     ) as writer:
         while group := list(islice(rows, rows_of_group)):
             columns = [
@@ -45,32 +51,65 @@ def _list_array(pa: Any, values: list[Any], kind: Any) -> Any:
 
 
 def read_parquet(path: Path) -> Iterator[StoredRow]:
-    """Read rows, a few at a time.
+    """Read rows, a few at a time, as arrays of int64.
+
+    Checksums of pages are verified where the file has them.
 
     Raises:
-        InputError: It is not a Parquet file of stored rows.
+        InputError: It is not a Parquet file of stored rows, or it is damaged.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
-        missing = set(COLUMNS) - set(file.schema_arrow.names)
-        if missing:
-            raise InputError(
-                f"{path} has no column {', '.join(sorted(missing))}; packed rows have "
-                f"{', '.join(COLUMNS)}"
-            )
-        for batch in file.iter_batches(batch_size=_ROWS_OF_BATCH, columns=list(COLUMNS)):
-            for row in range(len(batch)):
-                yield StoredRow(
-                    *(
-                        batch.column(name)[row].values.to_numpy(zero_copy_only=False)
-                        for name in COLUMNS
-                    )
-                )
-    except (pa.ArrowException, AttributeError, OSError) as error:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            _check_columns(path, file.schema_arrow)
+            number = 0
+            for batch in file.iter_batches(batch_size=_ROWS_OF_BATCH, columns=list(COLUMNS)):
+                for row in range(len(batch)):
+                    arrays = [_integers(path, number, name, batch, row) for name in COLUMNS]
+                    yield StoredRow(*arrays)
+                    number += 1
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # names that are not UTF-8
+        reason = str(error).partition("\n")[0]
         raise InputError(
-            f"{path} cannot be read as packed Parquet ({error}); give a file of lists of integers "
+            f"{path} cannot be read as packed Parquet ({reason}); give a file of lists of integers "
             f"named {', '.join(COLUMNS)}"
         ) from error
+
+
+def _check_columns(path: Path, schema: Any) -> None:
+    """Refuse a file without one list of integers for each column that is read."""
+    import pyarrow as pa
+
+    missing = set(COLUMNS) - set(schema.names)
+    if missing:
+        raise InputError(
+            f"{path} has no column {', '.join(sorted(missing))}; packed rows have "
+            f"{', '.join(COLUMNS)}"
+        )
+    for name in COLUMNS:
+        if schema.names.count(name) > 1:
+            raise InputError(f"{path} has {schema.names.count(name)} columns {name}; keep one")
+        kind = schema.field(name).type
+        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+        is_list = is_list or pa.types.is_fixed_size_list(kind)
+        if not is_list or not (
+            pa.types.is_integer(kind.value_type) or pa.types.is_boolean(kind.value_type)
+        ):
+            raise InputError(
+                f"{path} has a column {name} of {kind}, not of lists of integers; give a file of "
+                f"packed sequences"
+            )
+
+
+def _integers(path: Path, number: int, name: str, batch: Any, row: int) -> NDArray[np.int64]:
+    import pyarrow as pa
+
+    values = batch.column(name)[row].values
+    if values is None:
+        raise InputError(f"{path} row {number} has null for {name}, not a list of integers")
+    if values.null_count:
+        raise InputError(f"{path} row {number} has a null in {name}; give integers alone")
+    integers: NDArray[np.int64] = values.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    return integers

@@ -217,7 +217,10 @@ def test_programs_in_a_pickle_are_not_run(tmp_path):
         ({"input_ids": [-1] * 9}, "row 1 has token -1"),
         ({"loss_mask": [7] * 9}, "row 1 has 7 in loss_mask"),
         ({"input_ids": []}, "row 1 has no tokens"),
-        ({"input_ids": [11.7] * 9}, "row [01] (holds|has) "),
+        ({"input_ids": [11.7] * 9}, "row 1 holds |a column input_ids of list<.*: double>"),
+        ({"input_ids": None}, "row 1 (holds|has) null"),
+        ({"input_ids": [None] * 9}, "row 1 (holds|has) "),
+        ({"seq_start_id": [0, 5, 2]}, "row 1 has seq_start_id that do not rise"),
     ],
 )
 @pytest.mark.parametrize("save", [save_npy, save_parquet])
@@ -251,7 +254,10 @@ def test_files_of_another_kind_are_named(tmp_path):
     strange = save_npy(tmp_path / "strange.npy", np.array([{"a": 1}, {"b": 2}], object))
     for path, message in (
         (texts, "row 0 holds .* where a list of integers must be"),
-        (mixed, r"holds several splits \(training_64.npy and validation_64.npy\)"),
+        (
+            mixed,
+            r"2 files to import are of several splits.*: training \(.*training_64.npy\) and valid",
+        ),
         (numbers, "holds numbers of int64, not packed rows"),
         (other, "has no column input_ids, loss_mask, seq_start_id"),
         (cut, "cut.npy cannot be read"),
@@ -275,3 +281,95 @@ def test_an_existing_corpus_is_left_alone(tmp_path):
     with pytest.raises(InputError, match="exists already"):
         import_packed([file], tmp_path / "corpus")
     assert Corpus(tmp_path / "corpus").fingerprint == before
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("packed_train_4096.parquet", "packed_validation_4096.parquet"),
+        ("training_64.npy", "x-VAL.npy"),
+        ("packedTrain.npy", "packedTest.npy"),
+        ("train/0.npy", "test/0.npy"),
+        ("all_train_dev.npy", "more.npy"),
+    ],
+)
+def test_splits_are_not_mixed(tmp_path, names):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (save_npy if name.endswith("npy") else save_parquet)(tmp_path / name, PACKED)
+    files = [tmp_path / name for name in names]
+    given = [files] if "/" in names[0] else [files, [tmp_path]]
+    for paths in given:
+        with pytest.raises(InputError, match=r"of several splits, by their names: .*--mix-splits"):
+            import_packed(paths, tmp_path / "corpus")
+        figures = import_packed(paths, tmp_path / f"corpus{len(paths)}", mix_splits=True)
+        assert figures.num_packs == 2
+    assert not list(tmp_path.glob("corpus.*"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("train_0.npy", "train_1.npy", "rest.npy"), ("latest.npy", "trained.npy", "devil.npy")],
+)
+def test_words_that_are_no_splits_are_no_mixture(tmp_path, names):
+    folder = tmp_path / "test"
+    folder.mkdir()
+    for name in names:
+        save_npy(folder / name, PACKED)
+    assert import_packed([folder], tmp_path / "corpus").num_packs == 3
+
+
+def test_files_in_folders_below_are_named(tmp_path, capsys):
+    folder = tmp_path / "given"
+    (folder / "below" / "deep").mkdir(parents=True)
+    save_npy(folder / "below" / "deep" / "a.npy", PACKED)
+    assert main(["import", str(folder), "--output-prefix", str(tmp_path / "x")]) == 1
+    assert f"the folders in it do, such as {folder}/below/deep" in capsys.readouterr().err
+    save_npy(folder / "b.npy", PACKED)
+    assert main(["import", str(folder), "--output-prefix", str(tmp_path / "x")]) == 0
+    assert f"note: the packed files in {folder}/below/deep are left out" in capsys.readouterr().out
+
+
+def test_a_file_that_is_given_twice_is_refused(tmp_path):
+    file = save_npy(tmp_path / "a.npy", PACKED)
+    (tmp_path / "link.npy").symlink_to(file)
+    for paths in ([file, file], [tmp_path], [file, tmp_path / "link.npy"]):
+        with pytest.raises(InputError, match="is given twice"):
+            import_packed(paths, tmp_path / "corpus")
+
+
+@pytest.mark.parametrize("file_format", EXPORT_FORMATS)
+def test_an_export_that_was_changed_is_refused(tmp_path, file_format):
+    corpus = write_corpus(tmp_path / "corpus", chat_like_lengths(20, longest=ROW))
+    settings = PlanSettings(strategy="optimal", sequence_length=ROW)
+    index = build_pack_index(corpus, settings, tmp_path / "packs")
+    file, _ = export_packs(index, corpus, tmp_path / "out", file_format=file_format, end_token=END)
+    content = bytearray(file.read_bytes())
+    at = content.rindex(b"loss_mask") - 40 if file.suffix == ".npy" else len(content) // 3
+    content[at] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"SHA256SUMS|cannot be read"):
+        import_packed([file], tmp_path / "back")
+    assert not list(tmp_path.glob("*back*"))
+
+
+def test_columns_that_are_not_one_list_of_integers_are_refused(tmp_path):
+    columns = {name: pa.array([values]) for name, values in PACKED[0].items()}
+    twice = pa.table([*columns.values(), columns["loss_mask"]], names=[*columns, "loss_mask"])
+    texts = pa.table({**columns, "loss_mask": pa.array(["1"])})
+    for number, (table, message) in enumerate(
+        ((twice, "has 2 columns loss_mask"), (texts, "a column loss_mask of string, not of lists"))
+    ):
+        pq.write_table(table, tmp_path / f"{number}.parquet")
+        with pytest.raises(InputError, match=message):
+            import_packed([tmp_path / f"{number}.parquet"], tmp_path / "corpus")
+
+
+@pytest.mark.parametrize("kind", [pa.uint8(), pa.uint32(), pa.int64()])
+def test_starts_that_fall_are_refused_in_every_type(tmp_path, kind):
+    """Differences of unsigned numbers are never negative."""
+    columns = {name: pa.array([values], pa.list_(kind)) for name, values in PACKED[0].items()}
+    columns["seq_start_id"] = pa.array([[0, 5, 3]], pa.list_(kind))
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="seq_start_id that do not rise"):
+        import_packed([tmp_path / "a.parquet"], tmp_path / "corpus")
