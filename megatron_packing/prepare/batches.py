@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from megatron_packing.prepare.records import RecordError, parse_json, without_nulls
+from megatron_packing.prepare.records import RecordError, parse_json
+from megatron_packing.prepare.rows import table_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,9 @@ class RecordBatch:
             import pyarrow
 
             with pyarrow.ipc.open_stream(self.payload) as stream:
-                rows = stream.read_all().to_pylist()
+                rows = table_rows(stream.read_all())
             for number, row in enumerate(rows, self.first):
-                yield number, partial(without_nulls, row)
+                yield number, partial(_read, row)
             return
         for number, item in enumerate(self.payload, self.first):
             if item is not None:
@@ -65,6 +66,10 @@ class RecordBatch:
 
 def _read(item: Any) -> Any:
     if isinstance(item, bytes):
+        if b"\x00" in item:  # the parser would take it for UTF-16, and the rest of a line for none
+            raise RecordError(
+                "not UTF-8", "it has zero bytes, as UTF-16 text has; convert the file to UTF-8"
+            )
         return parse_json(item)
     if isinstance(item, Unreadable):
         raise RecordError(item.kind, item.reason)

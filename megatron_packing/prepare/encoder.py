@@ -133,6 +133,11 @@ class Encoder:
         """The dtype of the corpus."""
         return self._dtype
 
+    @property
+    def vocabulary_size(self) -> int:
+        """The tokenizer's highest token + 1, special tokens included."""
+        return self._tokenizer.vocabulary_size
+
     def encode(self, batch: RecordBatch) -> EncodedBatch:
         """Encode the records of a batch.
 

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from megatron_packing.errors import InputError
-from megatron_packing.prepare.unpack import Unpacked
+from megatron_packing.prepare import storage
+from megatron_packing.prepare.formats import START_BYTES, Format, tell_format
+from megatron_packing.prepare.storage import Download, Source
+from megatron_packing.prepare.tables import (
+    refuse_joined_shards,
+    refuse_joined_splits,
+    refuse_tables,
+)
+from megatron_packing.prepare.unpack import Compression, Unpacked
 
-Format = Literal["lines", "array", "parquet", "dataset"]
-_GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
+_THREADS = 32
 _BLOCK_BYTES = 1 << 20
+# A remote file up to this size is read whole when it is looked at, and kept.
+_SMALL_BYTES = 1 << 16
+_KEPT_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,137 +36,272 @@ class InputFile:
     name: str
     """Its path, or its URL."""
     size: int
-    """In bytes, as stored."""
+    """In bytes, as stored; 0 where a server does not say."""
     modified: str
     """When it was changed last, or its tag; empty where the file system does not say."""
     format: Format
-    compression: Literal["", "gzip", "zstd"] = ""
+    compression: Compression = ""
+    is_local: bool = True
+    """Whether it is a path of this machine."""
+    content: bytes | None = field(default=None, compare=False, repr=False)
+    """All of it, where it is remote and small."""
 
     @contextmanager
-    def open(self) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-        """Yield its bytes, decompressed, and the stored bytes that they come from."""
-        import fsspec
+    def open(self, download: Download | None = None) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+        """Yield its bytes, decompressed, and the stored bytes that they come from.
 
-        with fsspec.open(self.name, "rb") as stored:
+        Args:
+            download: Its bytes, of a remote file.
+
+        Raises:
+            StorageError: It could not be read, here or while the block runs.
+        """
+        stored: Any = download
+        if download is None:
+            with storage.reading(self.name):
+                stored = Source(self.name, Path(_local_path(self.name)))
+        try:
             source = Unpacked(stored, self.compression) if self.compression else stored
             yield io.BufferedReader(source, _BLOCK_BYTES), stored
+        finally:
+            stored.close()
 
     @property
     def unit(self) -> str:
         """What its records are counted in."""
         return "line" if self.format == "lines" else "record"
 
-    def sha256(self, stopped: Callable[[], bool] = lambda: False) -> str:
-        """A digest of the stored bytes; of a folder, of its files' names and bytes.
 
-        Args:
-            stopped: Asked now and then; when it says so, the digest is of nothing.
-        """
-        import fsspec
-
-        digest = hashlib.sha256()
-        system, path = fsspec.core.url_to_fs(self.name)
-        paths = [path] if self.format != "dataset" else sorted(system.find(path))
-        for one in paths:
-            if self.format == "dataset":
-                digest.update(one.removeprefix(path).encode())
-            with system.open(one, "rb") as file:
-                while not stopped() and (block := file.read(_BLOCK_BYTES)):
-                    digest.update(block)
-        return digest.hexdigest()
+def _local_path(name: str) -> str:
+    return storage.file_system(name)[1]
 
 
-def find_inputs(patterns: Sequence[str]) -> list[InputFile]:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A file of a file system, not looked into yet."""
+
+    system: Any
+    path: str
+    name: str
+    info: dict[str, Any] | None
+
+
+def find_inputs(
+    patterns: Sequence[str], on_progress: Callable[[int, int], None] | None = None
+) -> list[InputFile]:
     """Find the files that paths, globs and URLs name, those of a glob in the order of their names.
 
     What a file holds is told by its first bytes, not by its name.
 
+    Args:
+        patterns: Paths, globs and URLs.
+        on_progress: Called with the files that were looked into, and how many there are.
+
     Raises:
-        InputError: A file does not exist, cannot be read or is none that can be used.
+        InputError: A file does not exist, cannot be read or is none that can be used, is given
+            twice, or belongs to a table or to one of several splits.
     """
     try:
-        import fsspec
+        import fsspec  # noqa: F401
     except ImportError as error:
         raise InputError(
             "tokenizing needs fsspec, which is not installed; "
             "install it with: pip install 'megatron-packing[tokenize]'"
         ) from error
-    found: list[InputFile] = []
-    seen: set[tuple[str, str]] = set()
+    found: list[_Found] = []
+    fresh: list[Any] = []
     for pattern in patterns:
         try:
-            system, path = fsspec.core.url_to_fs(pattern)
-        except (ImportError, ValueError) as error:
-            raise InputError(f"the input {pattern} cannot be opened: {error}") from error
-        is_url = "://" in pattern or "::" in pattern
-        is_glob = any(character in path for character in "*?[") and not system.exists(path)
-        if is_glob:
-            paths = sorted(one for one in system.glob(path) if not system.isdir(one))
-            if not paths:
-                raise InputError(f"no file matches the input {pattern}")
-        else:
-            paths = [path]
-        for one in paths:
-            if (place := (type(system).__name__, one)) in seen:
-                raise InputError(
-                    f"the input {one} is given twice; give it once (pack takes a corpus several "
-                    f"times: PREFIX:EPOCHS)"
-                )
-            seen.add(place)
-            given = one if is_glob else pattern
-            name = str(system.unstrip_protocol(one)) if is_url else given
+            found += _match(pattern, fresh)
+        except InputError:
+            raise
+        except Exception as error:  # of a remote file system: credentials, names, networks
+            raise _cannot_open(pattern, error) from error
+    _refuse_twice(found)
+    refuse_joined_shards(one.path for one in found)
+    kept = _Allowance(_KEPT_BYTES)
+    inputs: list[InputFile | None] = [None] * len(found)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        looking = {pool.submit(_describe, one, kept): place for place, one in enumerate(found)}
+        try:
+            for done, future in enumerate(as_completed(looking), 1):
+                inputs[looking[future]] = future.result()
+                if on_progress is not None:
+                    on_progress(done, len(found))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    described = [file for file in inputs if file is not None]
+    for system in {id(one.system): one.system for one in found}.values():
+        tabular = [
+            one.path
+            for one, file in zip(found, described, strict=True)
+            if one.system is system and file.format == "parquet"
+        ]
+        try:
+            refuse_tables(system, tabular)
+        except InputError:
+            raise
+        except Exception as error:  # as above
+            raise _cannot_open(tabular[0], error) from error
+    return described
+
+
+def find_changed(inputs: Sequence[InputFile]) -> InputFile | None:
+    """The first input that is no longer what it was when it was found.
+
+    Raises:
+        StorageError: A file system does not answer.
+    """
+
+    def is_changed(file: InputFile) -> bool:
+        system, path = storage.file_system(file.name)
+        if storage.reads_one_version(system) and file.format != "dataset":
+            return False  # each read of it would have failed
+        with storage.reading(file.name):
+            if not file.is_local:
+                system.invalidate_cache()
             try:
-                found.append(_describe(system, one, name))
-            except (InputError, OSError):
-                raise
-            except Exception as error:  # of a remote file system: credentials, names, networks
-                raise InputError(f"the input {name} cannot be opened: {error}") from error
-    return found
+                info = system.info(path)
+            except FileNotFoundError:
+                return True
+            if file.format == "dataset":
+                return _folder_version(system, path) != (file.size, file.modified)
+            return (info.get("size") or 0, storage.version_of(info)) != (file.size, file.modified)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        changed = list(pool.map(is_changed, inputs))
+    return next((file for file, one in zip(inputs, changed, strict=True) if one), None)
 
 
-def _describe(system: Any, path: str, name: str) -> InputFile:
+class _Allowance:
+    """Bytes that may be kept in memory; threads take of it, and a few too many do no harm."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def take(self, size: int) -> bool:
+        if size > self._left:
+            return False
+        self._left -= size
+        return True
+
+
+def _match(pattern: str, fresh: list[Any]) -> list[_Found]:
     try:
-        info = system.info(path)
-    except FileNotFoundError as error:
-        raise InputError(f"the input {name} does not exist") from error
-    modified = next(
-        (str(info[key]) for key in ("ETag", "etag", "mtime", "LastModified") if key in info), ""
+        system, path = storage.file_system(pattern)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"the input {pattern} cannot be opened: {error}") from error
+    if not storage.is_local(system) and not any(system is one for one in fresh):
+        system.invalidate_cache()  # of what this process saw before
+        fresh.append(system)
+    is_url = "://" in pattern or "::" in pattern
+    matched = {}
+    is_glob = any(character in path for character in "*?[")
+    if is_glob and not (storage.is_local(system) and system.exists(path)):
+        matched = system.glob(path, detail=True)
+        is_glob = bool(matched) or not system.exists(path)  # names may hold such characters
+    else:
+        is_glob = False
+    if not is_glob:
+        name = str(system.unstrip_protocol(path)) if is_url else pattern
+        return [_Found(system, path, name, None)]
+    paths = sorted(one for one, info in matched.items() if info["type"] != "directory")
+    if not paths:
+        raise InputError(f"no file matches the input {pattern}")
+    refuse_joined_splits(pattern, paths)
+    return [
+        _Found(system, one, str(system.unstrip_protocol(one)) if is_url else one, matched[one])
+        for one in paths
+    ]
+
+
+def _refuse_twice(found: Sequence[_Found]) -> None:
+    seen: dict[object, str] = {}
+    for one in found:
+        place: object = (type(one.system).__name__, one.path)
+        if storage.is_local(one.system):
+            try:
+                stat = Path(one.path).stat()
+            except OSError:
+                continue  # describing it will tell
+            place = (stat.st_dev, stat.st_ino)
+        if place in seen:
+            other = seen[place]
+            again = "" if other == one.name else f", also as {other}"
+            raise InputError(
+                f"the input {one.name} is given twice{again}; give it once (pack takes a corpus "
+                f"several times: PREFIX:EPOCHS)"
+            )
+        seen[place] = one.name
+
+
+def _cannot_open(name: str, error: Exception) -> InputError:
+    if type(error).__name__ == "FileExpired":
+        return _was_replaced(name)
+    return InputError(
+        f"the input {name} cannot be opened ({storage.cause_of(error)}); once that is mended, run "
+        f"the same command again"
     )
+
+
+def _was_replaced(name: str) -> InputError:
+    return InputError(
+        f"the input {name} was changed while it was opened; run the same command again"
+    )
+
+
+def _describe(found: _Found, kept: _Allowance) -> InputFile:
+    try:
+        return _look_into(found, kept)
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"the input {found.name} does not exist") from error
+    except Exception as error:  # of a remote file system: credentials, names, networks
+        raise _cannot_open(found.name, error) from error
+
+
+def _look_into(found: _Found, kept: _Allowance) -> InputFile:
+    system, path, name = found.system, found.path, found.name
+    is_local = storage.is_local(system)
+    info, opened = found.info, None
+    if info is None and storage.reads_one_version(system):  # saves asking for it twice
+        with suppress(FileNotFoundError):
+            opened = storage.open_path(system, path, 1)
+            info = opened.details
+    info = info or system.info(path)
     if info["type"] == "directory":
-        return _describe_folder(system, path, name)
+        return _describe_folder(system, path, name, is_local)
     if info["type"] != "file":
         raise InputError(f"the input {name} is no regular file; write it to a file first")
-    with system.open(path, "rb") as file:
-        start = file.read(4)
-    if start == _PARQUET:
-        return InputFile(name, info["size"], modified, "parquet")
-    compression: Literal["", "gzip", "zstd"] = ""
-    if start.startswith(_GZIP):
-        compression = "gzip"
-    elif start == _ZSTD:
-        compression = "zstd"
-    plain = InputFile(name, info["size"], modified, "lines", compression)
-    return InputFile(name, info["size"], modified, _text_format(plain), compression)
+    size = info.get("size") or 0
+    start_bytes = START_BYTES
+    if not is_local and 0 < size <= _SMALL_BYTES:
+        start_bytes = size if kept.take(size) else max(512, size // 8)
+
+    def beginning(count: int) -> bytes:
+        if is_local:
+            with Path(path).open("rb") as local:
+                return local.read(count)
+        if opened is not None:
+            opened.seek(0)
+            return bytes(opened.read(min(count, size)))
+        data, version = storage.read_beginning(system, path, size, count)
+        if version and version != modified:
+            raise _was_replaced(name)
+        return data
+
+    modified = storage.version_of(info)
+    start = beginning(start_bytes)
+    is_whole = not is_local and 0 < size == len(start)
+    format_, compression = tell_format(name, start, lambda n: start if is_whole else beginning(n))
+    content = start if is_whole and start_bytes == size else None
+    return InputFile(name, size, modified, format_, compression, is_local, content)
 
 
-def _text_format(file: InputFile) -> Format:
-    """An array if it begins with a bracket and an object, and is no line of JSON among others."""
-    try:
-        with file.open() as (unpacked, _):
-            start = unpacked.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-            if not start.startswith(b"[") or start[1:].lstrip()[:1] != b"{":
-                return "lines"
-            line, _, rest = (start + unpacked.read(_BLOCK_BYTES)).partition(b"\n")
-            try:
-                json.loads(line)
-            except (ValueError, RecursionError):
-                return "array"
-            return "lines" if rest.strip() else "array"
-    except (EOFError, ValueError):
-        return "lines"  # reading it will tell
-
-
-def _describe_folder(system: Any, path: str, name: str) -> InputFile:
+def _describe_folder(system: Any, path: str, name: str, is_local: bool) -> InputFile:
+    refuse_tables(system, [path])
     files = {one.rpartition("/")[2]: one for one in system.find(path, maxdepth=1)}
     if "dataset_dict.json" in files:
         splits = ", ".join(
@@ -172,7 +318,12 @@ def _describe_folder(system: Any, path: str, name: str) -> InputFile:
             f"the input {name} is a folder, but none that Hugging Face datasets saved; "
             f"give its files, as a glob such as {name.rstrip('/')}/*.jsonl"
         )
-    infos = [system.info(one) for one in files.values()]
-    size = sum(info["size"] for info in infos)
-    modified = str(max(info.get("mtime", 0) for info in infos))
-    return InputFile(name, size, modified, "dataset")
+    size, modified = _folder_version(system, path)
+    return InputFile(name, size, modified, "dataset", "", is_local)
+
+
+def _folder_version(system: Any, path: str) -> tuple[int, str]:
+    """The bytes of a folder's files, and what changes when one of them is replaced."""
+    infos = sorted(system.find(path, maxdepth=1, detail=True).items())
+    versions = [(one.rpartition("/")[2], storage.version_of(info)) for one, info in infos]
+    return sum(info["size"] for _, info in infos), sha256(repr(versions).encode()).hexdigest()[:16]

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -20,18 +17,6 @@ from megatron_packing.prepare.inputs import InputFile
 from megatron_packing.prepare.unfinished import Progress
 
 _PACKAGES = ("jinja2", "mistral-common", "numpy", "tiktoken", "tokenizers", "transformers")
-
-
-@contextmanager
-def reading_digests(inputs: Sequence[InputFile]) -> Iterator[Callable[[], list[str]]]:
-    """Read inputs for their digests while the block runs; yield what waits for all of them."""
-    stopped = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        digests = [pool.submit(file.sha256, stopped.is_set) for file in inputs]
-        try:
-            yield lambda: [digest.result() for digest in digests]
-        finally:
-            stopped.set()  # those that have not begun end at once too
 
 
 def describe_job(inputs: Sequence[InputFile], options: EncoderOptions) -> dict[str, Any]:
@@ -55,19 +40,21 @@ def describe_job(inputs: Sequence[InputFile], options: EncoderOptions) -> dict[s
 
 def describe_corpus(
     inputs: Sequence[InputFile],
-    digests: Sequence[str],
+    digests: Sequence[tuple[str, int]],
     options: EncoderOptions,
     progress: Progress,
     lengths: NDArray[np.int32],
+    vocabulary_size: int,
 ) -> dict[str, Any]:
     """The record that lies beside a corpus. It is the same for the same corpus.
 
     Args:
         inputs: What was read.
-        digests: SHA-256 of each input.
+        digests: SHA-256 and bytes of each input.
         options: How records were encoded.
         progress: What they became.
         lengths: Shape ``(num_documents,)``: tokens of each document.
+        vocabulary_size: The tokenizer's highest token + 1.
     """
     template = None
     if options.chat_template is not None:
@@ -81,11 +68,13 @@ def describe_corpus(
     quantiles = np.quantile(lengths, (0.5, 0.9, 0.99), method="higher").tolist()
     return {
         "inputs": [
-            {"name": file.name, "format": file.format, "bytes": file.size, "sha256": digest}
-            for file, digest in zip(inputs, digests, strict=True)
+            {"name": file.name, "format": file.format, "bytes": size, "sha256": digest}
+            for file, (digest, size) in zip(inputs, digests, strict=True)
         ],
         "tokenizer": options.tokenizer.name,
         "tokenizer_sha256": options.tokenizer.sha256,
+        "vocabulary_size": vocabulary_size,
+        "special_tokens": dict(sorted(options.tokenizer.special_tokens.items())),
         "chat_template": template,
         "loss_on": options.loss_on,
         "end_token": options.end_token,
@@ -100,6 +89,8 @@ def describe_corpus(
         "notes": dict(sorted(progress.notes.items())),
         "num_tokens": progress.num_tokens,
         "num_trained_tokens": progress.num_trained_tokens,
+        "has_loss_mask": progress.num_trained_tokens < progress.num_tokens,
+        "largest_token": progress.largest_token,
         "tokens_per_document": {
             "min": int(lengths.min()),
             "mean": round(progress.num_tokens / progress.num_documents, 2),

@@ -2,64 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from megatron_packing.errors import InputError
+from megatron_packing.prepare import storage
 from megatron_packing.prepare.batches import Position, RecordBatch, Unreadable
 from megatron_packing.prepare.inputs import InputFile
-from megatron_packing.prepare.json_array import read_elements
+from megatron_packing.prepare.json_array import read_elements, read_objects
+from megatron_packing.prepare.rows import refuse_same_names
+from megatron_packing.prepare.storage import Download, Downloads
 
 _BATCH_BYTES = 1 << 18
 _ROWS_AT_A_TIME = 64
+_BOM = b"\xef\xbb\xbf"
+
+OnDigest = Callable[[int, str, int], None]
+"""Called with the number of a remote input that was read wholly, its SHA-256 and its bytes."""
 
 
 def read_batches(
-    inputs: Sequence[InputFile], start: Position, max_record_bytes: int
+    inputs: Sequence[InputFile],
+    start: Position,
+    max_record_bytes: int,
+    spool: Path | None = None,
+    on_digest: OnDigest | None = None,
 ) -> Iterator[RecordBatch]:
     """Yield all records from a position on.
 
-    What cannot be read further, such as a compressed file that is cut off, yields one last
-    ``Unreadable`` in the place of the rest.
+    What cannot be decoded further, such as a compressed file that is cut off, yields one last
+    ``Unreadable`` in the place of the rest. Remote files are downloaded once, from their beginning.
 
     Args:
         inputs: The files, in order.
         start: Where to begin; ``Position()`` is the beginning.
         max_record_bytes: A longer line yields ``Unreadable`` and is never held in memory.
+        spool: A folder with room for copies of remote tables; None is that of temporary files.
+        on_digest: Told the digests of remote inputs.
+
+    Raises:
+        StorageError: A file could not be read, whatever it holds.
     """
     done = sum(file.size for file in inputs[: start.input])
-    for number in range(start.input, len(inputs)):
-        file = inputs[number]
-        position = start if number == start.input else Position(number)
-        reader = _Reader(number, file, done, position)
-        if file.format in ("lines", "array"):
-            yield from reader.texts(max_record_bytes)
-        elif file.format == "parquet":
-            yield from reader.parquet()
-        else:
-            yield from reader.dataset()
-        done += file.size
+    rest = inputs[start.input :]
+    streamed = [one for one in rest if not one.is_local and one.format != "dataset"]
+    with Downloads(list(streamed)) as downloads:
+        for number, file in enumerate(rest, start.input):
+            position = start if number == start.input else Position(number)
+            reader = _Reader(number, file, done, position, spool)
+            if file.format == "dataset":
+                yield from reader.dataset(on_digest)
+            elif file.is_local:
+                yield from reader.read(None, max_record_bytes)
+            else:
+                with downloads.open(file) as download:
+                    yield from reader.read(download, max_record_bytes)
+                    digest, size = download.finish()
+                    if on_digest is not None:
+                        on_digest(number, digest, size)
+            done += file.size
 
 
 class _Reader:
     """Reads one input."""
 
-    def __init__(self, number: int, file: InputFile, done: int, start: Position) -> None:
+    def __init__(
+        self, number: int, file: InputFile, done: int, start: Position, spool: Path | None
+    ) -> None:
         self._number = number
         self._file = file
         self._done = done
         self._next = start.number
         self._start = start
+        self._spool = spool
 
-    def texts(self, limit: int) -> Iterator[RecordBatch]:
-        """Lines, or the elements of an array."""
-        with self._file.open() as (unpacked, stored):
+    def read(self, download: Download | None, max_record_bytes: int) -> Iterator[RecordBatch]:
+        """All of a file's records."""
+        if self._file.format in ("parquet", "arrow"):
+            return self._table(download)
+        return self._texts(download, max_record_bytes)
+
+    def _texts(self, download: Download | None, limit: int) -> Iterator[RecordBatch]:
+        """Lines, or the elements of an array, or objects one after another."""
+        with self._file.open(download) as (unpacked, stored):
             offset = 0
             skip = self._next
-            read = read_elements if self._file.format == "array" else _lines
-            can_seek = self._file.format == "lines" and not self._file.compression
+            read = {"lines": _lines, "array": read_elements, "objects": read_objects}[
+                self._file.format
+            ]
+            is_lines = self._file.format == "lines"
+            can_seek = is_lines and not self._file.compression
             if can_seek:
-                unpacked.seek(self._start.offset)
+                _go_to(unpacked, self._start.offset, download)
                 offset, skip = self._start.offset, 0
             items: list[Any] = []
             size = num_records = 0
@@ -74,10 +111,10 @@ class _Reader:
                     item: bytes | Unreadable | None
                     if isinstance(text, int):
                         item = _too_long(length, limit)
-                    elif self._file.format == "array":
+                    elif not is_lines:
                         item = text
                     else:
-                        item = _line(text, first=self._next + len(items) == 0)
+                        item = _line(text)
                     items.append(item)
                     size += length if isinstance(text, bytes) else 0
                     num_records += item is not None
@@ -85,25 +122,35 @@ class _Reader:
                         yield self._batch(items, num_records, offset, stored.tell())
                         items, size, num_records = [], 0, 0
             except Exception as error:
-                items.append(_rest(error))
+                items.append(_rest(error, stored))
                 num_records += 1
                 broken = True
             if items:
                 yield self._batch(items, num_records, offset, self._file.size, at_end=broken)
 
-    def parquet(self) -> Iterator[RecordBatch]:
-        import pyarrow.parquet
-
-        with self._file.open() as (stored, _):
+    def _table(self, download: Download | None) -> Iterator[RecordBatch]:
+        with self._local(download) as (table, stored):
             try:
-                # Buffered, so that a row group is not read as a whole.
-                table = pyarrow.parquet.ParquetFile(stored, buffer_size=1 << 20, pre_buffer=False)
-                rows = table.iter_batches(_ROWS_AT_A_TIME, use_threads=False)
-                yield from self._rows(rows, table.metadata.num_rows, skip=self._next)
+                open_table = _open_parquet if self._file.format == "parquet" else _open_arrow
+                schema, total, rows = open_table(table)
+                refuse_same_names(self._file.name, schema)
+                yield from self._rows(rows, total, skip=self._next)
             except Exception as error:
-                yield self._batch([_rest(error)], 1, 0, self._file.size, at_end=True)
+                rest = _rest(error, stored)
+                yield self._batch([rest], 1, 0, self._file.size, at_end=True)
 
-    def dataset(self) -> Iterator[RecordBatch]:
+    @contextmanager
+    def _local(self, download: Download | None) -> Iterator[tuple[Any, Any]]:
+        """A file in which one can go back and forth, and what knows whether reading it failed."""
+        if download is None:
+            with self._file.open() as both:
+                yield both
+        else:
+            with storage.spool(download, self._spool) as copy:
+                yield copy, download
+
+    def dataset(self, on_digest: OnDigest | None) -> Iterator[RecordBatch]:
+        """The rows of a folder that ``datasets`` saved."""
         try:
             import datasets
         except ImportError as error:
@@ -111,12 +158,26 @@ class _Reader:
                 f"the input {self._file.name} needs datasets, which is not installed; "
                 f"install it with: pip install 'megatron-packing[datasets]'"
             ) from error
-        saved = datasets.load_from_disk(self._file.name).with_format("arrow")
-        if self._next == len(saved):
-            return
-        tables = saved.skip(self._next).iter(_ROWS_AT_A_TIME)
-        batches = (batch for table in tables for batch in table.to_batches())
-        yield from self._rows(batches, len(saved), skip=0)
+        with ExitStack() as stack:
+            folder = self._file.name
+            if not self._file.is_local:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(dir=self._spool))
+                digest, size = storage.spool_folder(self._file.name, Path(folder))
+                if on_digest is not None:
+                    on_digest(self._number, digest, size)
+            try:
+                saved = datasets.load_from_disk(folder).with_format("arrow")
+                if self._next == len(saved):
+                    return
+                tables = saved.skip(self._next).iter(_ROWS_AT_A_TIME)
+                batches = (batch for table in tables for batch in table.to_batches())
+                yield from self._rows(batches, len(saved), skip=0)
+            except OSError as error:
+                if error.errno is not None:
+                    raise storage.cannot_read(self._file.name, error) from error
+                yield self._batch([_rest(error, None)], 1, 0, self._file.size, at_end=True)
+            except Exception as error:
+                yield self._batch([_rest(error, None)], 1, 0, self._file.size, at_end=True)
 
     def _rows(self, batches: Iterator[Any], total: int, skip: int) -> Iterator[RecordBatch]:
         """Pass rows on as Arrow streams, which hold these rows and not what they are a slice of."""
@@ -134,7 +195,8 @@ class _Reader:
                 sink = pyarrow.BufferOutputStream()
                 with pyarrow.ipc.new_stream(sink, part.schema) as stream:
                     stream.write_batch(part)
-                read = self._file.size * (self._next + part.num_rows) // total
+                share = (self._next + part.num_rows) / max(total, self._next + part.num_rows)
+                read = int(self._file.size * share)
                 yield self._batch(sink.getvalue().to_pybytes(), part.num_rows, 0, read)
 
     def _batch(
@@ -160,6 +222,37 @@ class _Reader:
         )
 
 
+def _open_parquet(stored: Any) -> tuple[Any, int, Iterator[Any]]:
+    import pyarrow.parquet
+
+    # Buffered, so that a row group is not read as a whole.
+    table = pyarrow.parquet.ParquetFile(stored, buffer_size=1 << 20, pre_buffer=False)
+    rows = table.iter_batches(_ROWS_AT_A_TIME, use_threads=False)
+    return table.schema_arrow, table.metadata.num_rows, rows
+
+
+def _open_arrow(stored: Any) -> tuple[Any, int, Iterator[Any]]:
+    """Arrow's file format (Feather too), or its stream; the rows of a stream are not known."""
+    import pyarrow.ipc
+
+    is_file = stored.read(6) == b"ARROW1"
+    stored.seek(0)
+    if not is_file:
+        stream = pyarrow.ipc.open_stream(stored)
+        return stream.schema, 0, iter(stream)
+    file = pyarrow.ipc.open_file(stored)
+    batches = (file.get_batch(number) for number in range(file.num_record_batches))
+    return file.schema, 0, batches
+
+
+def _go_to(unpacked: BinaryIO, offset: int, download: Download | None) -> None:
+    if download is None:
+        unpacked.seek(offset)
+        return
+    while offset and (passed := unpacked.read(min(offset, storage.BLOCK_BYTES))):
+        offset -= len(passed)
+
+
 def _lines(file: BinaryIO, limit: int) -> Iterator[bytes | int]:
     """Yield each line, or its length where it is longer than the limit."""
     while line := file.readline(limit + 1):
@@ -174,9 +267,9 @@ def _lines(file: BinaryIO, limit: int) -> Iterator[bytes | int]:
         yield length
 
 
-def _line(line: bytes, first: bool) -> bytes | None:
-    if first:
-        line = line.removeprefix(b"\xef\xbb\xbf")
+def _line(line: bytes) -> bytes | None:
+    # Files that were joined have a byte order mark within.
+    line = line.removeprefix(_BOM)
     return line if line.strip() else None
 
 
@@ -186,12 +279,22 @@ def _too_long(length: int, limit: int) -> Unreadable:
     )
 
 
-def _rest(error: Exception) -> Unreadable:
-    """What stands for the rest of a file; errors of the machine are not the file's."""
-    # pyarrow raises errors without a number for what it cannot read.
-    if not isinstance(error, (EOFError, ValueError)) and not (
+def _rest(error: Exception, stored: Any) -> Unreadable:
+    """What stands for the rest of a file that a decoder gave up on; other errors are raised.
+
+    Args:
+        error: What was raised.
+        stored: What was read; it knows if reading failed, whatever the decoder made of that.
+    """
+    failed = getattr(stored, "error", None)
+    if failed is not None:
+        raise failed
+    # pyarrow raises errors without a number for what it cannot decode.
+    is_decoders = isinstance(error, EOFError | ValueError) and not isinstance(error, InputError)
+    is_arrows = type(error).__name__.startswith("Arrow") or (
         isinstance(error, OSError) and error.errno is None
-    ):
+    )
+    if not is_decoders and not is_arrows:
         raise error
     reason = (str(error).strip() or repr(error)).splitlines()[0]
     return Unreadable("unreadable file", f"from here on the file cannot be read ({reason})")

@@ -9,8 +9,9 @@ from __future__ import annotations
 import datetime
 import errno
 import os
+import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,12 +20,14 @@ from typing import Any, Literal
 from megatron_packing.errors import InputError
 from megatron_packing.prepare.batches import RecordBatch
 from megatron_packing.prepare.conversations import SCHEMAS
+from megatron_packing.prepare.digests import Digests, reading_digests
 from megatron_packing.prepare.encoder import Encoder, EncoderOptions
 from megatron_packing.prepare.engine import Engine, LocalEngine, Results
-from megatron_packing.prepare.inputs import InputFile, find_inputs
-from megatron_packing.prepare.provenance import describe_corpus, describe_job, reading_digests
+from megatron_packing.prepare.inputs import InputFile, find_changed, find_inputs
+from megatron_packing.prepare.provenance import describe_corpus, describe_job
 from megatron_packing.prepare.readers import read_batches
 from megatron_packing.prepare.record_fields import RecordNames
+from megatron_packing.prepare.storage import StorageError, was_replaced
 from megatron_packing.prepare.tokenizer import find_tokenizer
 from megatron_packing.prepare.turns import LossOn
 from megatron_packing.prepare.unfinished import (
@@ -70,7 +73,11 @@ class TokenizeOptions:
     """How often what was done is made certain: at most so much is lost when a run is killed."""
 
 
-def tokenize(options: TokenizeOptions, on_progress: Listener | None = None) -> Progress:
+def tokenize(
+    options: TokenizeOptions,
+    on_progress: Listener | None = None,
+    on_find: Callable[[int, int], None] | None = None,
+) -> Progress:
     """Tokenise records into ``PREFIX.bin/.idx``.
 
     Beside them lie ``PREFIX_loss_mask.bin/.idx``, unless every token is trained;
@@ -82,6 +89,7 @@ def tokenize(options: TokenizeOptions, on_progress: Listener | None = None) -> P
         options: What is tokenised, and how.
         on_progress: Called with the bytes of input that were read, those of all inputs, and what
             was done so far.
+        on_find: Called, before that, with the inputs that were looked into and how many there are.
 
     Raises:
         InputError: An input, the tokenizer or the template cannot be used, the corpus exists, a
@@ -101,15 +109,22 @@ def tokenize(options: TokenizeOptions, on_progress: Listener | None = None) -> P
             raise InputError(
                 f"--date is {options.date!r}; it must be a day such as 2026-01-31"
             ) from error
+    address = re.match(r"([a-z][a-z0-9+.-]+):/+", str(options.output_prefix))
+    if address:
+        raise InputError(
+            f"--output-prefix is the address {address[1]}://"
+            f"{str(options.output_prefix)[address.end() :]}; a corpus is written to a local "
+            f"folder: give one, and copy the files from there"
+        )
     if not options.output_prefix.name or options.output_prefix.is_dir():
         raise InputError(
             f"--output-prefix is '{options.output_prefix}', a folder; add the name that the "
             f"corpus's files begin with"
         )
     engine = _make_engine(options.engine, options.workers)
-    inputs = find_inputs([str(pattern) for pattern in options.inputs])
+    inputs = find_inputs([str(pattern) for pattern in options.inputs], on_find)
     encoder_options = _encoder_options(options)
-    dtype = Encoder(encoder_options).dtype
+    encoder = Encoder(encoder_options)
     prefix = options.output_prefix
     job = describe_job(inputs, encoder_options)
     with _machine_errors(prefix), UnfinishedCorpus(prefix, job, options.restart) as unfinished:
@@ -117,16 +132,23 @@ def tokenize(options: TokenizeOptions, on_progress: Listener | None = None) -> P
             unfinished.finish_publishing()
             return unfinished.progress
         encoder_options = replace(encoder_options, date=unfinished.job["date"])
-        with reading_digests(inputs) as digests:
-            results = engine(encoder_options, _unread(inputs, unfinished.progress, options))
+        with reading_digests(inputs, unfinished.progress.downloaded) as digests:
+            results = engine(encoder_options, _unread(inputs, unfinished, options, digests))
             with closing(results):
-                _write(options, inputs, results, unfinished, on_progress)
+                try:
+                    _write(options, inputs, results, unfinished, on_progress)
+                except StorageError:
+                    if unfinished.progress.num_records:
+                        unfinished.checkpoint()  # the same command goes on from here
+                    raise
             progress = unfinished.progress
-            _check(options, inputs, unfinished)
-            hashes = digests()
+            _check(inputs, unfinished)
+            hashes = digests.all()
         lengths = unfinished.lengths()
-        record = describe_corpus(inputs, hashes, encoder_options, progress, lengths)
-        unfinished.publish(dtype, record)
+        record = describe_corpus(
+            *(inputs, hashes, encoder_options, progress, lengths, encoder.vocabulary_size)
+        )
+        unfinished.publish(encoder.dtype, record)
     return progress
 
 
@@ -173,15 +195,21 @@ def _encoder_options(options: TokenizeOptions) -> EncoderOptions:
 
 
 def _unread(
-    inputs: list[InputFile], progress: Progress, options: TokenizeOptions
+    inputs: list[InputFile],
+    unfinished: UnfinishedCorpus,
+    options: TokenizeOptions,
+    digests: Digests,
 ) -> Iterator[RecordBatch]:
+    progress = unfinished.progress
     if options.on_bad_record == "error" and progress.num_rejects:
         raise InputError(
             f"{unfinished_path(options.output_prefix)} holds a run that skipped "
             f"{progress.num_rejects:,} records; finish it with --on-bad-record skip, or begin anew "
             f"with --restart"
         )
-    return read_batches(inputs, progress.position, options.max_record_bytes)
+    return read_batches(
+        inputs, progress.position, options.max_record_bytes, unfinished.folder, digests.add
+    )
 
 
 def _write(
@@ -213,20 +241,16 @@ def _write(
             on_progress(batch.progress, total, unfinished.progress)
 
 
-def _check(options: TokenizeOptions, inputs: list[InputFile], unfinished: UnfinishedCorpus) -> None:
+def _check(inputs: list[InputFile], unfinished: UnfinishedCorpus) -> None:
     progress = unfinished.progress
     if progress.num_records != progress.num_documents + progress.num_rejects:
         raise RuntimeError(
             f"{progress.num_records} records became {progress.num_documents} documents and "
             f"{progress.num_rejects} rejects: this is a defect of megatron-packing"
         )
-    for before, now in zip(
-        inputs, find_inputs([str(pattern) for pattern in options.inputs]), strict=False
-    ):
-        if before != now:
-            raise InputError(
-                f"the input {before.name} was changed while it was read; begin anew with --restart"
-            )
+    changed = find_changed(inputs)
+    if changed is not None:
+        raise was_replaced(changed.name)
     if progress.num_documents == 0:
         names = ", ".join(file.name for file in inputs)
         why = f"; the first of {progress.num_rejects:,}: {unfinished.first_reject()}"

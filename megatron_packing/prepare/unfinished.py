@@ -15,7 +15,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -58,6 +58,7 @@ class Progress:
     num_tokens: int = 0
     num_trained_tokens: int = 0
     longest_document: int = 0
+    largest_token: int = 0
     num_with_special_tokens: int = 0
     """Documents whose own texts write special tokens, which become just these."""
     schemas: dict[str, int] = field(default_factory=dict)
@@ -66,6 +67,8 @@ class Progress:
     """Records that were not used, by what was wrong with them."""
     notes: dict[str, int] = field(default_factory=dict)
     """Documents of which each note is true; see ``EncodedBatch.notes``."""
+    downloaded: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """SHA-256 and bytes of each remote input that was read wholly, by its number."""
     sizes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_FILES, 0))
     """Bytes of each file."""
 
@@ -77,6 +80,7 @@ class Progress:
         self.num_tokens += len(encoded.tokens)
         self.num_trained_tokens += encoded.num_trained_tokens
         self.num_with_special_tokens += encoded.num_with_special_tokens
+        self.largest_token = max(self.largest_token, int(encoded.tokens.max(initial=0)))
         self.longest_document = max(self.longest_document, int(encoded.lengths.max(initial=0)))
         self.schemas = dict(Counter(self.schemas) + encoded.schemas)
         kinds = Counter(reject.kind for reject in encoded.rejects)
@@ -120,10 +124,8 @@ class UnfinishedCorpus:
             self.folder.mkdir(exist_ok=True)
             state = self._read_state(restart)
             complete = state is not None and bool(state.get("complete"))
-            if complete and restart and not index_path(prefix).exists():
-                for _, target in self._targets(_from_state(state or {})):
-                    target.unlink(missing_ok=True)  # renamed already, by the run before
-                complete = False
+            if state is not None and complete:
+                complete, state = self._look_at_complete(state, job, restart)
             if not complete:
                 self._check_nothing_exists()
                 if restart:
@@ -200,7 +202,8 @@ class UnfinishedCorpus:
                         f"remove it and run the same command again, which then finishes"
                     ) from error
         sync(self.prefix.parent)
-        self._remove_all_but("state.json")  # which says that only this is left to do
+        self._remove_all_but("state.json", "job.json")
+        (self.folder / "state.json").unlink()  # without it the folder is nothing
         shutil.rmtree(self.folder)
 
     def first_reject(self) -> str:
@@ -229,6 +232,30 @@ class UnfinishedCorpus:
             ("tokens.idx", index_path(self.prefix)),
         ]
 
+    def _look_at_complete(
+        self, state: dict[str, Any], job: dict[str, Any], restart: bool
+    ) -> tuple[bool, dict[str, Any] | None]:
+        """What is left of a run that had all: to name its files, or nothing, if they are gone.
+
+        Returns:
+            Whether there is only that left to do, and the state to go on from; None begins anew.
+        """
+        targets = self._targets(_from_state(state))
+        inside = [(self.folder / name).exists() for name, _ in targets]
+        there = [target.exists() for _, target in targets]
+        if all(there) and not any(inside):  # killed in its last instant, or a moment before
+            if not restart and not self._changed(job):
+                return True, state
+        elif all(map(any, zip(inside, there, strict=True))):
+            if not restart:
+                return True, state
+            if not there[-1]:
+                for _, target in targets:
+                    target.unlink(missing_ok=True)  # renamed already, by the run before
+                return False, state
+        self._remove_all_but()  # its files were removed, or have nothing to do with this run
+        return False, None
+
     def _remove_if_empty(self) -> None:
         """Leave no folder behind in which nothing is certain."""
         if not (self.folder / "state.json").exists():
@@ -249,13 +276,17 @@ class UnfinishedCorpus:
                     f"{path} exists already; remove that corpus or choose another --output-prefix"
                 )
 
-    def _check_same(self, job: dict[str, Any]) -> None:
+    def _changed(self, job: dict[str, Any]) -> list[str]:
+        """What of a job is not as it was in the run before; takes the date from there."""
         before = self._read("job.json") or {}
         now = json.loads(json.dumps(job))
         if now["date"] is None:
             now["date"] = before.get("date")
         self.job = now
-        changed = [name for name in now if now[name] != before.get(name)]
+        return [name for name in now if now[name] != before.get(name)]
+
+    def _check_same(self, job: dict[str, Any]) -> None:
+        changed = self._changed(job)
         if changed:
             raise InputError(
                 f"{self.folder} holds an unfinished run of which {', '.join(changed)} "
@@ -311,6 +342,12 @@ class UnfinishedCorpus:
 
 def _from_state(state: dict[str, Any]) -> Progress:
     known = {name: value for name, value in state.items() if name != "complete"}
+    if set(known) != {one.name for one in fields(Progress)}:
+        raise InputError(
+            "the unfinished run was begun by another release of megatron-packing; begin anew with "
+            "--restart"
+        )
+    known["downloaded"] = {number: tuple(pair) for number, pair in known["downloaded"].items()}
     known["position"] = Position(**known["position"])
     return Progress(**known)
 

@@ -10,13 +10,18 @@ import io
 import zlib
 from typing import Any, BinaryIO, Literal
 
+Compression = Literal["", "gzip", "zstd"]
+"""How a file is compressed; empty where it is not."""
+
 _BLOCK_BYTES = 1 << 16
+# Handed to a decoder at a time: a byte of gzip is 1,032 at most, four of zstd are up to 128 KiB.
+_STEP_BYTES = {"gzip": 1 << 16, "zstd": 1 << 12}
 
 
 class Unpacked(io.RawIOBase):
     """The decompressed bytes of a file, which may be several compressed ones on end."""
 
-    def __init__(self, stored: BinaryIO, compression: Literal["gzip", "zstd"]) -> None:
+    def __init__(self, stored: BinaryIO, compression: Compression) -> None:
         """Read ``stored``, which stays open."""
         self._stored = stored
         self._compression = compression
@@ -25,6 +30,7 @@ class Unpacked(io.RawIOBase):
         self._output = memoryview(b"")
         self._error: Exception | None = None
         self._count = 0
+        self._any_before = False
 
     def readable(self) -> bool:
         return True
@@ -46,6 +52,11 @@ class Unpacked(io.RawIOBase):
     def _unpack(self) -> bool:
         """Decompress one block; False at the end."""
         self._input = self._input or self._stored.read(_BLOCK_BYTES)
+        if self._unpacker is None and self._any_before and self._compression == "gzip":
+            self._input = self._input.lstrip(b"\0")  # padding, as tapes and gzip -t take it
+            if not self._input:
+                self._input = self._stored.read(_BLOCK_BYTES)
+                return bool(self._input)
         if not self._input:
             if self._unpacker is not None:
                 self._error = EOFError("the compressed file is cut off")
@@ -53,14 +64,17 @@ class Unpacked(io.RawIOBase):
         try:
             if self._unpacker is None:
                 self._unpacker = self._begin()
-            self._output = memoryview(self._unpacker.decompress(self._input))
+            step = _STEP_BYTES[self._compression]
+            taken, rest = self._input[:step], self._input[step:]
+            self._output = memoryview(self._unpacker.decompress(taken))
         except Exception as error:
             self._error = ValueError(f"the compressed file is damaged: {error}")
             return False
-        self._input = b""
+        self._input = rest
         if self._unpacker.eof:
-            self._input = self._unpacker.unused_data
+            self._input = self._unpacker.unused_data + rest
             self._unpacker = None
+            self._any_before = True
         return True
 
     def _begin(self) -> Any:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 
@@ -15,10 +19,13 @@ import pyarrow
 import pyarrow.parquet
 
 from megatron_packing.errors import InputError
+from megatron_packing.prepare import inputs as inputs_module
+from megatron_packing.prepare import storage
 from megatron_packing.prepare.batches import Position
-from megatron_packing.prepare.inputs import find_inputs
+from megatron_packing.prepare.inputs import find_changed, find_inputs
 from megatron_packing.prepare.readers import read_batches
 from megatron_packing.prepare.records import RecordError
+from tests.prepare.object_store import object_store
 
 # Some of them over a batch, so that there are several.
 RECORDS = [
@@ -89,10 +96,10 @@ WRITERS = [
 BEGINNING = Position()
 
 
-def read(inputs, start=BEGINNING, limit=1 << 24):
+def read(inputs, start=BEGINNING, limit=1 << 24, **more):
     """All records, the numbers they have in their files, and the batches."""
     records, numbers, batches = [], [], []
-    for batch in read_batches(inputs, start, limit):
+    for batch in read_batches(inputs, start, limit, **more):
         batches.append(batch)
         found = list(batch.records())
         assert len(found) == batch.num_records
@@ -287,35 +294,144 @@ def test_files_of_fsspecs_memory_are_read():
     assert read(inputs)[0] == RECORDS[2:4] + RECORDS[:2]
 
 
-@pytest.mark.timeout(120)
-def test_files_of_an_s3_server_are_read(monkeypatch, tmp_path):
+@pytest.fixture
+def store(monkeypatch):
     pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "none")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://{host}:{port}")
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        import s3fs
+    pytest.importorskip("moto.server")
+    with object_store(monkeypatch.setenv) as store:
+        yield store
 
-        system = s3fs.S3FileSystem()
-        system.mkdir("bucket")
-        for write in (write_lines, write_parquet, write_zstd):
-            path = write(tmp_path)
-            system.put(str(path), f"bucket/data/{path.name}")
-        inputs = find_inputs(["s3://bucket/data/*"])
-        assert [file.name for file in inputs] == [
-            *("s3://bucket/data/a.jsonl", "s3://bucket/data/a.parquet"),
-            "s3://bucket/data/named.badly",
-        ]
-        assert all(file.modified for file in inputs)
-        assert read(inputs)[0] == RECORDS * 3
-        assert inputs[0].sha256() == find_inputs([str(tmp_path / "a.jsonl")])[0].sha256()
+
+@pytest.mark.timeout(120)
+def test_files_of_an_s3_server_are_read_and_downloaded_once(store, tmp_path):
+    contents = {}
+    for write in (write_lines, write_parquet, write_zstd, write_array):
+        path = write(tmp_path)
+        contents[f"s3://bucket/data/{path.name}"] = path.read_bytes()
+        store.put(f"/bucket/data/{path.name}", path.read_bytes())
+    inputs = find_inputs(["s3://bucket/data/*"])
+    assert [file.name for file in inputs] == sorted(contents)
+    assert all(file.modified for file in inputs)
+    digests = {}
+    records, _, _ = read(inputs, on_digest=lambda *of: digests.update({of[0]: of[1:]}))
+    assert records == RECORDS * 4
+    for number, file in enumerate(inputs):
+        content = contents[file.name]
+        assert digests[number] == (hashlib.sha256(content).hexdigest(), len(content))
+    assert find_changed(inputs) is None
+    # An array whose first line is long is looked at further: a MiB.
+    size = sum(map(len, contents.values()))
+    assert store.downloaded() - (1 << 20) < 1.2 * size
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("is_glob", [True, False])
+def test_small_objects_take_two_requests_each_at_most(store, is_glob):
+    contents = {f"/bucket/small/{n:03}.jsonl": b'{"number": %d}\n' % n for n in range(150)}
+    for path, content in contents.items():
+        store.put(path, content)
+    before = len(store.requests)
+    seen = []
+    patterns = ["s3://bucket/small/*"] if is_glob else [f"s3:/{path}" for path in contents]
+    inputs = find_inputs(patterns, lambda *now: seen.append(now))
+    assert seen[-1] == (150, 150)
+    assert len(seen) == 150
+    assert read(inputs)[0] == [{"number": n} for n in range(150)]
+    assert find_changed(inputs) is None
+    assert len(store.requests) - before <= (150 if is_glob else 300)
+    assert store.downloaded() == sum(map(len, contents.values()))
+
+
+@pytest.mark.timeout(120)
+def test_objects_too_many_to_be_kept_are_read_twice_in_part_only(store, monkeypatch):
+    monkeypatch.setattr(inputs_module, "_KEPT_BYTES", 10_000)
+    line = b'{"text": "' + b"x" * 8000 + b'"}\n'
+    for number in range(20):
+        store.put(f"/bucket/many/{number:02}.jsonl", line)
+    before = len(store.requests)
+    assert len(read(find_inputs(["s3://bucket/many/*"]))[0]) == 20
+    assert len(store.requests) - before <= 40
+    assert store.downloaded() <= 1.2 * 20 * len(line)
+
+
+@pytest.mark.timeout(120)
+def test_small_objects_are_fetched_many_at_once(store, monkeypatch):
+    """While one waits for its answer the others are asked for."""
+    most = waiting = 0
+    read_beginning = storage.read_beginning
+    several = threading.Event()
+
+    def slow(*arguments):
+        nonlocal most, waiting
+        waiting += 1
+        most = max(most, waiting)
+        if waiting >= 8:
+            several.set()
+        assert several.wait(60), "fewer than 8 are asked for at once"
+        waiting -= 1
+        return read_beginning(*arguments)
+
+    for number in range(8):
+        store.put(f"/bucket/few/{number}.jsonl", b"{}\n")
+    monkeypatch.setattr(storage, "read_beginning", slow)
+    assert len(find_inputs(["s3://bucket/few/*"])) == 8
+    assert most == 8
+
+
+class _Plain(BaseHTTPRequestHandler):
+    """A server that knows no ranges; under /chunked it does not say sizes either."""
+
+    protocol_version = "HTTP/1.1"
+    contents: ClassVar[dict[str, bytes]] = {}
+
+    def do_HEAD(self):
+        self._answer(with_body=False)
+
+    def do_GET(self):
+        self._answer(with_body=True)
+
+    def _answer(self, with_body):
+        content = self.contents[self.path]
+        chunked = self.path.startswith("/chunked")
+        self.send_response(200)
+        if chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if with_body and chunked:
+            for start in range(0, len(content), 100_000):
+                part = content[start : start + 100_000]
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+            self.wfile.write(b"0\r\n\r\n")
+        elif with_body:
+            self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", ["chunked", "plain"])
+@pytest.mark.parametrize("write", [write_lines, write_gzip, write_parquet])
+def test_http_servers_without_sizes_or_ranges_are_read(kind, write, tmp_path, monkeypatch):
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr(storage, "BLOCK_BYTES", 1 << 16)  # several, of which the second is refused
+    content = write(tmp_path).read_bytes()
+    _Plain.contents = {f"/{kind}/file": content}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Plain)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        digests = []
+        inputs = find_inputs([f"http://127.0.0.1:{server.server_address[1]}/{kind}/file"])
+        records, _, _ = read(inputs, on_digest=lambda *of: digests.append(of))
+        assert records == RECORDS
+        assert digests == [(0, hashlib.sha256(content).hexdigest(), len(content))]
+        assert find_changed(inputs) is None
     finally:
-        server.stop()
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_change_of_a_file_shows(tmp_path):
