@@ -9,10 +9,11 @@ from typing import Any
 
 from megatron_packing.errors import InputError
 from megatron_packing.prepare.conversations import SCHEMAS
+from megatron_packing.prepare.engine import signals_interrupt
 from megatron_packing.prepare.record_fields import RecordNames
 from megatron_packing.prepare.tokenize import TokenizeOptions, tokenize
 from megatron_packing.prepare.unfinished import unfinished_path
-from megatron_packing.report.tokenizing import print_result, progress_line
+from megatron_packing.report.tokenizing import print_result, progress_line, show_search
 
 _PYTHON_VALUES = {"True": True, "False": False, "None": None}
 
@@ -152,8 +153,8 @@ def run(args: Namespace) -> dict[str, Any]:
         checkpoint_seconds=args.checkpoint_seconds,
     )
     try:
-        with progress_line() as show:
-            progress = tokenize(options, show)
+        with signals_interrupt(), progress_line() as show:
+            progress = tokenize(options, show, show_search)
     except KeyboardInterrupt:
         if not unfinished_path(args.output_prefix).exists():
             raise

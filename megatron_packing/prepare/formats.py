@@ -125,7 +125,7 @@ def _wide_encoding(start: bytes) -> str:
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "UTF-16"
     first = start[:64]
-    if len(first) >= 8 and first.count(0) >= len(first) // 3:
+    if len(first) >= 8 and len(first) // 3 <= first.count(0) < len(first):
         if not any(first[0::4]) and not any(first[1::4]):
             return "UTF-32BE"
         if not any(first[2::4]) and not any(first[3::4]):
@@ -192,7 +192,9 @@ def _objects_or_lines(name: str, start: bytes, more: Callable[[int], bytes]) -> 
     if not end:
         return "lines"
     spans_lines = "\n" in text[:end]
-    return "objects" if spans_lines or text[end:].lstrip(" \t\r")[:1] in ("{", ",") else "lines"
+    return (
+        "objects" if spans_lines or text[end:].lstrip(" \t\r\ufeff")[:1] in ("{", ",") else "lines"
+    )
 
 
 def _decoded(start: bytes) -> str:

@@ -134,7 +134,9 @@ class _Reader:
                 open_table = _open_parquet if self._file.format == "parquet" else _open_arrow
                 schema, total, rows = open_table(table)
                 refuse_same_names(self._file.name, schema)
-                yield from self._rows(rows, total, skip=self._next)
+                # Parquet is checked while it is decoded; Arrow is the memory's own form.
+                is_checked = self._file.format == "parquet"
+                yield from self._rows(rows, total, self._next, is_checked)
             except Exception as error:
                 rest = _rest(error, stored)
                 yield self._batch([rest], 1, 0, self._file.size, at_end=True)
@@ -171,7 +173,7 @@ class _Reader:
                     return
                 tables = saved.skip(self._next).iter(_ROWS_AT_A_TIME)
                 batches = (batch for table in tables for batch in table.to_batches())
-                yield from self._rows(batches, len(saved), skip=0)
+                yield from self._rows(batches, len(saved), 0, is_checked=False)
             except OSError as error:
                 if error.errno is not None:
                     raise storage.cannot_read(self._file.name, error) from error
@@ -179,10 +181,10 @@ class _Reader:
             except Exception as error:
                 yield self._batch([_rest(error, None)], 1, 0, self._file.size, at_end=True)
 
-    def _rows(self, batches: Iterator[Any], total: int, skip: int) -> Iterator[RecordBatch]:
+    def _rows(
+        self, batches: Iterator[Any], total: int, skip: int, is_checked: bool
+    ) -> Iterator[RecordBatch]:
         """Pass rows on as Arrow streams, which hold these rows and not what they are a slice of."""
-        import pyarrow
-
         for rows in batches:
             if skip >= rows.num_rows:
                 skip -= rows.num_rows
@@ -192,12 +194,11 @@ class _Reader:
             step = max(1, min(rows.num_rows, rows.num_rows * _BATCH_BYTES // max(rows.nbytes, 1)))
             for start in range(0, rows.num_rows, step):
                 part = rows.slice(start, step)
-                sink = pyarrow.BufferOutputStream()
-                with pyarrow.ipc.new_stream(sink, part.schema) as stream:
-                    stream.write_batch(part)
-                share = (self._next + part.num_rows) / max(total, self._next + part.num_rows)
-                read = int(self._file.size * share)
-                yield self._batch(sink.getvalue().to_pybytes(), part.num_rows, 0, read)
+                for sound in [part] if is_checked else _sound_rows(part):
+                    payload: Any = [sound] if isinstance(sound, Unreadable) else _stream(sound)
+                    count = 1 if isinstance(sound, Unreadable) else sound.num_rows
+                    share = (self._next + count) / max(total, self._next + count)
+                    yield self._batch(payload, count, 0, int(self._file.size * share))
 
     def _batch(
         self,
@@ -243,6 +244,37 @@ def _open_arrow(stored: Any) -> tuple[Any, int, Iterator[Any]]:
     file = pyarrow.ipc.open_file(stored)
     batches = (file.get_batch(number) for number in range(file.num_record_batches))
     return file.schema, 0, batches
+
+
+def _stream(rows: Any) -> bytes:
+    import pyarrow
+
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, rows.schema) as stream:
+        stream.write_batch(rows)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _sound_rows(rows: Any) -> Iterator[Any]:
+    """Rows that were checked to be what they say, with ``Unreadable`` for those of broken text.
+
+    Raises:
+        ArrowInvalid: They point beyond their data.
+    """
+    from pyarrow import ArrowInvalid
+
+    try:
+        rows.validate(full=True)
+    except ArrowInvalid as error:
+        if "UTF8" not in str(error):
+            raise
+        if rows.num_rows > 1:
+            for number in range(rows.num_rows):
+                yield from _sound_rows(rows.slice(number, 1))
+            return
+        yield Unreadable("not UTF-8", f"it has a text that is not UTF-8 ({error})")
+    else:
+        yield rows
 
 
 def _go_to(unpacked: BinaryIO, offset: int, download: Download | None) -> None:

@@ -44,15 +44,6 @@ def parse_json(text: bytes) -> Any:
         raise RecordError("not JSON", f"its JSON cannot be read ({error})") from error
 
 
-def without_nulls(value: Any) -> Any:
-    """A row of a table without its nulls, in which the fields of other rows show up."""
-    if isinstance(value, dict):
-        return {key: without_nulls(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [without_nulls(item) for item in value]
-    return value
-
-
 def type_name(value: Any) -> str:
     """What JSON calls a value's type, for messages."""
     if value is None:

@@ -86,7 +86,7 @@ def refuse_joined_splits(pattern: str, paths: Iterable[str]) -> None:
         split = _split_of(path, given)
         if split:
             found.setdefault(split, path)
-    _refuse_several(f"the input {pattern}", found)
+    _refuse_several(f"the input {pattern} joins", found)
 
 
 def refuse_joined_shards(paths: Iterable[str]) -> None:
@@ -97,14 +97,14 @@ def refuse_joined_shards(paths: Iterable[str]) -> None:
         split = _SPLITS.get(shard[1].lower()) if shard else None
         if split:
             found.setdefault(split, path)
-    _refuse_several("the inputs", found)
+    _refuse_several("the inputs join", found)
 
 
 def _refuse_several(what: str, found: dict[str, str]) -> None:
     if len(found) > 1:
         (first, path), (second, other), *_ = found.items()
         raise InputError(
-            f"{what} joins the splits {first} and {second} of a data set ({path}, {other}); make "
+            f"{what} the splits {first} and {second} of a data set ({path}, {other}); make "
             f"one corpus of each split"
         )
 

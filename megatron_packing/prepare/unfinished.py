@@ -194,6 +194,9 @@ class UnfinishedCorpus:
         """Rename what is not renamed yet; the ``.idx``, without which there is no corpus, last."""
         for name, target in self._targets(self.progress):
             if (self.folder / name).exists():
+                if target.exists() and target.samefile(self.folder / name):
+                    (self.folder / name).unlink()  # renamed by a link, and killed right then
+                    continue
                 try:
                     rename_new(self.folder / name, target)
                 except FileExistsError as error:

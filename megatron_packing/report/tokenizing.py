@@ -19,6 +19,7 @@ from megatron_packing.report.console import PlainConsole, console
 
 _SECONDS_BETWEEN_LINES = 30.0
 _NAMED = 20
+_MANY_INPUTS = 100
 
 
 @contextmanager
@@ -62,6 +63,12 @@ def progress_line() -> Iterator[Listener]:
 
     with live:
         yield show
+
+
+def show_search(done: int, total: int) -> None:
+    """Say on standard error, a few times, how many inputs were looked into, if they are many."""
+    if total >= _MANY_INPUTS and (done == total or done % (total // 10) == 0):
+        sys.stderr.write(f"looked into {done:,} of {total:,} inputs\n")
 
 
 def print_result(prefix: Path, progress: Done) -> None:

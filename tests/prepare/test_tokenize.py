@@ -12,11 +12,15 @@ import pytest
 
 pytest.importorskip("transformers")
 
+from tokenizers import Tokenizer
+
 from megatron_packing import Corpus
+from megatron_packing.corpus.record import read_corpus_record
 from megatron_packing.errors import InputError
 from megatron_packing.files import prefix_lock
 from megatron_packing.prepare import unfinished
 from megatron_packing.prepare.tokenize import TokenizeOptions, tokenize
+from megatron_packing.prepare.unfinished import UnfinishedCorpus
 from megatron_packing.publication import rename_new
 from tests.prepare.formats import QWEN, is_installed, packaged
 
@@ -243,6 +247,33 @@ def test_the_record_says_how_a_corpus_was_made(run, write_jsonl, tmp_path):
     assert {"tokenizers", "transformers", "megatron-packing"} < set(record["versions"])
 
 
+def test_the_record_has_what_others_check_of_tokens(run, chitchat, few_conversations, tmp_path):
+    run(few_conversations, name="whole")
+    run(few_conversations, name="all", loss_on="all")
+    tokenizer = Tokenizer.from_file(str(chitchat / "tokenizer" / "tokenizer.json"))
+    for name, has_loss_mask in (("whole", True), ("all", False)):
+        prefix = tmp_path / "out" / name
+        record = read_corpus_record(prefix)
+        corpus = Corpus(prefix)
+        largest = max(int(corpus.tokens(number).max()) for number in range(len(corpus)))
+        assert record.largest_token == largest
+        assert record.vocabulary_size == tokenizer.get_vocab_size(with_added_tokens=True)
+        assert record.has_loss_mask is has_loss_mask
+        assert record.special_tokens["eos_token"] == "</s>"
+
+
+def test_an_address_for_the_output_is_refused(write_jsonl, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for address in ("s3://bucket/out/c", "gs://bucket/c", "file:///c"):
+        with pytest.raises(InputError, match=r"--output-prefix is the address \w+://\S+; a corpus"):
+            tokenize(
+                TokenizeOptions(
+                    inputs=[write_jsonl(GOOD)], output_prefix=Path(address), tokenizer="none"
+                )
+            )
+    assert [path.name for path in tmp_path.iterdir()] == ["input.jsonl"]
+
+
 def test_an_input_that_changes_while_it_is_read_is_refused(run, write_jsonl):
     path = write_jsonl(GOOD)
     with pytest.raises(InputError, match="was changed while it was read"):
@@ -385,6 +416,59 @@ class TestGoingOn:
         assert len(corpus) == 200
         assert corpus.has_loss_mask == (num_renamed % 2 == 0)
         assert not list((tmp_path / "out").glob("*.unfinished"))
+
+
+class TestKilledInItsLastInstant:
+    """All files have their names, and the folder is still there."""
+
+    @pytest.fixture(params=["all but state", "all"])
+    def killed(self, run, few_conversations, tmp_path, monkeypatch, request):
+        remove = UnfinishedCorpus._remove_all_but
+
+        def stop(self, *names):
+            if "state.json" in names and request.param == "all":
+                remove(self, "state.json")  # as it was done before
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(UnfinishedCorpus, "_remove_all_but", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(few_conversations)
+        monkeypatch.undo()
+        folder = tmp_path / "out"
+        assert (folder / "corpus.idx").exists()
+        assert (folder / "corpus.unfinished" / "state.json").exists()
+        return folder
+
+    def remove_corpus(self, folder):
+        for path in folder.glob("corpus*"):
+            if path.is_file():
+                path.unlink()
+
+    def test_files_that_were_removed_since_are_made_anew(self, run, few_conversations, killed):
+        whole = (killed / "corpus.bin").read_bytes()
+        self.remove_corpus(killed)
+        assert run(few_conversations).num_documents == 200
+        assert (killed / "corpus.bin").read_bytes() == whole
+        assert (killed / "corpus.idx").exists()
+        assert not (killed / "corpus.unfinished").exists()
+
+    def test_other_inputs_are_not_refused_for_ever(self, run, write_jsonl, killed):
+        path = write_jsonl(GOOD)
+        for restart in (False, True):
+            with pytest.raises(InputError, match=r"corpus\S* exists already; remove that corpus"):
+                run(path, restart=restart)
+        assert not (killed / "corpus.unfinished").exists()
+        self.remove_corpus(killed)
+        assert run(path, restart=True).num_documents == 1
+
+    def test_what_is_there_is_not_done_again(self, run, few_conversations, killed):
+        before = (killed / "corpus.idx").stat().st_ino
+        try:
+            assert run(few_conversations).num_documents == 200
+        except InputError as error:  # of a release that did not keep what the job was
+            assert "exists already" in str(error)  # noqa: PT017
+        assert (killed / "corpus.idx").stat().st_ino == before
+        assert not (killed / "corpus.unfinished").exists()
 
 
 def test_a_text_that_the_tokenizer_gives_up_on_is_one_bad_record(write_jsonl, tmp_path):

@@ -1,19 +1,30 @@
-"""What remains when a run is killed, or the disk is full."""
+"""What remains when a run is killed, or the disk is full.
+
+More kills: ``MEGATRON_PACKING_KILLS=100 pytest tests/prepare/test_tokenize_killed.py -k kill``
+"""
 
 from __future__ import annotations
 
+import itertools
+import json
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("transformers")
 
+from megatron_packing.cli import main
 from megatron_packing.prepare.tokenize import TokenizeOptions, tokenize
+from tests.commands.test_killed import KILLED
 
 ENDINGS = (".bin", ".idx", "_loss_mask.bin", "_loss_mask.idx", "_corpus.json", "_rejects.jsonl")
 
@@ -30,6 +41,102 @@ def contents(prefix: Path) -> dict[str, bytes]:
     return {ending: Path(f"{prefix}{ending}").read_bytes() for ending in ENDINGS}
 
 
+KILLS = int(os.environ.get("MEGATRON_PACKING_KILLS", "20"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_run_killed_as_a_name_changes_is_finished_by_the_next(chitchat, tmp_path):
+    """Before or after every such call; every seventh for fewer than 100 kills."""
+    lines = (chitchat / "conversations.jsonl").read_bytes().splitlines(keepends=True)
+    path = tmp_path / "input.jsonl"
+    path.write_bytes(b"".join([*lines[:20], b"{broken\n"]))
+    whole = tmp_path / "whole" / "corpus"
+    assert main(command(path, whole, chitchat, "--workers", "1")[3:]) == 0
+    stride = 1 if KILLS >= 100 else 7
+    seen = Counter()
+    for number in itertools.count(0, stride):
+        prefix = tmp_path / str(number) / "corpus"
+        words = command(path, prefix, chitchat, "--workers", "1", "--checkpoint-seconds", "0")[3:]
+        process = subprocess.run(
+            [sys.executable, "-c", KILLED, str(number), *words],
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+        was_there = Path(f"{prefix}.idx").exists()
+        if was_there:
+            assert contents(prefix) == contents(whole), "a corpus that can be seen is whole"
+        status = main(words)
+        # Where all that was left was to remove the folder, it is told as finished or as there.
+        assert status == 0 or was_there
+        assert contents(prefix) == contents(whole)
+        assert {one.name for one in prefix.parent.iterdir()} == {
+            f"corpus{ending}" for ending in ENDINGS
+        }
+        seen["whole" if was_there else "nothing"] += 1
+    sys.stdout.write(f"\nkilled {seen.total()} times: {dict(seen)}\n")
+    assert seen["nothing"] >= 3
+
+
+def session_of(pid: int) -> set[int]:
+    """The processes of a session, by Linux's own table."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == pid and fields[0] != "Z":
+                found.add(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("number", "to_all"),
+    [
+        (signal.SIGTERM, False),
+        (signal.SIGHUP, True),
+        (signal.SIGTERM, True),
+        (signal.SIGKILL, False),
+    ],
+)
+def test_workers_end_with_their_parent_and_the_run_goes_on(chitchat, tmp_path, number, to_all):
+    path = tmp_path / "long.jsonl"
+    path.write_bytes((chitchat / "conversations.jsonl").read_bytes() * 5)
+    run = command(path, tmp_path / "out", chitchat, "--checkpoint-seconds", "0")
+    process = subprocess.Popen(
+        [*run, "--workers", "2"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    state = tmp_path / "out.unfinished" / "state.json"
+    while not state.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    assert len(session_of(process.pid)) >= 3
+    if to_all:  # as a terminal that is closed, or a scheduler
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+    else:
+        assert process.returncode == 130, errors.decode()
+        assert errors.decode().splitlines()[-1] == (
+            "megatron-packing: error: interrupted; the same command goes on where it stopped"
+        )
+    deadline = time.monotonic() + 60
+    while session_of(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not session_of(process.pid)
+    assert json.loads(state.read_text())["num_records"] > 0
+
+
 @pytest.fixture
 def conversations(chitchat, tmp_path) -> Path:
     """The real conversations with a bad line after every hundred."""
@@ -44,8 +151,8 @@ def conversations(chitchat, tmp_path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_run_killed_20_times_ends_with_the_bytes_of_one_left_alone(
+@pytest.mark.timeout(3600)
+def test_a_run_killed_many_times_ends_with_the_bytes_of_one_left_alone(
     conversations, chitchat, tmp_path
 ):
     whole = tmp_path / "whole"
@@ -66,7 +173,7 @@ def test_a_run_killed_20_times_ends_with_the_bytes_of_one_left_alone(
 
     chance = random.Random(5)
     kills = with_progress = 0
-    while kills < 20:
+    while kills < KILLS:
         workers = str(chance.choice([1, 2]))
         arguments = ["--workers", workers, "--checkpoint-seconds", "0.05"]
         process = subprocess.Popen(
@@ -102,7 +209,8 @@ def test_a_run_killed_20_times_ends_with_the_bytes_of_one_left_alone(
         check=True,
     )
     assert b"4,048 records (openai) = 4,008 documents + 40 rejects" in last.stdout
-    assert with_progress >= 5
+    assert with_progress >= KILLS // 4
+    assert list(tmp_path.glob(".*")) == []
     assert contents(prefix) == contents(whole)
     assert not list(tmp_path.glob("*.unfinished"))
 
