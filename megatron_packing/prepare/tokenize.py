@@ -252,11 +252,14 @@ def _check(inputs: list[InputFile], unfinished: UnfinishedCorpus) -> None:
     if changed is not None:
         raise was_replaced(changed.name)
     if progress.num_documents == 0:
-        names = ", ".join(file.name for file in inputs)
-        why = f"; the first of {progress.num_rejects:,}: {unfinished.first_reject()}"
+        names = ", ".join(file.name for file in inputs[:3]) + (", ..." if len(inputs) > 3 else "")
+        if progress.num_records == 0:
+            what = {"array": "an empty array"}.get(inputs[0].format, "only blank lines")
+            what = what if inputs[0].size else "empty"
+            raise InputError(f"{names} holds no record ({what}), nothing was written")
         raise InputError(
-            f"{names} holds no record that can be used, nothing was written"
-            + (why if progress.num_rejects else "")
+            f"{names} holds no record that can be used, nothing was written; the first of "
+            f"{progress.num_rejects:,}: {unfinished.first_reject()}"
         )
 
 

@@ -88,7 +88,7 @@ def whole(store, objects, chitchat, tmp_path_factory) -> dict[str, bytes]:
     return contents(prefix)
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 def test_random_faults_end_in_a_sentence_or_in_the_same_bytes(
     store, objects, whole, chitchat, tmp_path
 ):

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,8 +148,11 @@ def test_what_cannot_be_read_is_named(run, write_jsonl, tmp_path):
         run(good, max_record_bytes=0)
     with pytest.raises(InputError, match=r"--end-token is '<end>', which is no token of"):
         run(good, end_token="<end>")
-    with pytest.raises(InputError, match="holds no record that can be used, nothing was written"):
-        run(write_jsonl("", name="empty.jsonl"))
+    for content, what in (("", "empty"), (" ", "only blank lines"), ("[]", "an empty array")):
+        path = write_jsonl(name="empty.jsonl")
+        path.write_text(content)
+        with pytest.raises(InputError, match=rf"holds no record \({what}\), nothing was written"):
+            run(path)
 
 
 def test_a_tokenizer_without_a_template_asks_for_one(run, write_jsonl, chitchat):
