@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from megatron_packing.errors import InputError
 from megatron_packing.prepare import storage
 from megatron_packing.prepare.formats import START_BYTES, Format, tell_format
-from megatron_packing.prepare.storage import Download, Source
+from megatron_packing.prepare.storage import Download, Source, StorageError
 from megatron_packing.prepare.tables import (
     refuse_joined_shards,
     refuse_joined_splits,
@@ -236,17 +236,17 @@ def _refuse_twice(found: Sequence[_Found]) -> None:
         seen[place] = one.name
 
 
-def _cannot_open(name: str, error: Exception) -> InputError:
+def _cannot_open(name: str, error: Exception) -> StorageError:
     if type(error).__name__ == "FileExpired":
         return _was_replaced(name)
-    return InputError(
+    return StorageError(
         f"the input {name} cannot be opened ({storage.cause_of(error)}); once that is mended, run "
         f"the same command again"
     )
 
 
-def _was_replaced(name: str) -> InputError:
-    return InputError(
+def _was_replaced(name: str) -> StorageError:
+    return StorageError(
         f"the input {name} was changed while it was opened; run the same command again"
     )
 

@@ -28,7 +28,7 @@ from megatron_packing.prepare.provenance import describe_corpus, describe_job
 from megatron_packing.prepare.readers import read_batches
 from megatron_packing.prepare.record_fields import RecordNames
 from megatron_packing.prepare.storage import StorageError, was_replaced
-from megatron_packing.prepare.tokenizer import find_tokenizer
+from megatron_packing.prepare.tokenizer_process import find_tokenizer_apart
 from megatron_packing.prepare.turns import LossOn
 from megatron_packing.prepare.unfinished import (
     Listener,
@@ -172,7 +172,7 @@ def _make_engine(name: EngineName, workers: int | None) -> Engine:
 
 
 def _encoder_options(options: TokenizeOptions) -> EncoderOptions:
-    source = find_tokenizer(options.tokenizer)
+    source = find_tokenizer_apart(options.tokenizer)
     template = source.chat_template
     if options.chat_template is not None:
         try:

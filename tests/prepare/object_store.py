@@ -25,6 +25,7 @@ class ObjectStore:
     """What the proxy saw, and what it does next."""
 
     url: str = ""
+    read_seconds: float = 60
     backend: tuple[str, int] = ("", 0)
     requests: list[tuple[str, str, int]] = field(default_factory=list)
     """Method, path and bytes of the answer's body, of each request for an object."""
@@ -80,7 +81,7 @@ def _handler(store: ObjectStore) -> type[BaseHTTPRequestHandler]:
                 store.on_fault(path)
                 fault = ""
             if fault == "no answer":
-                time.sleep(3)
+                time.sleep(2 * store.read_seconds)
                 self.close_connection = True
                 return
             if fault in ERRORS:
@@ -129,18 +130,21 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def object_store(environment: Callable[[str, str], None]) -> Iterator[ObjectStore]:
+def object_store(
+    environment: Callable[[str, str], None], read_seconds: float = 60
+) -> Iterator[ObjectStore]:
     """Serve an empty bucket called ``bucket``.
 
     Args:
         environment: Sets a variable for this process, as pytest's ``monkeypatch.setenv`` does.
+        read_seconds: How long clients wait for an answer. A fault of no answer is twice that.
     """
     import s3fs
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
-    store = ObjectStore(backend=server.get_host_and_port())
+    store = ObjectStore(read_seconds=read_seconds, backend=server.get_host_and_port())
     proxy = _Server(("127.0.0.1", 0), _handler(store))
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     store.url = f"http://127.0.0.1:{proxy.server_address[1]}"
@@ -155,7 +159,7 @@ def object_store(environment: Callable[[str, str], None]) -> Iterator[ObjectStor
         environment(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
     before = (s3fs.S3FileSystem.read_timeout, s3fs.S3FileSystem.retries)
-    s3fs.S3FileSystem.read_timeout, s3fs.S3FileSystem.retries = 1, 1
+    s3fs.S3FileSystem.read_timeout, s3fs.S3FileSystem.retries = read_seconds, 1
     try:
         reset = http.client.HTTPConnection(*store.backend, timeout=30)
         reset.request("POST", "/moto-api/reset")  # the process may have had another such server
