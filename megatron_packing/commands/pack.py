@@ -7,7 +7,14 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from megatron_packing.commands.planning import add_planning_arguments, open_documents
+from megatron_packing.commands.planning import (
+    add_planning_arguments,
+    describe_use,
+    open_documents,
+)
+from megatron_packing.corpus.corpus import Corpus
+from megatron_packing.corpus.joined import JoinedCorpus
+from megatron_packing.corpus.tokenizers_match import check_same_tokenizer
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.pack_index import PlanSettings
@@ -51,11 +58,28 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--documents", metavar="FIRST:STOP", help="pack only this range, as Megatron's --split does"
     )
+    parser.add_argument(
+        "--allow-other-tokenizer",
+        action="store_true",
+        help="pack corpora together that were tokenized with different tokenizers "
+        "(default: refuse them)",
+    )
+    parser.add_argument(
+        "--no-content-hashes",
+        action="store_true",
+        help="do not read all tokens: faster for huge corpora, but verify --deep cannot prove "
+        "that they are unchanged (default: read and hash them)",
+    )
 
 
 def run(args: Namespace) -> dict[str, Any]:
     """Pack."""
     corpus = open_documents(args)
+    if isinstance(corpus, Corpus | JoinedCorpus):
+        if not args.allow_other_tokenizer:
+            check_same_tokenizer([(str(part.prefix), part.record) for part in corpus.corpora])
+        for line in describe_use(corpus):
+            console.print(line)
     settings = PlanSettings(
         strategy=args.strategy,
         sequence_length=args.sequence_length,
@@ -76,6 +100,8 @@ def run(args: Namespace) -> dict[str, Any]:
             args.output,
             documents=documents,
             progress=lambda share: progress.update(share, ""),
+            hash_content=not args.no_content_hashes,
+            reading=lambda share: progress.update(share, "reading the corpus"),
         )
     console.print(describe_index(index))
     seconds = time.perf_counter() - started

@@ -5,8 +5,8 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from megatron_packing.corpus.corpus import Documents
-from megatron_packing.corpus.joined import open_corpus
+from megatron_packing.corpus.corpus import Corpus, Documents
+from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
 from megatron_packing.corpus.lengths_file import LengthsFile
 from megatron_packing.errors import InputError
 from megatron_packing.index.plan import EFFORTS, OVERLONG
@@ -73,3 +73,18 @@ def open_documents(args: Namespace) -> Documents:
             f"given; give one PREFIX or more, or --lengths FILE.npy"
         )
     return LengthsFile(args.lengths) if args.lengths else open_corpus(",".join(args.prefixes))
+
+
+def describe_use(corpus: Corpus | JoinedCorpus) -> list[str]:
+    """What a user must know of how corpora are used, a line each."""
+    lines = [
+        f"{part.prefix} has no loss mask: all of its tokens are trained"
+        for part in corpus.corpora
+        if not part.has_loss_mask
+    ]
+    if isinstance(corpus, JoinedCorpus) and corpus.changes_each_epoch:
+        lines.append(
+            f"{corpus.prefix}: a fraction of an epoch is another part of the documents in each "
+            f"epoch of training"
+        )
+    return lines

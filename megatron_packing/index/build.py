@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_packing.corpus.corpus import Documents
+from megatron_packing.corpus.corpus import Corpus, Documents
 from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError
 from megatron_packing.files import refuse_existing
@@ -20,6 +20,7 @@ from megatron_packing.index.pack_index import (
     write_pack_index,
 )
 from megatron_packing.index.plan import plan_packs
+from megatron_packing.index.trained import find_tokens, find_trained, list_hashes, share_read
 
 
 def build_pack_index(
@@ -29,19 +30,25 @@ def build_pack_index(
     *,
     documents: range | None = None,
     progress: Callable[[float], None] | None = None,
+    hash_content: bool = False,
+    reading: Callable[[float], None] | None = None,
 ) -> PackIndex:
     """Plan packs for a corpus and write them to the folder ``path``.
 
     Args:
-        corpus: Where the lengths come from; its tokens are read only for the fingerprint.
+        corpus: Where the lengths come from. Its loss masks are read whole, its tokens where its
+            record does not say which is the largest.
         settings: The plan.
         path: A folder that does not exist.
         documents: The documents to pack; None packs all.
         progress: Called with the share of the planning that is done.
+        hash_content: Read all tokens and keep hashes of all data, so that ``verify --deep`` can
+            prove that nothing of it was changed.
+        reading: Called with the share of the data that is read.
 
     Raises:
-        InputError: A document is too long for the plan, there is nothing to pack, or ``path``
-            exists. Nothing is left behind.
+        InputError: A document is too long for the plan, there is nothing to pack or nothing to
+            train, a token or a loss mask is none, or ``path`` exists. Nothing is left behind.
     """
     refuse_existing(path)
     documents = range(len(corpus)) if documents is None else documents
@@ -57,6 +64,10 @@ def build_pack_index(
                 f"there is nothing to pack"
             )
     _check_overlong(corpus, settings, lengths, documents)
+    tokens = on_read = None
+    if isinstance(corpus, Corpus | JoinedCorpus):
+        on_read = share_read(corpus, tokens=hash_content, progress=reading)
+        tokens = find_tokens(corpus, read_all=hash_content, on_read=on_read)
     plan = plan_packs(
         lengths if kept is None else lengths[kept],
         settings.sequence_length,
@@ -83,10 +94,22 @@ def build_pack_index(
     arrays = {"pack_offsets": plan.pack_offsets, "document_ids": document_ids}
     if plan.segment_starts is not None and plan.segment_lengths is not None:
         arrays |= {"segment_starts": plan.segment_starts, "segment_lengths": plan.segment_lengths}
-    segment_lengths = plan.segment_lengths
-    if segment_lengths is None:
-        segment_lengths = np.asarray(corpus.num_tokens)[document_ids] - 1
+    starts, segment_lengths = plan.segment_starts, plan.segment_lengths
+    if starts is None or segment_lengths is None:
+        segment_lengths = np.asarray(corpus.num_tokens)[document_ids].astype(np.int64) - 1
+        starts = np.zeros_like(segment_lengths)
     arrays |= group_places(segment_lengths, plan.sequence_length, plan.alignment)
+    trained = None
+    if isinstance(corpus, Corpus | JoinedCorpus):
+        trained = find_trained(
+            corpus, plan.pack_offsets, document_ids, starts, segment_lengths, on_read
+        )
+        if trained.num_labels == 0:
+            raise InputError(
+                f"no token in the packs of {corpus.prefix} is trained: its loss masks are 0 "
+                f"wherever packs have labels; tokenize it with another --loss-on, or keep more of "
+                f"its documents with a longer --sequence-length or --overlong split"
+            )
     write_pack_index(
         path,
         plan=settings,
@@ -95,6 +118,13 @@ def build_pack_index(
             fingerprint=corpus.fingerprint,
             first_document=documents.start,
             num_documents=len(documents),
+            tokenizer_sha256=tokens.tokenizer_sha256 if tokens else None,
+            largest_token=tokens.largest if tokens else None,
+            content_sha256=(
+                list_hashes(tokens.sha256, trained.mask_sha256)
+                if tokens and tokens.sha256 and trained
+                else None
+            ),
         ),
         figures=Figures(
             num_packs=plan.num_packs,
@@ -107,6 +137,8 @@ def build_pack_index(
             num_documents_truncated=plan.num_documents_truncated,
             num_documents_empty=0 if kept is None else len(documents) - len(kept),
             num_positions_lost=plan.num_positions_lost,
+            num_documents_untrained=trained.num_documents_untrained if trained else None,
+            num_packs_untrained=trained.num_packs_untrained if trained else None,
         ),
         arrays=arrays,
     )

@@ -317,11 +317,16 @@ class PackIndex:
             InputError: The fingerprints differ.
         """
         if fingerprint != self.corpus.fingerprint:
+            made_from = (
+                f"was made from another corpus than {prefix} (it was {self.corpus.prefix})"
+                if str(prefix) != self.corpus.prefix
+                else f"was made from another corpus than {prefix} is now: it was changed, or an "
+                f"earlier release took the same part of PREFIX:EPOCHS in every epoch"
+            )
             raise InputError(
-                f"the pack index {self.path} was made from another corpus than {prefix} "
-                f"(it was {self.corpus.prefix}); make one with: megatron-packing pack {prefix} "
-                f"--sequence-length {self.plan.sequence_length} --strategy {self.plan.strategy} "
-                f"--overlong {self.plan.overlong} --output DIR"
+                f"the pack index {self.path} {made_from}; make one with: "
+                f"megatron-packing pack {prefix} --sequence-length {self.plan.sequence_length} "
+                f"--strategy {self.plan.strategy} --overlong {self.plan.overlong} --output DIR"
             )
 
     def check_arrays(self) -> None:

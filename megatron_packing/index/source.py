@@ -18,7 +18,8 @@ def open_source(index: PackIndex, prefix: str | Path | None = None) -> Corpus | 
         index: A pack index of a corpus.
         prefix: Where the corpus is now, as ``open_corpus`` takes it. Without it, files of the same
             names in the folder that holds the index, as where both were copied to a node's own
-            disk; where there are none, or of another corpus, where it was when the index was made.
+            disk; where there are none, or of another corpus, where it was when the index was made,
+            from the working folder or from a folder above the index.
 
     Raises:
         UnreadableError: There is none, or a part of it is missing.
@@ -32,22 +33,29 @@ def open_source(index: PackIndex, prefix: str | Path | None = None) -> Corpus | 
     if prefix is not None:
         return _open(index, str(prefix))
     recorded = index.corpus.prefix
-    beside = ",".join(
-        f"{index.path.resolve().parent / Path(entry).name}" for entry in recorded.split(",")
-    )
-    has_recorded = all(_exists(entry) for entry in recorded.split(","))
-    if all(_exists(entry) for entry in beside.split(",")):
-        try:
-            return _open(index, beside)
-        except InputError:
-            if not has_recorded:
-                raise
-    if has_recorded:
-        return _open(index, recorded)
+    folder = index.path.resolve().parent
+    beside = _in(folder, *(Path(entry).name for entry in recorded.split(",")))
+    places = [beside, recorded]
+    if not all(Path(entry).is_absolute() for entry in recorded.split(",")):
+        # A path that was relative to the working folder: often one of those above the index.
+        places += [_in(above, *recorded.split(",")) for above in (folder, *folder.parents)]
+    refusal = None
+    for place in dict.fromkeys(places):
+        if all(_exists(entry) for entry in place.split(",")):
+            try:
+                return _open(index, place)
+            except InputError as error:
+                refusal = error
+    if refusal is not None:
+        raise refusal
     raise UnreadableError(
         f"the corpus of the pack index {index.path} is neither at {recorded}, where it was, nor "
         f"beside the index ({beside}); say with --corpus (in Python: the corpus) where it is"
     )
+
+
+def _in(folder: Path, *entries: str) -> str:
+    return ",".join(f"{folder / entry}" for entry in entries)
 
 
 def _open(index: PackIndex, prefixes: str) -> Corpus | JoinedCorpus:

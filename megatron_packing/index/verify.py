@@ -1,4 +1,4 @@
-"""Proves that a pack index holds its corpus."""
+"""Proves that a pack index holds its corpus, and that its figures are true."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_packing.corpus.content import OnRead
+from megatron_packing.corpus.corpus import Corpus, loss_mask_prefix
+from megatron_packing.corpus.indexed_dataset import data_path
+from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex, PlanSettings, group_places
+from megatron_packing.index.plan import plan_packs
+from megatron_packing.index.trained import find_tokens, find_trained, list_hashes
 
 
 def verify_pack_index(index: PackIndex, num_tokens: NDArray[Any]) -> None:
     """Prove that every position is in the index exactly once and that no pack is overfull.
 
     Positions that the plan left out (dropped and truncated documents) must add up to the count in
-    the manifest. The proof reads the arrays alone, not how they were made.
+    the manifest, and the other figures are counted anew. The proof reads the arrays alone, not how
+    they were made. For the lower bound see ``prove_lower_bound``.
 
     Args:
         index: The index.
@@ -27,7 +34,113 @@ def verify_pack_index(index: PackIndex, num_tokens: NDArray[Any]) -> None:
     index.check_arrays()
     problem = _find_problem(index, num_tokens)
     if problem:
-        raise InputError(f"{index.path} is wrong: {problem}; make the pack index again")
+        raise _wrong(index, problem)
+
+
+def verify_content(
+    index: PackIndex,
+    corpus: Corpus | JoinedCorpus,
+    *,
+    deep: bool = False,
+    on_read: OnRead | None = None,
+) -> None:
+    """Prove what an index says of its corpus's data. Reads all loss masks.
+
+    Args:
+        index: The index, which ``verify_pack_index`` found right.
+        corpus: What it was made from.
+        deep: Read all tokens too, and compare the hashes of all data with those in the manifest.
+        on_read: Called with how many bytes more were read.
+
+    Raises:
+        InputError: A loss mask or a token is none, a count is wrong, the data were changed, or the
+            manifest has no hashes of them.
+    """
+    if deep and index.corpus.content_sha256 is None:
+        raise InputError(
+            f"{index.path} holds no hashes of its corpus's data, so --deep has nothing to compare; "
+            f"make the pack index again, without --no-content-hashes"
+        )
+    documents = np.asarray(index.document_ids)
+    starts, lengths = index.segment_starts, index.segment_lengths
+    if starts is None or lengths is None:
+        lengths = np.asarray(corpus.num_tokens)[documents].astype(np.int64) - 1
+        starts = np.zeros_like(lengths)
+    trained = find_trained(
+        corpus,
+        np.asarray(index.pack_offsets),
+        documents,
+        np.asarray(starts),
+        np.asarray(lengths),
+        on_read,
+    )
+    for name in ("num_documents_untrained", "num_packs_untrained"):
+        recorded, found = getattr(index.figures, name), getattr(trained, name)
+        if recorded is not None and recorded != found:
+            raise _wrong(index, f"its {name} is {recorded}, but there are {found}")
+    if not deep:
+        return
+    tokens = find_tokens(corpus, read_all=True, on_read=on_read)
+    if index.corpus.largest_token not in (None, tokens.largest):
+        raise _wrong(
+            index, f"its largest token is {index.corpus.largest_token}, but it is {tokens.largest}"
+        )
+    found_hashes = list_hashes(tokens.sha256 or [], trained.mask_sha256)
+    files = list_hashes(
+        [str(data_path(part.prefix)) for part in corpus.corpora],
+        [
+            str(data_path(loss_mask_prefix(part.prefix))) if part.has_loss_mask else None
+            for part in corpus.corpora
+        ],
+    )
+    recorded_hashes = index.corpus.content_sha256 or ()
+    if len(recorded_hashes) != len(files):
+        raise _wrong(index, f"it has {len(recorded_hashes)} hashes for {len(files)} data files")
+    for file, before, now in zip(files, recorded_hashes, found_hashes, strict=True):
+        if before != now:
+            raise InputError(
+                f"{file} was changed after {index.path} was made from it (its hash differs); copy "
+                f"it again, or make the pack index again"
+            )
+
+
+def prove_lower_bound(index: PackIndex, num_tokens: NDArray[Any]) -> int:
+    """The lower bound of an index that this release proves: the recorded one, or less.
+
+    A quick bound is tried first; then documents are planned again under the index's settings, which
+    takes as long as planning them did.
+
+    Args:
+        index: The index.
+        num_tokens: Tokens of each document of the corpus, shape ``(num_documents,)``.
+    """
+    first, count = index.corpus.first_document, index.corpus.num_documents
+    lengths = np.asarray(num_tokens[first : first + count]).astype(np.int64) - 1
+    lengths = lengths[lengths > 0]
+    recorded, proven = index.figures.lower_bound, 0
+    for strategy in dict.fromkeys(("padding", index.plan.strategy)):
+        if strategy == "padding" and index.plan.strategy == "random":
+            continue  # whose bound is another, as it cuts documents
+        plan = plan_packs(
+            lengths,
+            index.plan.sequence_length,
+            strategy=strategy,  # type: ignore[arg-type]  # checked when the index was opened
+            effort=index.plan.effort,  # type: ignore[arg-type]
+            alignment=index.plan.alignment,
+            max_documents_per_pack=index.plan.max_documents_per_pack,
+            overlong=index.plan.overlong,  # type: ignore[arg-type]
+            min_packs=index.plan.min_packs,
+            packs_multiple_of=index.plan.packs_multiple_of,
+            seed=index.plan.seed,
+        )
+        proven = max(proven, plan.lower_bound)
+        if proven >= recorded:
+            break
+    return min(proven, recorded)
+
+
+def _wrong(index: PackIndex, problem: str) -> InputError:
+    return InputError(f"{index.path} is wrong: {problem}; make the pack index again")
 
 
 def _find_problem(index: PackIndex, num_tokens: NDArray[Any]) -> str | None:
@@ -56,6 +169,7 @@ def _find_problem(index: PackIndex, num_tokens: NDArray[Any]) -> str | None:
         or _find_overfull(offsets, lengths, index.plan)
         or _find_uncovered(index, documents, starts, lengths, positions)
         or _find_bad_groups(index, lengths)
+        or _find_wrong_figure(index, documents, lengths, positions)
     )
 
 
@@ -124,6 +238,42 @@ def _find_uncovered(
         f"document {first + int(np.argmax(missing > 0))} lacks positions: {num_missing} are "
         f"missing in all, where the manifest counts {index.figures.num_positions_lost} as left out"
     )
+
+
+def _find_wrong_figure(
+    index: PackIndex,
+    documents: NDArray[np.integer],
+    lengths: NDArray[np.int64],
+    positions: NDArray[np.int64],
+) -> str | None:
+    """Count every figure anew, but for the lower bound."""
+    first, count = index.corpus.first_document, index.corpus.num_documents
+    positions = positions[first : first + count]
+    if len(positions) < count:
+        return f"the corpus ends at document {len(positions)} of the {count} that were packed"
+    num_packs, num_positions = len(index), int(lengths.sum())
+    segments = np.bincount(documents - first, minlength=count)
+    dropped = int(np.count_nonzero((segments == 0) & (positions > 0)))
+    lost = np.bincount(documents - first, weights=lengths, minlength=count) < positions
+    figures = {
+        "num_packs": num_packs,
+        "num_positions": num_positions,
+        "max_documents_per_pack": int(np.diff(index.pack_offsets).max()),
+        "num_documents_split": int(np.count_nonzero(segments > 1)),
+        "num_documents_dropped": dropped,
+        "num_documents_truncated": int(np.count_nonzero(lost)) - dropped,
+        "num_documents_empty": int(np.count_nonzero(positions == 0)),
+    }
+    for name, found in figures.items():
+        recorded = getattr(index.figures, name)
+        if recorded != found:
+            return f"its {name} is {recorded}, but it is {found}"
+    utilisation = num_positions / (num_packs * index.plan.sequence_length)
+    if abs(index.figures.utilisation - utilisation) > 1e-9:
+        return f"its utilisation is {index.figures.utilisation}, but it is {utilisation}"
+    if index.plan.strategy != "random" and index.figures.lower_bound > num_packs:
+        return f"its lower bound is {index.figures.lower_bound}, but it has {num_packs} packs"
+    return None
 
 
 def _find_bad_groups(index: PackIndex, lengths: NDArray[np.int64]) -> str | None:

@@ -36,6 +36,8 @@ def describe_index(index: PackIndex) -> Table:
         ("documents truncated", figures.num_documents_truncated),
         ("documents of under 2 tokens", figures.num_documents_empty),
         ("positions left out", figures.num_positions_lost),
+        ("documents that train nothing", figures.num_documents_untrained),
+        ("packs that train nothing", figures.num_packs_untrained),
     ]
     lines += [(name, f"{count:,}") for name, count in left_out if count]
     table = Table(show_header=False, box=None, pad_edge=False)

@@ -12,6 +12,7 @@ import pytest
 
 from megatron_packing import Corpus, PackIndex
 from megatron_packing.cli import main
+from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
 from tests.conftest import chat_like_lengths, write_corpus
 
 
@@ -317,3 +318,65 @@ def test_pack_puts_several_corpora_in_one_index(corpus, tmp_path, capsys):
     assert main(["pack", *names, "--sequence-length", "128", "--output", str(output)]) == 0
     assert main(["verify", str(output)]) == 0
     assert "exactly once" in capsys.readouterr().out
+
+
+def test_pack_refuses_corpora_of_different_tokenizers(corpus, tmp_path, capsys):
+    other = write_corpus(tmp_path / "other", [5, 6])
+    for prefix, digest in ((corpus.prefix, "aa" * 32), (other.prefix, "bb" * 32)):
+        record = {"tokenizer": prefix.name, "tokenizer_sha256": digest}
+        prefix.with_name(f"{prefix.name}_corpus.json").write_text(json.dumps(record))
+    output = tmp_path / "both"
+    command = ["pack", corpus.prefix, other.prefix, "--sequence-length", 128, "--output", output]
+    assert "so their token ids mean different texts" in fails(capsys, *command)
+    assert not output.exists()
+    assert main([*map(str, command), "--allow-other-tokenizer"]) == 0
+    assert PackIndex.open(output).corpus.tokenizer_sha256 is None
+    alone = ["pack", corpus.prefix, "--sequence-length", 128, "--output", tmp_path / "alone"]
+    assert main([*map(str, alone)]) == 0
+    assert PackIndex.open(tmp_path / "alone").corpus.tokenizer_sha256 == "aa" * 32
+
+
+def test_pack_and_verify_say_how_a_corpus_is_used(corpus, tmp_path, capsys):
+    for path in tmp_path.glob("corpus_loss_mask.*"):
+        path.unlink()
+    output = tmp_path / "half"
+    command = ["pack", f"{corpus.prefix}:0.5", "--sequence-length", "128", "--output", str(output)]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "corpus has no loss mask: all of its tokens are trained" in said
+    assert "is another part of the documents in each epoch of training" in said
+    assert main(["verify", str(output), "--deep"]) == 0
+    said = capsys.readouterr().out
+    assert "has no loss mask" in said
+    assert "are what was packed (hashes are equal)" in said
+
+
+def test_pack_and_verify_refuse_other_values_in_a_loss_mask(corpus, index, tmp_path, capsys):
+    path = tmp_path / "corpus_loss_mask.bin"
+    path.write_bytes(path.read_bytes().replace(b"\1", b"\xff"))
+    command = ["pack", corpus.prefix, "--sequence-length", 128, "--output", tmp_path / "new"]
+    assert "corpus_loss_mask.bin has 255 in document 0; a loss mask must be 1" in fails(
+        capsys, *command
+    )
+    assert "corpus_loss_mask.bin has 255 in document 0" in fails(capsys, "verify", index)
+
+
+@pytest.mark.parametrize("token", [-1, 2**33 + 5])
+def test_pack_refuses_tokens_that_are_none(tmp_path, capsys, token):
+    with IndexedDatasetWriter(tmp_path / "wide", np.dtype(np.int64)) as writer:
+        writer.add(np.array([1, 2, 3, token, 5]), np.array([2, 3]))
+    wide, output = tmp_path / "wide", tmp_path / "new"
+    command = ["pack", wide, "--sequence-length", 128, "--output", output, "--no-content-hashes"]
+    assert f"wide.bin has token {token} in document 1" in fails(capsys, *command)
+    assert not output.exists()
+
+
+def test_lengths_that_moved_are_verified_where_they_are(tmp_path, capsys):
+    np.save(tmp_path / "lengths.npy", np.array([5, 3, 9]))
+    output = tmp_path / "index"
+    pack = ["--lengths", str(tmp_path / "lengths.npy"), "--sequence-length", "10"]
+    assert main(["pack", *pack, "--output", str(output)]) == 0
+    shutil.move(tmp_path / "lengths.npy", tmp_path / "moved.npy")
+    assert "does not exist" in fails(capsys, "verify", output)
+    assert main(["verify", str(output), "--corpus", str(tmp_path / "moved.npy")]) == 0
+    assert "there are no tokens for --deep" in fails(capsys, "verify", output, "--deep")

@@ -67,6 +67,18 @@ def test_another_corpus_of_the_same_name_is_refused(tmp_path):
         open_source(index)
 
 
+def test_a_relative_corpus_is_found_from_another_folder(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    write_corpus(tmp_path / "data" / "first", [20, 30, 40])
+    monkeypatch.chdir(tmp_path)
+    build_pack_index(open_corpus("data/first"), SETTINGS, Path("packs/deep/one"))
+    monkeypatch.chdir(tmp_path / "packs")
+    assert open_source(PackIndex.open("deep/one")).prefix == tmp_path / "data" / "first"
+    write_corpus(tmp_path / "data" / "first", [20, 30, 40], seed=9)
+    with pytest.raises(InputError, match="was made from another corpus"):
+        open_source(PackIndex.open("deep/one"))
+
+
 def test_an_index_of_lengths_has_no_corpus(tmp_path):
     np.save(tmp_path / "lengths.npy", np.array([10, 20]))
     index = build_pack_index(LengthsFile(tmp_path / "lengths.npy"), SETTINGS, tmp_path / "packs")

@@ -6,11 +6,15 @@ import json
 import numpy as np
 import pytest
 
-from megatron_packing import STRATEGIES, PackIndex
+from megatron_packing import STRATEGIES, Corpus, PackIndex
+from megatron_packing.corpus.corpus import loss_mask_prefix
+from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
+from megatron_packing.corpus.joined import open_corpus
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.pack_index import PlanSettings
-from megatron_packing.index.verify import verify_pack_index
+from megatron_packing.index.verify import prove_lower_bound, verify_content, verify_pack_index
+from megatron_packing.thd.rows import PackedRows
 from tests.conftest import chat_like_lengths, write_corpus
 
 
@@ -112,3 +116,130 @@ def test_a_changed_array_is_found_by_its_hash(tmp_path):
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"document_ids.npy is not what was written"):
         verify_pack_index(PackIndex.open(index.path), corpus.num_tokens)
+
+
+FORGED = [
+    ("num_positions", 1),
+    ("max_documents_per_pack", 1),
+    ("num_documents_split", 1),
+    ("num_documents_dropped", 1),
+    ("num_documents_truncated", 1),
+    ("num_documents_empty", 1),
+    ("num_positions_lost", 1),
+    ("num_documents_untrained", 1),
+    ("num_packs_untrained", 1),
+    ("utilisation", -0.01),
+    ("lower_bound", 1000),
+]
+
+
+@pytest.mark.parametrize(("name", "change"), FORGED)
+def test_forged_figures_are_found(tmp_path, name, change):
+    corpus, index = build(tmp_path)
+    verify_content(index, corpus)
+    manifest = json.loads((index.path / "manifest.json").read_text())
+    manifest["figures"][name] += change
+    (index.path / "manifest.json").write_text(json.dumps(manifest))
+    forged = PackIndex.open(index.path)
+
+    def verify():
+        verify_pack_index(forged, corpus.num_tokens)
+        verify_content(forged, corpus)
+
+    with pytest.raises(InputError, match=r"is wrong: .*; make the pack index again"):
+        verify()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "overlong"),
+    [
+        *((strategy, "split") for strategy in STRATEGIES),
+        ("optimal", "drop"),
+        ("greedy", "truncate"),
+    ],
+)
+def test_the_lower_bound_is_proven_anew(tmp_path, strategy, overlong):
+    corpus, index = build(tmp_path, strategy, overlong)
+    verify_pack_index(index, corpus.num_tokens)
+    bound = index.figures.lower_bound
+    assert prove_lower_bound(index, corpus.num_tokens) == bound
+    manifest = json.loads((index.path / "manifest.json").read_text())
+    manifest["figures"]["lower_bound"] = bound + 1
+    (index.path / "manifest.json").write_text(json.dumps(manifest))
+    assert prove_lower_bound(PackIndex.open(index.path), corpus.num_tokens) == bound
+
+
+def with_masks(prefix, lengths, masks):
+    with IndexedDatasetWriter(prefix, np.dtype(np.int32)) as tokens:
+        tokens.add(np.arange(sum(lengths)), np.array(lengths))
+    with IndexedDatasetWriter(loss_mask_prefix(prefix), np.dtype(np.uint8)) as writer:
+        writer.add(np.concatenate(masks), np.array(lengths))
+    return Corpus(prefix)
+
+
+def test_documents_and_packs_that_train_nothing_are_counted(tmp_path):
+    """By hand: a first token is no label, and truncation may leave no trained one."""
+    lengths = [5, 5, 14, 9, 3]
+    masks = [np.zeros(length, np.uint8) for length in lengths]
+    masks[0][4] = 1
+    masks[1][0] = 1  # no label
+    masks[2][13] = 1  # cut off at 10 positions
+    masks[3][1] = 1
+    corpus = with_masks(tmp_path / "corpus", lengths, masks)
+    plan = PlanSettings(strategy="padding", sequence_length=10, overlong="truncate")
+    figures = build_pack_index(corpus, plan, tmp_path / "packs").figures
+    assert (figures.num_documents_untrained, figures.num_packs_untrained) == (3, 3)
+    split = PlanSettings(strategy="padding", sequence_length=10, overlong="split")
+    figures = build_pack_index(corpus, split, tmp_path / "split").figures
+    assert (figures.num_documents_untrained, figures.num_packs_untrained) == (2, 3)
+
+
+def test_packs_without_a_trained_token_are_refused(tmp_path):
+    masks = [np.zeros(5, np.uint8), np.zeros(7, np.uint8)]
+    corpus = with_masks(tmp_path / "corpus", [5, 7], masks)
+    plan = PlanSettings(strategy="optimal", sequence_length=10)
+    with pytest.raises(InputError, match=r"no token in the packs of .*corpus is trained"):
+        build_pack_index(corpus, plan, tmp_path / "packs")
+    assert not (tmp_path / "packs").exists()
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_trained_labels_are_counted_as_rows_have_them(tmp_path, joined):
+    """Against the loss masks of the rows themselves."""
+    corpus = write_corpus(tmp_path / "corpus", chat_like_lengths(60, longest=90))
+    for path in tmp_path.glob("corpus_loss_mask.bin"):
+        masks = np.fromfile(path, np.uint8)
+        masks[: len(masks) // 2] = 0
+        masks.tofile(path)
+    corpus = open_corpus(f"{corpus.prefix}:1.4" if joined else corpus.prefix)
+    for strategy in ("random", "optimal"):
+        plan = PlanSettings(strategy=strategy, sequence_length=40, overlong="split")
+        index = build_pack_index(corpus, plan, tmp_path / strategy)
+        rows = PackedRows(index=index, corpus=corpus, seed=0, new_order_each_epoch=False)
+        per_pack = [int(rows.row(pack)["denominator"]) for pack in range(len(index))]
+        assert index.figures.num_packs_untrained == per_pack.count(0) > 0
+        verify_content(index, corpus)
+
+
+def test_a_deep_verification_sees_every_changed_byte(tmp_path, monkeypatch):
+    monkeypatch.setattr("megatron_packing.corpus.corpus._SAMPLED_BLOCKS", 2)
+    monkeypatch.setattr("megatron_packing.corpus.corpus._BLOCK_BYTES", 16)
+    corpus = write_corpus(tmp_path / "corpus", [50, 60, 70])
+    plan = PlanSettings(strategy="optimal", sequence_length=100)
+    index = build_pack_index(corpus, plan, tmp_path / "packs", hash_content=True)
+    assert index.corpus.largest_token == max(corpus.tokens(i).max() for i in range(3))
+    verify_content(index, corpus, deep=True)
+    for name in ("corpus.bin", "corpus_loss_mask.bin"):
+        path = tmp_path / name
+        content = bytearray(path.read_bytes())
+        content[84] ^= 1
+        path.write_bytes(content)
+        changed = Corpus(corpus.prefix)
+        index.check_corpus(changed.prefix, changed.fingerprint)  # which does not see it
+        with pytest.raises(InputError, match=rf"{name} was changed after|largest token|untrained"):
+            verify_content(index, changed, deep=True)
+        content[84] ^= 1
+        path.write_bytes(content)
+    index = build_pack_index(corpus, plan, tmp_path / "without")
+    with pytest.raises(InputError, match="holds no hashes of its corpus's data"):
+        verify_content(index, corpus, deep=True)
