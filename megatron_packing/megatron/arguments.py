@@ -91,6 +91,13 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
         "with its first row. The log says which. Off by default: other data are refused.",
     )
     group.add_argument(
+        "--packing-allow-other-tokenizer",
+        action="store_true",
+        help="Train on corpora that were tokenized with another tokenizer than each other or than "
+        "the run's. Off by default: they are refused. Tokens beyond the model's vocabulary are "
+        "always refused.",
+    )
+    group.add_argument(
         "--packing-indexes",
         nargs="+",
         default=[],

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -53,6 +54,17 @@ def prepare_indexes(config: PackedDatasetConfig) -> None:
         begin, end = (round(bound * float(len(corpus))) for bound in bounds)
         if begin < end:
             find_index(corpus, range(begin, end), split, config, quietly=True)
+
+
+def corpora_of(config: PackedDatasetConfig) -> list[Corpus]:
+    """The corpora of all splits, each once.
+
+    Raises:
+        InputError: One cannot be opened.
+    """
+    prefixes = dict.fromkeys(prefix for prefix, _, _ in _corpora_and_splits(config))
+    found = [one for prefix in prefixes for one in open_corpus_on_every_rank(prefix).corpora]
+    return list({one.prefix: one for one in found}.values())
 
 
 def _corpora_and_splits(
@@ -108,7 +120,12 @@ def find_index(
     try:
         if not (path / MANIFEST).exists():
             _build(corpus, settings, path, documents)
-        return _check(PackIndex.open(path), corpus, config)
+        index = PackIndex.open(path)
+        if index.plan != settings:
+            raise InputError(
+                f"the pack index {path} has another plan than its name says; remove the folder"
+            )
+        return _check(index, corpus, config)
     except BaseException as error:
         tell_waiting_ranks(name, f"{error}" or type(error).__name__)
         raise
@@ -117,6 +134,7 @@ def find_index(
 def _build(
     corpus: Corpus | JoinedCorpus, settings: PlanSettings, path: Path, documents: range
 ) -> None:
+    _check_writable(path.parent)
     started = time.monotonic()
     try:
         index = build_pack_index(
@@ -132,6 +150,23 @@ def _build(
             f"lower bound {index.figures.lower_bound:,} "
             f"({index.figures.utilisation:.2%} used) in {seconds:.2f} s: {path}"
         )
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder that takes no files, before any time is spent on packing.
+
+    Raises:
+        InputError: Names the flag that chooses another.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"pack indexes cannot be written to {folder} ({error.strerror or error}); give with "
+            f"--data-cache-path a folder that can be written and that all nodes share"
+        ) from error
 
 
 def _wait_for(path: Path, corpus: Corpus | JoinedCorpus, config: PackedDatasetConfig) -> PackIndex:

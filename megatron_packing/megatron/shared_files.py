@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,8 @@ STALE_SECONDS = 60
 """NFS clients forget after 30 seconds that a name was missing (acdirmax is 60)."""
 
 _FAILED = "megatron_packing/failed/"
+_DONE = "megatron_packing/done/"
+_POLL_SECONDS = 0.2
 
 Opened = TypeVar("Opened")
 
@@ -83,6 +86,34 @@ def open_index_and_corpus(
     return index, open_on_every_rank(lambda: open_source(index, corpus), where)
 
 
+def on_first_rank(name: str, work: Callable[[], None], what: str) -> None:
+    """Do ``work`` on rank 0 while the others wait for it, in no collective operation.
+
+    Args:
+        name: Of this work, once in a run.
+        work: What rank 0 does.
+        what: The same in words, after "rank 0 could not".
+
+    Raises:
+        InputError: Rank 0 raised it, with its message on every rank.
+    """
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        work()
+        return
+    if torch.distributed.get_rank() == 0:
+        try:
+            work()
+        except BaseException as error:
+            tell_waiting_ranks(name, f"{error}" or type(error).__name__)
+            time.sleep(5 * _POLL_SECONDS)  # the store may end with this rank: let others read it
+            raise
+        _store().set(_DONE + name, "")
+        return
+    while not _is_set(_DONE + name, what):
+        refuse_if_told(name, what)
+        time.sleep(_POLL_SECONDS)
+
+
 def tell_waiting_ranks(name: str, message: str) -> None:
     """Let the ranks that wait for ``name`` know that it will not come.
 
@@ -94,22 +125,24 @@ def tell_waiting_ranks(name: str, message: str) -> None:
             _store().set(_FAILED + name, message)
 
 
-def refuse_if_told(name: str) -> None:
+def refuse_if_told(name: str, what: str = "pack") -> None:
     """Stop waiting for what rank 0 could not make.
 
     Raises:
         InputError: With rank 0's message, or that rank 0 is gone.
     """
-    if not torch.distributed.is_initialized():
-        return
+    if torch.distributed.is_initialized() and _is_set(_FAILED + name, what):
+        message = _store().get(_FAILED + name).decode()
+        raise InputError(f"rank 0 could not {what}: {message}")
+
+
+def _is_set(key: str, what: str) -> bool:
     try:
-        message = _store().get(_FAILED + name) if _store().check([_FAILED + name]) else None
+        return bool(_store().check([key]))
     except RuntimeError as error:
         raise InputError(
-            f"rank 0 ended while others waited for it to pack ({error}); its own log says why"
+            f"rank 0 ended while others waited for it to {what} ({error}); its own log says why"
         ) from error
-    if message is not None:
-        raise InputError(f"rank 0 could not pack: {message.decode()}")
 
 
 def _store() -> torch.distributed.Store:

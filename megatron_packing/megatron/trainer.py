@@ -7,7 +7,7 @@ Megatron-LM always.
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,16 +30,21 @@ from megatron_packing.megatron.batch import (
     is_tokens_stage,
     run_model,
 )
+from megatron_packing.megatron.data_checks import check_data, check_data_paths
 from megatron_packing.megatron.dataset import PackedDataset
 from megatron_packing.megatron.endless import EndlessDataset
-from megatron_packing.megatron.indexes import prepare_indexes
+from megatron_packing.megatron.indexes import corpora_of, prepare_indexes
 from megatron_packing.megatron.layer_spec import choose_backend, packed_layer_spec
 from megatron_packing.megatron.loss import loss_func
+from megatron_packing.megatron.plain_errors import show_input_errors_as_sentences
+from megatron_packing.megatron.shared_files import on_first_rank
+from megatron_packing.megatron.start_report import describe_start, parts_of
 from megatron_packing.megatron.stream import (
     first_sample_of_run,
     open_stream,
     recorded_alignment,
 )
+from megatron_packing.megatron.vocabulary import check_tokenizer, check_tokens
 
 
 def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tuple[Any, Any, Any]:
@@ -50,7 +55,13 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
         vp_stage: The model chunk under virtual pipeline parallelism.
     """
     args = get_args()
-    config = dataset_config_from_args(args, build_tokenizer(args), get_blend_and_blend_per_split)
+    show_input_errors_as_sentences()
+    check_data_paths(args)
+    tokenizer = build_tokenizer(args)
+    config = dataset_config_from_args(args, tokenizer, get_blend_and_blend_per_split)
+    check_data(config, args)
+    corpora = corpora_of(config)
+    _on_first_rank("compare", vp_stage, lambda: check_tokenizer(corpora, args, tokenizer))
     config.packing_alignment = config.packing_alignment or recorded_alignment(
         args, config.smallest_alignment
     )
@@ -59,13 +70,26 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
     is_built = partial(is_dataset_built_on_rank, vp_stage=vp_stage)
     prepare_indexes(config)
     builder = BlendedMegatronDatasetBuilder(PackedDataset, num_samples, is_built, config)
-    train, valid, test = builder.build()
-    for split in (valid, test):
-        _advise_on_evaluation(split, args)
+    splits = builder.build()
+    _on_first_rank("check", vp_stage, lambda: _check_and_report(splits, args))
+    train, valid, test = splits
     if train is not None and not args.skip_train:
         train = open_stream(train, args)
     train = balance_steps(train, args, first_sample=first_sample_of_run(args))
     return train, _without_end(valid, args), _without_end(test, args)
+
+
+def _on_first_rank(what: str, vp_stage: int | None, work: Callable[[], None]) -> None:
+    """Once in a run: Megatron asks for datasets once for each model chunk."""
+    if not vp_stage:
+        on_first_rank(what, work, f"{what} the data")
+
+
+def _check_and_report(splits: Sequence[Any], args: Namespace) -> None:
+    check_tokens((part for split in splits for part in parts_of(split)), args)
+    train, valid, test = splits
+    for line in describe_start(train, valid, test, args):
+        print_rank_0(line)
 
 
 def _without_end(dataset: Any, args: Namespace) -> Any:
@@ -76,24 +100,6 @@ def _without_end(dataset: Any, args: Namespace) -> Any:
 
 
 datasets_provider.is_distributed = True  # type: ignore[attr-defined]  # every rank calls it
-
-
-def _advise_on_evaluation(dataset: Any, args: Namespace) -> None:
-    """Say how an evaluation takes each document once, where it does not."""
-    if not isinstance(dataset, PackedDataset) or args.full_validation or not args.eval_iters:
-        return
-    rows, batch = len(dataset.index), dataset.config.packing_eval_packs_multiple_of
-    if args.eval_iters * batch % rows == 0:
-        return
-    advice = (
-        f"--eval-iters {rows // batch} takes each of them once"
-        if rows % batch == 0
-        else f"make their index with --packs-multiple-of {batch}, so that batches take each once"
-    )
-    print_rank_0(
-        f"> an evaluation takes {args.eval_iters * batch:,} rows, but the documents of the "
-        f"{dataset.index_split.name} split fill {rows:,}: {advice}"
-    )
 
 
 def use_packed_layers(model_config: Any, args: Namespace) -> None:

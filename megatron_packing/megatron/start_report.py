@@ -1,0 +1,180 @@
+"""What a start says about its data: rows, steps of an epoch, what is trained and evaluated."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from megatron.core.datasets.blended_dataset import BlendedDataset
+
+from megatron_packing.corpus.content import count_trained, num_data_bytes
+from megatron_packing.corpus.joined import JoinedCorpus
+from megatron_packing.errors import InputError
+from megatron_packing.megatron.dataset import PackedDataset
+
+_COUNTED_BYTES = 1 << 30
+"""Loss masks of up to so many bytes are read at the start where an index does not hold counts."""
+
+
+def parts_of(dataset: Any) -> list[PackedDataset]:
+    """The datasets of packs in what Megatron's builder makes of a split, which may be None."""
+    if dataset is None:
+        return []
+    if isinstance(dataset, list):
+        return [part for one in dataset for part in parts_of(one)]
+    return list(dataset.datasets) if isinstance(dataset, BlendedDataset) else [dataset]
+
+
+def describe_start(train: Any, valid: Any, test: Any, args: Namespace) -> Iterator[str]:
+    """Lines for the log, before the first step.
+
+    Args:
+        train: What the builder made of the training split; None without one.
+        valid: The same of the validation split, or a list of several sets.
+        test: The same of the test split.
+        args: Megatron's arguments.
+
+    Raises:
+        InputError: No row of a dataset trains a token.
+    """
+    for dataset in (train, valid, test):
+        for part in parts_of(dataset):
+            yield _describe_rows(part)
+            yield from _describe_training(part)
+    if train is not None and not args.skip_train:
+        yield from _describe_epochs(train, args)
+    if isinstance(valid, list):
+        for part in parts_of(valid):
+            yield from _describe_full_validation(part, args)
+        return
+    for dataset in (valid, test):
+        if dataset is not None and not args.full_validation and args.eval_iters:
+            yield from _describe_evaluation(dataset, args)
+
+
+def _describe_rows(part: PackedDataset) -> str:
+    index, figures = part.index, part.index.figures
+    last = index.corpus.first_document + index.corpus.num_documents - 1
+    excess = figures.num_packs - figures.lower_bound
+    bound = "as few as there can be" if excess <= 0 else f"{excess:,} over the lower bound"
+    return (
+        f"> {part.index_split.name}: {_count(len(index), 'row')} of "
+        f"{index.plan.sequence_length:,} positions ({bound}, {figures.utilisation:.2%} used) for "
+        f"the documents {index.corpus.first_document:,} to {last:,} of {part.corpus.prefix}, in "
+        f"{index.path}"
+    )
+
+
+def _describe_training(part: PackedDataset) -> Iterator[str]:
+    """What of a dataset is trained, where it is not about what its loss mask says."""
+    corpus, name = part.corpus, part.index_split.name
+    without = [str(one.prefix) for one in corpus.corpora if not one.has_loss_mask]
+    if without:
+        yield f"> {name}: {' and '.join(without)} without a loss mask: every token is trained"
+    if isinstance(corpus, JoinedCorpus) and corpus.changes_each_epoch and name == "train":
+        yield f"> {name}: each epoch of {corpus.prefix} reads another part of its documents"
+    untrained = count_untrained_packs(part)
+    if untrained is None:
+        yield (
+            f"> {name}: {part.index.path} does not count the rows that train nothing; pack again "
+            f"with this release to have them counted"
+        )
+    elif untrained == len(part.index):
+        raise InputError(
+            f"no row of the {name} split of {corpus.prefix} trains a token: its loss mask is 0 "
+            f"everywhere, or --overlong truncate cut off all that it trains; tokenize it again, or "
+            f"give a longer --seq-length"
+        )
+    elif untrained:
+        yield (
+            f"> {name}: {untrained:,} of {len(part.index):,} rows train no token; a step of such "
+            f"rows alone has the loss 0 in the log and leaves weight decay as the only change"
+        )
+
+
+def count_untrained_packs(part: PackedDataset) -> int | None:
+    """Packs in which no label is trained; None where finding out would take long."""
+    recorded: int | None = getattr(part.index.figures, "num_packs_untrained", None)
+    if recorded is not None:
+        return recorded
+    corpus, index = part.corpus, part.index
+    if num_data_bytes(corpus, tokens=False, masks=True) > _COUNTED_BYTES:
+        return None
+    lengths, starts = index.segment_lengths, index.segment_starts
+    if lengths is None or starts is None:
+        lengths = np.asarray(corpus.num_tokens)[index.document_ids].astype(np.int64) - 1
+        starts = np.zeros(len(lengths), np.int64)
+    counts = count_trained(corpus, index.document_ids, starts, lengths).counts
+    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])[index.pack_offsets]
+    return int(np.count_nonzero(np.diff(ends) == 0))
+
+
+def _describe_epochs(train: Any, args: Namespace) -> Iterator[str]:
+    """How many steps an epoch takes; Megatron counts in steps alone."""
+    parts = parts_of(train)
+    weights = train.weights if isinstance(train, BlendedDataset) else [1.0]
+    grows = getattr(args, "step_batch_size_schedule", None) or args.rampup_batch_size
+    for part, weight in zip(parts, weights, strict=True):
+        rows = len(part.index)
+        if grows:
+            yield f"> an epoch of {part.corpus.prefix} is {_count(rows, 'row')}"
+            continue
+        steps = rows / (weight * args.global_batch_size)
+        share = "" if len(parts) == 1 else f", {weight:.1%} of each"
+        yield (
+            f"> an epoch of {part.corpus.prefix} is {rows:,} rows, {steps:,.1f} steps of "
+            f"{_count(args.global_batch_size, 'row')}{share}; {_count(args.train_iters, 'step')} "
+            f"are {args.train_iters / steps:,.2f} epochs"
+        )
+
+
+def _describe_evaluation(dataset: Any, args: Namespace) -> Iterator[str]:
+    """Say how an evaluation takes each document once, where it does not."""
+    batch = dataset.config.packing_eval_packs_multiple_of
+    taken, parts = args.eval_iters * batch, parts_of(dataset)
+    if isinstance(dataset, BlendedDataset):
+        shares = "; ".join(
+            f"about {weight * taken:,.0f} of the {len(part.index):,} rows of {part.corpus.prefix}"
+            for part, weight in zip(parts, dataset.weights, strict=True)
+        )
+        yield (
+            f"> an evaluation takes {taken:,} rows of the {dataset.split.name} blend: {shares}; "
+            f"each goes on where the one before ended, so the losses of two evaluations are of "
+            f"different documents. Pack the corpora together (A,B) to evaluate each document once"
+        )
+        return
+    rows = len(dataset.index)
+    if taken % rows == 0:
+        return
+    advice = (
+        f"--eval-iters {rows // batch} takes each of them once"
+        if rows % batch == 0
+        else f"make their index with --packs-multiple-of {batch}, so that batches take each once"
+    )
+    yield (
+        f"> an evaluation takes {taken:,} rows, but the documents of the "
+        f"{dataset.index_split.name} split fill {rows:,}: {advice}"
+    )
+
+
+def _describe_full_validation(part: PackedDataset, args: Namespace) -> Iterator[str]:
+    """Megatron takes as many batches as a rank has rows, each of ``eval_global_batch_size``."""
+    rows, ranks = len(part.index), args.data_parallel_size
+    batch = part.config.packing_eval_packs_multiple_of
+    if rows % ranks:
+        yield (
+            f"> validation: the {rows:,} rows of {part.corpus.prefix} are no multiple of the "
+            f"{ranks} data-parallel ranks, so some count more than once; make their index with "
+            f"--packs-multiple-of {ranks}"
+        )
+    if batch != ranks:
+        yield (
+            f"> validation: a full validation of {part.corpus.prefix} reads its rows "
+            f"{batch / ranks:g} times; --eval-global-batch-size {ranks} reads them once"
+        )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+SCRIPT = """
+import sys
+from megatron_packing.errors import InputError
+from megatron_packing.megatron.plain_errors import show_input_errors_as_sentences
+
+show_input_errors_as_sentences()
+show_input_errors_as_sentences()
+raise (InputError if sys.argv[1] == "input" else OSError)("--flag is wrong; give another")
+"""
+
+
+def end_with(error: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, error],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_an_input_error_that_no_one_catches_is_one_sentence():
+    end = end_with("input")
+    assert end.returncode == 1
+    assert end.stderr == "error: --flag is wrong; give another\n"
+
+
+def test_other_errors_keep_their_traceback():
+    end = end_with("other")
+    assert end.returncode == 1
+    assert "Traceback" in end.stderr
+    assert "OSError: --flag is wrong" in end.stderr
