@@ -15,19 +15,21 @@ command -v megatron-packing > /dev/null || stop "megatron-packing is not on the 
 
 # What is there already is used, if it was made of the same with the same settings.
 for split in train valid; do
+  # shellcheck disable=SC2206  # several flags
+  made_of=("$DATA/$split" "$tokenizer" "${input[$split]}" ${TOKENIZE_FLAGS:-})
   if [ -e "$DATA/$split.idx" ]; then
-    "${PYTHON:-python3}" "$here/check_prepared.py" corpus "$DATA/$split" "$tokenizer" "${input[$split]}"
+    "${PYTHON:-python3}" "$here/check_prepared.py" corpus "${made_of[@]}"
   else
-    # shellcheck disable=SC2086  # several flags
+    "${PYTHON:-python3}" "$here/check_prepared.py" remember "${made_of[@]}"
     megatron-packing tokenize "${input[$split]}" --output-prefix "$DATA/$split" --tokenizer "$tokenizer" \
-      --on-bad-record skip ${TOKENIZE_FLAGS:-}
+      --on-bad-record skip "${made_of[@]:3}"
   fi
 done
 # Both in whole global batches: an epoch, and an evaluation, take each document once.
 for split in train valid; do
   packs=$DATA/${split}_packs_$ROW
   if [ -e "$packs" ]; then
-    "${PYTHON:-python3}" "$here/check_prepared.py" packs "$packs" "$ALIGNMENT" "$GLOBAL_BATCH"
+    "${PYTHON:-python3}" "$here/check_prepared.py" packs "$packs" "$ROW" "$ALIGNMENT" "$GLOBAL_BATCH"
   else
     megatron-packing pack "$DATA/$split" --sequence-length "$ROW" --alignment "$ALIGNMENT" \
       --overlong split --packs-multiple-of "$GLOBAL_BATCH" --output "$packs"

@@ -14,7 +14,7 @@ source "$here/settings.sh"
 [ -z "${INITIAL:-}" ] || [ -n "${PRINT:-}" ] || [ -e "$INITIAL" ] || stop "INITIAL is $INITIAL, which does not exist"
 
 packs() { # FOLDER: how many, if they are those of these settings
-  "${PYTHON:-python3}" "$here/check_prepared.py" packs "$1" "$ALIGNMENT" "$GLOBAL_BATCH"
+  "${PYTHON:-python3}" "$here/check_prepared.py" packs "$1" "$ROW" "$ALIGNMENT" "$GLOBAL_BATCH"
 }
 if [ -z "${STEPS:-}" ]; then
   count=$(packs "$TRAIN_PACKS")
@@ -46,6 +46,8 @@ PACKED_DATA=(
 TOKENIZER_FLAGS=(--tokenizer-type HuggingFaceTokenizer --tokenizer-model "$TOKENIZER")
 # Goes on from SAVE where there is a checkpoint, else begins with INITIAL.
 CHECKPOINTS=(--save "$SAVE" --load "$SAVE" --save-interval 100 --ckpt-format torch_dist)
+# For more steps than at first Megatron asks for the schedule of this command in place of the checkpoint's.
+CHECKPOINTS+=(--override-opt_param-scheduler)
 if [ -n "${INITIAL:-}" ]; then
   CHECKPOINTS+=(--pretrained-checkpoint "$INITIAL")
 elif [ "$SIZE" != tiny ]; then # Megatron would train random weights

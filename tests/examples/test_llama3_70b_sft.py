@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,7 @@ def data(tmp_path) -> Path:
                 sequence_length=row,
                 alignment=alignment,
                 packs_multiple_of=4,
+                overlong="split",
             )
             build_pack_index(corpus, settings, tmp_path / f"{split}_packs_{row}")
     return tmp_path
@@ -207,10 +209,74 @@ def test_prepare_train_and_go_on_as_the_page_says(tmp_path, chitchat):
     more = ["--num-workers", "0", "--eval-iters", "1"]
     first = run(f"{FOLDER}/train.sh", "--train-iters", "2", *more)
     assert "successfully saved checkpoint from iteration       2" in first
-    second = run(
-        f"{FOLDER}/train.sh", "--train-iters", "3", "--override-opt_param-scheduler", *more
-    )
+    second = run(f"{FOLDER}/train.sh", "--train-iters", "3", *more)
     assert re.search(r"iteration +3/ +3 \| consumed samples: +12 ", second)
+
+
+def test_a_corpus_that_was_made_otherwise_is_not_used(tmp_path, chitchat):
+    tokenizer = Path(shutil.copytree(chitchat / "tokenizer", tmp_path / "tokenizer"))
+    lines = (chitchat / "conversations.jsonl").read_text(encoding="utf-8").splitlines(True)
+    for name in ("train.jsonl", "valid.jsonl"):
+        (tmp_path / name).write_text("".join(lines[:8]), encoding="utf-8")
+    template = tmp_path / "template.jinja"
+    template.write_text("{{ messages | length }}", encoding="utf-8")
+
+    def prepare(flags: str = "") -> subprocess.CompletedProcess:
+        settings = {"SIZE": "tiny", "DATA": f"{tmp_path}/data", "TOKENIZE_FLAGS": flags}
+        return subprocess.run(
+            [FOLDER / "prepare.sh", tokenizer, "train.jsonl", "valid.jsonl"],
+            env={**ENVIRONMENT, **settings},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+
+    def refused(flags: str = "") -> str:
+        process = prepare(flags)
+        assert process.returncode == 1
+        return process.stderr
+
+    assert prepare().returncode == 0
+    assert prepare().returncode == 0  # the same once more
+    message = (
+        "data/train was made with TOKENIZE_FLAGS none, the defaults; they are now --loss-on all"
+    )
+    assert message in refused("--loss-on all")
+    assert "they are now --chat-template template.jinja" in refused(
+        "--chat-template template.jinja"
+    )
+    file = tokenizer / "tokenizer.json"
+    content = file.read_bytes()
+    file.write_bytes(content + b"\n")
+    assert "was made with another content of the tokenizer than" in refused()
+    file.write_bytes(content)
+    # A corpus of a release that did not remember is told by its record.
+    remembered = tmp_path / "data" / "train_prepared.json"
+    remembered.unlink()
+    assert prepare().returncode == 0
+    assert "train_prepared.json is missing" in refused("--loss-on all")
+    record = tmp_path / "data" / "train_corpus.json"
+    record.write_text(record.read_text().replace('"loss_on": "assistant"', '"loss_on": "all"'))
+    assert "its record says --loss-on all" in refused()
+
+
+def test_packs_of_another_plan_are_not_used(tmp_path):
+    corpus = write_corpus(tmp_path / "train", chat_like_lengths(40, longest=256))
+    settings = {"strategy": "optimal", "sequence_length": 256, "packs_multiple_of": 4}
+    build_pack_index(corpus, PlanSettings(**settings), tmp_path / "train_packs_256")
+    environment = {**ENVIRONMENT, "SIZE": "tiny", "GLOBAL_BATCH": "4", "DATA": f"{tmp_path}"}
+    process = subprocess.run(
+        [FOLDER / "train.sh"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert process.returncode == 1
+    assert "train_packs_256 was packed with overlong error, not split" in process.stderr
 
 
 def test_slurm_starts_the_same_command_on_every_node(tmp_path):
