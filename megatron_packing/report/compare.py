@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -155,17 +155,25 @@ def describe_comparison(comparison: Comparison, width: int) -> Group:
 
     Args:
         comparison: The figures.
-        width: Columns of the terminal; labels wrap where it is less than 80, or 80 for more than
-            10 million packs.
+        width: Columns of the terminal. Where the table does not fit, strategies are the rows of
+            several tables.
     """
+    lines = _figures(comparison)
+    tables: list[Table] = [_wide_table(comparison, lines, width)]
+    if Console(width=10**4).measure(tables[0]).minimum > width:
+        tables = _narrow_tables(comparison, lines, width)
+    return Group(
+        Text(visible(_title(comparison)), style="bold"),
+        *(part for table in tables for part in (Text(), table)),
+        Text(),
+        _notes(comparison),
+    )
+
+
+def _figures(comparison: Comparison) -> dict[str, list[str]]:
+    """A name and a cell for each plan."""
     plans = comparison.plans
-    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1 if width >= _WIDE else 0, 0, 0))
-    table.add_column("", style="bold")
-    for plan in plans:
-        style = _BEST if comparison.is_optimal(plan) else None
-        header = plan.strategy.replace("fit_", "fit_\n")
-        table.add_column(header, justify="right", no_wrap=True, vertical="bottom", style=style)
-    lines = {
+    return {
         "packs": [f"{plan.num_packs:,}" for plan in plans],
         "above bound": [_above_bound(comparison, plan) for plan in plans],
         "utilisation": [f"{plan.utilisation:.2%}" for plan in plans],
@@ -178,11 +186,45 @@ def describe_comparison(comparison: Comparison, width: int) -> Group:
         "speed-up": [f"{comparison.speed_up(plan):.2f}" for plan in plans],
         "plan seconds": [_seconds(plan.seconds) for plan in plans],
     }
+
+
+def _wide_table(comparison: Comparison, lines: dict[str, list[str]], width: int) -> Table:
+    """A column for each strategy."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1 if width >= _WIDE else 0, 0, 0))
+    table.add_column("", style="bold", no_wrap=True)
+    for plan in comparison.plans:
+        style = _BEST if comparison.is_optimal(plan) else None
+        header = plan.strategy.replace("fit_", "fit_\n")
+        table.add_column(header, justify="right", no_wrap=True, vertical="bottom", style=style)
     for name, cells in lines.items():
         table.add_row(name, *cells)
-    return Group(
-        Text(visible(_title(comparison)), style="bold"), Text(), table, Text(), _notes(comparison)
-    )
+    return table
+
+
+def _narrow_tables(comparison: Comparison, lines: dict[str, list[str]], width: int) -> list[Table]:
+    """A row for each strategy, and as many figures in a table as fit."""
+    room = width - max(len(plan.strategy) for plan in comparison.plans)
+    tables: list[list[str]] = []
+    used = width
+    for name, cells in lines.items():
+        needed = 1 + max(len(name), *map(len, cells))
+        if used + needed > room:
+            tables.append([])
+            used = 0
+        tables[-1].append(name)
+        used += needed
+    made = []
+    for names in tables:
+        table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 0, 0, 0))
+        table.add_column("", style="bold", no_wrap=True)
+        for name in names:
+            table.add_column(name.strip(), justify="right", no_wrap=True)
+        for number, plan in enumerate(comparison.plans):
+            style = _BEST if comparison.is_optimal(plan) else None
+            cells = [lines[name][number] for name in names]
+            table.add_row(plan.strategy, *cells, style=style)
+        made.append(table)
+    return made
 
 
 def _title(comparison: Comparison) -> str:

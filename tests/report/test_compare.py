@@ -239,3 +239,22 @@ def test_the_table_fits_the_terminal(width, factor):
 )
 def test_counts_are_shortened_without_changing_their_size(count, shown):
     assert compare._short(count) == shown
+
+
+@pytest.mark.parametrize("width", [40, 55, 69])
+def test_a_narrow_terminal_gets_a_row_for_each_strategy(width):
+    comparison = compared(chat_like_lengths(1000, longest=ROW))
+    console = Console(width=width, file=io.StringIO())
+    console.print(describe_comparison(comparison, width))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert not any("…" in line for line in lines)
+    figures = compare._figures(comparison)
+    headers = " ".join(lines)
+    for name in figures:
+        assert name.strip() in headers
+    for number, strategy in enumerate(STRATEGIES):
+        cells = [
+            word for line in lines if line.startswith(f"{strategy} ") for word in line.split()[1:]
+        ]
+        assert cells == [cells_of[number] for cells_of in figures.values()]
