@@ -2,14 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.nemo.model_kinds import (
+    check_hybrid_flag,
+    check_inputs,
+    check_recurrent_layers,
+)
 from megatron_packing.nemo.versions import bridge_version
 from megatron_packing.thd.alignment import row_multiple, segment_alignment
+from megatron_packing.thd.layout import ATTENTION
 
 _FIRST_WITH_MIDDLE_STAGES = (0, 5)
+_TWO_STAGES = 2
+
+
+def check_recipe(cfg: Any) -> None:
+    """Refuse a recipe whose model or parallelism cannot be trained on packs.
+
+    Args:
+        cfg: Bridge's ``ConfigContainer``.
+
+    Raises:
+        InputError: Names the setting.
+    """
+    check_inputs(cfg.model)
+    check_recurrent_layers(cfg.model)
+    check_stages(cfg.model)
+    check_model(cfg.model)
+    check_virtual_stages(cfg)
+
+
+def check_run(cfg: Any, indexes: Mapping[str, PackIndex]) -> None:
+    """Refuse a run that would train wrongly on the packs of ``cfg.dataset``.
+
+    Settings may be changed after ``use_packed_data``, or read from a file, so this looks at what
+    they are when training starts.
+
+    Args:
+        cfg: Bridge's ``ConfigContainer``, whose ``dataset`` is a ``PackedDataProvider``.
+        indexes: Of each split that it has.
+
+    Raises:
+        InputError: Names the setting, or says how to make an index that can be trained.
+    """
+    check_recipe(cfg)
+    check_hybrid_flag(cfg.model)
+    check_settings(cfg)
+    for index in indexes.values():
+        check_index(index, cfg.dataset.seq_length, cfg)
 
 
 def check_stages(model: Any) -> None:
@@ -55,6 +99,75 @@ def check_model(model: Any) -> None:
         raise InputError(
             f"cfg.model.cuda_graph_impl is {model.cuda_graph_impl}, but captured graphs keep the "
             f"boundaries of one row: set it to none"
+        )
+
+
+def check_virtual_stages(cfg: Any) -> None:
+    """Refuse virtual stages whose exchange between pipeline stages gives wrong gradients.
+
+    Megatron's command line refuses these settings (``training/arguments.py``), Bridge does not.
+
+    Args:
+        cfg: Bridge's ``ConfigContainer``. Its ``comm_overlap`` decides, where it is set.
+
+    Raises:
+        InputError: Names the settings that are right.
+    """
+    model, comm = cfg.model, getattr(cfg, "comm_overlap", None)
+    stages = model.pipeline_model_parallel_size
+    if stages != _TWO_STAGES or not (model.virtual_pipeline_model_parallel_size or 1) > 1:
+        return
+    part = "model" if comm is None else "comm_overlap"
+    wanted = {"overlap_p2p_comm": True, "batch_p2p_comm": False}
+    for name, value in wanted.items():
+        found = getattr(model if comm is None else comm, name, None)
+        if comm is not None and found is None:  # Bridge sets both right
+            continue
+        if bool(found) is not value:
+            raise InputError(
+                f"cfg.{part}.{name} is {found}, but with {stages} pipeline stages of several "
+                f"virtual stages each the two would mix up what they send each other, and "
+                f"gradients would be wrong; set cfg.{part}.overlap_p2p_comm to True and "
+                f"cfg.{part}.batch_p2p_comm to False"
+            )
+
+
+# What use_packed_data sets, and why nothing else trains rightly.
+_NEEDED: tuple[tuple[str, str, tuple[Any, ...], str], ...] = (
+    ("dataset", "dataloader_type", ("single",), "Bridge would shuffle rows on its own"),
+    ("dataset", "attention", ATTENTION, "there is no other"),
+    ("train", "micro_batch_size", (1,), "a packed row is a micro-batch of its own"),
+    ("validation", "eval_micro_batch_size", (None, 1), "a packed row is a micro-batch of its own"),
+    ("model", "calculate_per_token_loss", (True,), "rows would weigh the same, whatever they hold"),
+    ("ddp", "average_in_collective", (False,), "the loss would be divided twice"),
+)
+
+
+def check_settings(cfg: Any) -> None:
+    """Refuse settings that are not what ``use_packed_data`` made them.
+
+    Args:
+        cfg: Bridge's ``ConfigContainer``, whose ``dataset`` is a ``PackedDataProvider``.
+
+    Raises:
+        InputError: Names all of them.
+    """
+    needed = [*_NEEDED]
+    row = cfg.dataset.seq_length
+    needed.append(("model", "seq_length", (row,), "the row of the pack index"))
+    wrong = []
+    for part, name, allowed, why in needed:
+        target = getattr(cfg, part, None)
+        if target is None or not hasattr(target, name):
+            continue  # of other releases
+        value = getattr(target, name)
+        if value not in allowed:
+            choices = " or ".join(map(repr, allowed))
+            wrong.append(f"cfg.{part}.{name} is {value!r} and must be {choices} ({why})")
+    if wrong:
+        raise InputError(
+            f"{'; '.join(wrong)}: use_packed_data sets {'it' if len(wrong) == 1 else 'them'}, so "
+            f"leave out what changes {'it' if len(wrong) == 1 else 'them'} afterwards"
         )
 
 
@@ -125,7 +238,7 @@ def check_index(index: PackIndex, row: int, cfg: Any) -> None:
 
 def _precision(cfg: Any) -> Any:
     """Where FP8 is set: in ``cfg.mixed_precision``, by name or as settings, else in the model."""
-    if cfg.mixed_precision is None:
+    if cfg.mixed_precision is None or getattr(cfg.model, "fp8", None):
         return cfg.model
     from megatron.bridge.training.mixed_precision import get_mixed_precision_config
 

@@ -25,18 +25,25 @@ class PackedRowDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
     Transformer Engine under context parallelism (Megatron-Bridge#4489).
     """
 
-    def __init__(self, rows: PackedRows, num_samples: int) -> None:
-        """Serve the first ``num_samples`` rows of the stream, or one epoch where it is 0."""
+    def __init__(self, rows: PackedRows, num_samples: int, ahead: int = 0) -> None:
+        """Serve ``num_samples`` rows of the stream, or one epoch where it is 0.
+
+        Args:
+            rows: The stream.
+            num_samples: The length.
+            ahead: How far the row is ahead of the sample: sample i is row ``i + ahead``.
+        """
         self.rows = rows
         self.num_samples = num_samples
+        self.ahead = ahead
 
     def __len__(self) -> int:
-        """Samples that were asked for, over as many epochs as that takes."""
+        """Samples, over as many epochs as that takes."""
         return self.num_samples or len(self.rows.index)
 
     def __getitem__(self, idx: int) -> dict[str, Tensor]:
         """Lay sample ``idx`` out."""
-        arrays = self.rows.row(int(idx))
+        arrays = self.rows.row(int(idx) + self.ahead)
         row = {
             name: torch.from_numpy(arrays[name])
             for name in ("tokens", "labels", "position_ids", "loss_mask")

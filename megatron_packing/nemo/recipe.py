@@ -13,7 +13,9 @@ from megatron_packing.corpus.corpus import recorded_tokenizer
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.megatron.shared_files import open_index_and_corpus
-from megatron_packing.nemo.checks import check_index, check_model, check_schedule, check_stages
+from megatron_packing.nemo.advice import advise, check_trained
+from megatron_packing.nemo.checks import check_index, check_recipe, check_schedule
+from megatron_packing.nemo.model_kinds import needs_hybrid_flag
 from megatron_packing.nemo.provider import PackedDataProvider
 from megatron_packing.report.console import console
 from megatron_packing.thd.layout import ATTENTION, Attention
@@ -48,14 +50,17 @@ def use_packed_data(
     documents_per_row: float | None = None,
     attention: Attention = "document",
     seed: int | None = None,
+    new_stream: bool = False,
+    allow_other_tokenizer: bool = False,
     quiet: bool = False,
 ) -> list[Change]:
     """Train a recipe on pack indexes.
 
     Sets ``cfg.dataset`` and whatever else packed rows need: the micro-batch size, the sequence
     length, the loss of every token weighing the same in a global batch, and the global batch size.
-    Call it last, after the recipe's parallelism and batch size are what they are to be. Prints what
-    it changed, on the first rank.
+    Call it last, after the recipe's parallelism and batch size are what they are to be. What is
+    changed afterwards, such as by overrides on the command line, is checked when Bridge validates
+    the recipe and when it builds the datasets. Prints what it changed, on the first rank.
 
     Args:
         cfg: Bridge's ``ConfigContainer`` of a GPT model.
@@ -73,6 +78,10 @@ def use_packed_data(
             None where it held one.
         attention: ``document``: documents see themselves alone; ``pack``: and those before them.
         seed: Of the order of packs; None for the recipe's ``cfg.rng.seed``.
+        new_stream: Go on from a checkpoint that was trained on other packs, another seed or another
+            plan, which is refused otherwise; see ``packing_stream.json`` beside the checkpoints.
+        allow_other_tokenizer: Train although the corpora's tokenizer is not the recipe's. The
+            model's vocabulary must hold their tokens in any case.
         quiet: Print nothing.
 
     Returns:
@@ -96,8 +105,9 @@ def use_packed_data(
             f'documents_per_row is {documents_per_row}; it goes with keep="documents" only, and '
             f"says how many documents a row of the recipe held, more than 0"
         )
-    check_stages(cfg.model)
-    check_model(cfg.model)
+    check_recipe(cfg)
+    for index, corpus in opened.values():
+        check_trained(index, corpus)
     row = indexes["train"].plan.sequence_length
     for index in indexes.values():
         check_index(index, row, cfg)
@@ -114,6 +124,8 @@ def use_packed_data(
         seq_length=row,
         seed=cfg.rng.seed if seed is None else seed,
         attention=attention,
+        new_stream=new_stream,
+        allow_other_tokenizer=allow_other_tokenizer,
         **{
             name: getattr(cfg.dataset, name)
             for name in _LOADER_SETTINGS
@@ -121,8 +133,13 @@ def use_packed_data(
         },
     )
     changes = list(_change(cfg, provider, batch, batch_why, len(indexes["train"])))
+    provider.remember(cfg, told=True)
     if not quiet and os.environ.get("RANK", "0") == "0":
-        _print(cfg, changes, indexes, recorded_tokenizer(opened["train"][1].prefix))
+        console.print("changed for packed data:")
+        for change in changes:
+            console.print(f"  cfg.{change.setting}: {change.was} -> {change.now} ({change.why})")
+        for line in (*advise(cfg, opened), *_advise_on_tokenizer(cfg, opened["train"][1].prefix)):
+            console.print(line)
     return changes
 
 
@@ -198,6 +215,9 @@ def _change(
             new_settings.append(("validation", "eval_global_batch_size", batch, "as in training"))
     if provider.validation is None and provider.test is None:
         new_settings.append((evaluation, "eval_iters", 0, "there are no validation documents"))
+    if needs_hybrid_flag(cfg.model):
+        why = "tells Mamba layers where documents begin"
+        new_settings.append(("model", "is_hybrid_model", True, why))
     epochs = getattr(cfg.train, "num_epochs", None)
     if epochs is not None:
         steps = math.ceil(epochs * num_packs / batch)
@@ -214,51 +234,13 @@ def _change(
             yield Change(f"{part}.{name}", was, now, why)
 
 
-def _print(
-    cfg: Any,
-    changes: list[Change],
-    indexes: dict[str, PackIndex],
-    made_with: str | None,
-) -> None:
-    console.print("changed for packed data:")
-    for change in changes:
-        console.print(f"  cfg.{change.setting}: {change.was} -> {change.now} ({change.why})")
-    batch = cfg.train.global_batch_size
-    rows = len(indexes["train"])
-    steps, epoch = cfg.train.train_iters, rows / batch
-    console.print(
-        f"an epoch is {rows:,} rows: {epoch:,.1f} steps of {batch:,}"
-        + (f"; train_iters {steps:,} are {steps / epoch:,.1f} epochs" if steps else "")
-    )
+def _advise_on_tokenizer(cfg: Any, prefix: Path) -> Iterator[str]:
+    made_with = recorded_tokenizer(prefix)
     trained_with = getattr(cfg.tokenizer, "tokenizer_model", None)
     if made_with and trained_with and made_with != f"{trained_with}":
-        console.print(
-            f"the documents were tokenised with {made_with}, the recipe's tokenizer is "
-            f"{trained_with}: make sure that they are the same"
-        )
-    if "validation" in indexes:
-        _advise_on_evaluation(cfg, len(indexes["validation"]))
-    if getattr(cfg.model, "num_moe_experts", None):
-        console.print(
-            "routers of experts count the padding of rows, as Bridge hands them no padding mask"
-        )
-
-
-def _advise_on_evaluation(cfg: Any, rows: int) -> None:
-    """Say how an evaluation takes each document once, where it does not."""
-    part = "cfg.validation" if hasattr(cfg, "validation") else "cfg.train"
-    settings = getattr(cfg, "validation", cfg.train)
-    batch = getattr(settings, "eval_global_batch_size", None) or cfg.train.global_batch_size
-    taken = settings.eval_iters * batch
-    if taken and taken % rows:
-        advice = (
-            f"{part}.eval_iters = {rows // batch} takes each of them once"
-            if rows % batch == 0
-            else f"pack with --packs-multiple-of {batch}, so that whole batches take each once"
-        )
-        console.print(
-            f"an evaluation takes {taken:,} rows, but the validation documents fill {rows:,}: "
-            f"{advice}"
+        yield (
+            f"the documents were tokenized with {made_with}, the recipe's tokenizer is "
+            f"{trained_with}: they are compared when training starts"
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from megatron_packing.errors import InputError
@@ -27,25 +26,36 @@ else:
 
         register_allowed_target_prefix("megatron_packing.nemo.")
 
-__all__ = ["DatasetProvider", "PackedSequenceSpecs", "bridge_version"]
+__all__ = ["DatasetProvider", "PackedSequenceSpecs", "bridge_version", "core_version"]
 
 
 def bridge_version() -> tuple[int, int]:
-    """The first two numbers of the installed Megatron-Bridge's version.
+    """The first two numbers of Megatron-Bridge's version: of the code that is imported.
 
     Raises:
         InputError: It cannot be found out.
     """
-    try:
-        text = version("megatron-bridge")
-    except PackageNotFoundError:  # a checkout on the PYTHONPATH
-        import megatron.bridge
+    from megatron.bridge import package_info
 
-        text = str(getattr(megatron.bridge, "__version__", ""))
-    numbers = re.match(r"(\d+)\.(\d+)", text)
+    return _first_two("Megatron-Bridge", getattr(package_info, "__version__", ""))
+
+
+def core_version() -> tuple[int, int]:
+    """The first two numbers of megatron-core's version.
+
+    Raises:
+        InputError: It cannot be found out.
+    """
+    import megatron.core
+
+    return _first_two("megatron-core", getattr(megatron.core, "__version__", ""))
+
+
+def _first_two(package: str, text: object) -> tuple[int, int]:
+    numbers = re.match(r"(\d+)\.(\d+)", str(text))
     if numbers is None:
         raise InputError(
-            f"the version of Megatron-Bridge is {text!r}, so it cannot be known whether it hands "
-            f"cu_seqlens to all pipeline stages; install the package megatron-bridge"
+            f"the version of {package} is {text!r}, so it cannot be known whether it hands "
+            f"cu_seqlens to all layers; install a release of it"
         )
     return int(numbers[1]), int(numbers[2])

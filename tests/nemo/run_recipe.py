@@ -2,14 +2,17 @@
 
     run_recipe.py FOLDER CASES.json
 
-A case is {"model": {...}, "train": {...}, "top": {...}, "arguments": {...}}: what the recipe is
-changed by before, and what ``use_packed_data`` is called with; FOLDER stands before its indexes.
-Prints a JSON list of what came of each: its changes, or the error.
+A case is {"model": {...}, "train": {...}, "top": {...}, "kind": [CLASS, {...}], "arguments": {...},
+"after": {PART: {...}}, "yaml": bool}: what the recipe is changed by before, its model, what
+``use_packed_data`` is called with (FOLDER stands before its indexes), what the recipe is changed by
+afterwards, and whether it is read from YAML then. Prints a JSON list of what came of each: its
+changes, or the error.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import logging
@@ -67,10 +70,19 @@ def llama3_70b(*_, **__) -> AutoBridge:
 AutoBridge.from_hf_pretrained = staticmethod(llama3_70b)
 
 
+def make_model(name: str, settings: dict) -> object:
+    """Of a class of Bridge, ``MODULE.CLASS``; its own fields are as they come."""
+    module, _, kind = name.rpartition(".")
+    made = getattr(importlib.import_module(f"megatron.bridge.models.{module}"), kind)
+    return made(num_layers=8, hidden_size=64, num_attention_heads=8, seq_length=4096, **settings)
+
+
 def run(folder: Path, case: dict) -> dict:
     """One case."""
     os.environ["WORLD_SIZE"] = str(case.get("world", 32))
     cfg = llama3_70b_sft_config()
+    if "kind" in case:
+        cfg.model = make_model(*case["kind"])
     for part in ("model", "train", "ddp"):
         for name, value in case.get(part, {}).items():
             setattr(getattr(cfg, part), name, value)
@@ -90,10 +102,19 @@ def run(folder: Path, case: dict) -> dict:
     for fused in ("apply_rope_fusion", "gradient_accumulation_fusion", "masked_softmax_fusion"):
         setattr(cfg.model, fused, False)
     cfg.mixed_precision = None
-    with contextlib.redirect_stdout(io.StringIO()):
-        cfg.validate()
-        cfg.to_yaml(f"{folder}/recipe.yaml")
-        again = ConfigContainer.from_yaml(f"{folder}/recipe.yaml")
+    for part, settings in case.get("after", {}).items():
+        for name, value in settings.items():
+            setattr(getattr(cfg, part), name, value)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            if case.get("yaml"):
+                cfg.to_yaml(f"{folder}/recipe.yaml")
+                cfg = ConfigContainer.from_yaml(f"{folder}/recipe.yaml")
+            cfg.validate()
+            cfg.to_yaml(f"{folder}/recipe.yaml")
+            again = ConfigContainer.from_yaml(f"{folder}/recipe.yaml")
+    except InputError as error:
+        return {"refused when validated": str(error)}
     assert again.dataset == cfg.dataset
     return {
         "changes": {change.setting: f"{change.was} -> {change.now}" for change in changes},

@@ -62,6 +62,76 @@ CASES: dict[str, dict] = {
     "documents of rows": {"arguments": {"train": "packs", "documents_per_row": 3.0}},
     "unknown": {"arguments": {"train": "packs", "keep": "everything"}},
 }
+# What is changed after use_packed_data, and what must be said when Bridge validates the recipe.
+CHANGED_AFTERWARDS: dict[str, tuple[dict, str]] = {
+    "context parallelism": (
+        {"model": {"context_parallel_size": 2}},
+        "cuts them into 4 equal chunks; make one with megatron-packing pack --alignment 4",
+    ),
+    "row of the model": ({"model": {"seq_length": 4096}}, "cfg.model.seq_length is 4096 and must"),
+    "row of the data": ({"dataset": {"seq_length": 1024}}, "cfg.model.seq_length is 2048 and must"),
+    "rows of both": (
+        {"dataset": {"seq_length": 1024}, "model": {"seq_length": 1024}},
+        "has rows of 2048 positions",
+    ),
+    "micro-batch": ({"train": {"micro_batch_size": 2}}, "cfg.train.micro_batch_size is 2"),
+    "loss": (
+        {"model": {"calculate_per_token_loss": False}, "ddp": {"average_in_collective": True}},
+        "cfg.model.calculate_per_token_loss is False and must be True (rows would weigh the same, "
+        "whatever they hold); cfg.ddp.average_in_collective is True and must be False",
+    ),
+    "loader": ({"dataset": {"dataloader_type": "batch"}}, "cfg.dataset.dataloader_type is 'batch'"),
+    "attention": ({"dataset": {"attention": "packs"}}, "cfg.dataset.attention is 'packs'"),
+    "fp8": ({"model": {"fp8": "e4m3", "fp8_recipe": "blockwise"}}, "a multiple of 128"),
+    "mtp": ({"model": {"mtp_num_layers": 1}}, "cfg.model.mtp_num_layers is 1"),
+    "graphs": ({"model": {"cuda_graph_impl": "local"}}, "set it to none"),
+    "index": ({"dataset": {"train": "/nothing/here"}}, "/nothing/here is not a pack index"),
+    "sequence parallelism": (
+        {"model": {"sequence_parallel": True, "tensor_model_parallel_size": 64}},
+        "that is a multiple of 64",
+    ),
+    "virtual stages": (
+        {"model": {"virtual_pipeline_model_parallel_size": 2, "overlap_p2p_comm": False}},
+        "cfg.model.overlap_p2p_comm is False, but with 2 pipeline stages of several virtual",
+    ),
+}
+# Models of other inputs: classes of Bridge, with what its recipes set.
+OTHER_INPUTS = {
+    "vision": ["qwen_vl.qwen25_vl_provider.Qwen25VLModelProvider", {}],
+    "ministral": ["ministral3.ministral3_provider.Ministral3ModelProvider", {}],
+    "gemma vision": ["gemma_vl.gemma3_vl_provider.Gemma3VLModelProvider", {}],
+    "encoder": ["t5_provider.T5ModelProvider", {}],
+}
+if BRIDGE >= (0, 6):
+    OTHER_INPUTS["audio"] = ["qwen_audio.qwen2_audio_provider.Qwen2AudioModelProvider", {}]
+    OTHER_INPUTS["hybrid vision"] = ["nemotron_vl.nemotron_vl_provider.NemotronVLModelProvider", {}]
+for name, kind in OTHER_INPUTS.items():
+    CASES[name] = {"arguments": {"train": "packs"}, "kind": kind}
+MAMBA = "mamba.mamba_provider.MambaModelProvider"
+CASES["mamba"] = {
+    "arguments": {"train": "packs"},
+    "kind": [MAMBA, {"hybrid_override_pattern": "M-M*M-M*", "vocab_size": 128}],
+}
+CASES["mamba afterwards"] = {
+    **CASES["mamba"],
+    "after": {"model": {"is_hybrid_model": False}},
+}
+DELTA_NET = {
+    "experimental_attention_variant": "gated_delta_net",
+    "linear_attention_freq": 2,
+    "vocab_size": 128,
+}
+CASES["delta net"] = {
+    "arguments": {"train": "packs"},
+    "kind": ["gpt_provider.GPTModelProvider", DELTA_NET],
+}
+FROM_YAML = ("context parallelism", "loss", "loader", "rows of both")
+for name, (changes, _) in CHANGED_AFTERWARDS.items():
+    odd = name in ("fp8", "sequence parallelism")
+    case = {"arguments": {"train": "odd" if odd else "packs"}, "after": changes}
+    CASES[f"{name} afterwards"] = case
+    if name in FROM_YAML:
+        CASES[f"{name} from YAML"] = {**case, "yaml": True}
 if BRIDGE >= (0, 6):
     CASES["epochs"] = {"arguments": {"train": "packs"}, "train": {"num_epochs": 1.5}}
 
@@ -77,6 +147,7 @@ def folder(tmp_path_factory) -> Path:
         ("aligned", corpus, {"alignment": 4}),
         ("whole", corpus, {"packs_multiple_of": 96}),
         ("short", few, {"sequence_length": 100}),
+        ("odd", corpus, {"sequence_length": 2080}),
     ):
         settings = {"strategy": "optimal", "sequence_length": ROW, **changes}
         build_pack_index(documents, PlanSettings(**settings), folder / name)
@@ -146,7 +217,7 @@ def test_epochs_and_other_tokenizers_are_told(results, folder):
     printed = results["default"]["printed"]
     packs = json.loads((folder / "packs" / "manifest.json").read_text())["figures"]["num_packs"]
     assert f"train_iters 1,000 are {16_000 / packs:,.1f} epochs" in printed
-    assert "tokenised with some/tokenizer, the recipe's tokenizer is meta-llama/" in printed
+    assert "tokenized with some/tokenizer, the recipe's tokenizer is meta-llama/" in printed
 
 
 def test_documents_are_not_guessed_where_the_recipe_packs_already(results):
@@ -196,6 +267,42 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence_and_left_as_it_was(
 ):
     assert message in results[case]["error"]
     assert results[case]["dataset"] != "PackedDataProvider"
+
+
+@pytest.mark.parametrize("case", CHANGED_AFTERWARDS)
+def test_what_is_changed_afterwards_is_checked_when_bridge_validates_the_recipe(results, case):
+    _, message = CHANGED_AFTERWARDS[case]
+    assert message in results[f"{case} afterwards"]["refused when validated"]
+
+
+@pytest.mark.parametrize("case", FROM_YAML)
+def test_a_recipe_that_is_read_from_yaml_is_checked_as_well(results, case):
+    _, message = CHANGED_AFTERWARDS[case]
+    assert message in results[f"{case} from YAML"]["refused when validated"]
+
+
+@pytest.mark.parametrize("case", OTHER_INPUTS)
+def test_models_with_other_inputs_than_tokens_are_refused(results, case):
+    name = OTHER_INPUTS[case][0].rpartition(".")[2]
+    assert f"cfg.model is {name}, whose model has other inputs than one" in results[case]["error"]
+    assert results[case]["dataset"] != "PackedDataProvider"
+
+
+def test_mamba_layers_are_told_where_documents_begin(results):
+    """By a flag from 0.5 on; megatron-core 0.16, which Bridge 0.3 needs, tells them on its own."""
+    if BRIDGE < (0, 5):
+        assert "model.is_hybrid_model" not in results["mamba"]["changes"]
+        return
+    assert results["mamba"]["changes"]["model.is_hybrid_model"] == "False -> True"
+    refusal = results["mamba afterwards"]["refused when validated"]
+    assert "cfg.model.is_hybrid_model is False, so Bridge does not" in refusal
+
+
+def test_gated_delta_net_is_refused_where_it_does_not_take_packed_rows(results):
+    if BRIDGE < (0, 5):
+        assert "which megatron-core 0.16 does not compute" in results["delta net"]["error"]
+    else:
+        assert "changes" in results["delta net"]
 
 
 @pytest.mark.skipif(BRIDGE < (0, 6), reason="Bridge counts epochs from 0.6 on")

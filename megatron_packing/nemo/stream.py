@@ -1,0 +1,165 @@
+"""Proves that a resumed run of Bridge goes on with the rows that its checkpoint left off at.
+
+The record of what was read, ``packing_stream.json``, lies in the folder of the checkpoints, as the
+Megatron path keeps it; see ``index.stream_record``.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_packing.errors import InputError
+from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.index.stream_record import (
+    RECORD,
+    Stream,
+    begin_new,
+    describe_stream,
+    difference,
+    go_on,
+    read_streams,
+    write_streams,
+)
+
+logger = logging.getLogger(__name__)
+
+_TRAIN_STATE = "train_state.pt"
+_TRACKERS = (f"latest_{_TRAIN_STATE}", "latest_checkpointed_iteration.txt")
+_UNKNOWN = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class _Resumed:
+    """The checkpoint that a run goes on from."""
+
+    folder: Path
+    """Where its record is."""
+    consumed: int
+    """Rows that were read until then; ``_UNKNOWN`` where the checkpoint does not say it."""
+
+
+def keep_stream(cfg: Any, index: PackIndex, seed: int, *, new_stream: bool) -> int:
+    """Refuse to go on with other packs than the checkpoint's; keep this run's record.
+
+    Args:
+        cfg: Bridge's ``ConfigContainer``, after the checkpoint was loaded.
+        index: Of the training documents.
+        seed: Of the order of packs.
+        new_stream: Go on with other packs nevertheless.
+
+    Returns:
+        How far the row of the index is ahead of the sample of the run: 0 but after a new stream,
+        which begins with the first row of the new packs that the run did not read.
+
+    Raises:
+        InputError: The packs differ and ``new_stream`` is not set.
+    """
+    stream = describe_stream([index], seed=seed)
+    if _skips_training(cfg):
+        return 0
+    resumed = _resumed(cfg.checkpoint)
+    streams = [stream] if resumed is None else _go_on(resumed, stream, new_stream)
+    save = _local(cfg.checkpoint.save)
+    if save is not None:
+        if not new_stream and (resumed is None or save.resolve() != resumed.folder.resolve()):
+            _refuse_other_checkpoints(save, stream)
+        if _is_first_rank():
+            write_streams(save, streams)
+    last = streams[-1]
+    return int(last["datasets"][0]["first row"]) - int(last["first sample"])
+
+
+def _go_on(resumed: _Resumed, stream: Stream, new_stream: bool) -> list[Stream]:
+    record = read_streams(resumed.folder)
+    if record is None:
+        if _is_first_rank():
+            logger.warning(
+                f"{resumed.folder / RECORD} does not exist, so nothing proves that the packs of "
+                f"this run are those of its checkpoint"
+            )
+        return [stream]
+    streams = go_on(record, stream, resumed.consumed)
+    if streams is not None:
+        return streams
+    if not new_stream:
+        raise InputError(
+            f"{resumed.folder / RECORD} says that the checkpoint was trained on other packs "
+            f"({difference(record[-1], stream)}), so the rows that it consumed are not the first "
+            f"of these; give use_packed_data what it was trained with, another folder for "
+            f"cfg.checkpoint.load and save, or new_stream=True to go on with the new packs"
+        )
+    if resumed.consumed == _UNKNOWN:
+        raise InputError(
+            f"new_stream is set, but the checkpoint in {resumed.folder} does not say how many rows "
+            f"it consumed; resume from a checkpoint of Megatron-Bridge that has {_TRAIN_STATE}"
+        )
+    streams = begin_new(record, stream, resumed.consumed, lambda _, samples: [samples])
+    if _is_first_rank():
+        logger.warning(
+            f"new_stream: after {resumed.consumed:,} rows of other packs the run goes on with row "
+            f"{streams[-1]['datasets'][0]['first row']:,} of {stream['datasets'][0]['packs']:,}"
+        )
+    return streams
+
+
+def _refuse_other_checkpoints(folder: Path, stream: Stream) -> None:
+    """The record of a folder is that of all its checkpoints, so they are of one run."""
+    record = read_streams(folder) if any((folder / name).exists() for name in _TRACKERS) else None
+    if record is not None and go_on(record, stream, _UNKNOWN) is None:
+        raise InputError(
+            f"cfg.checkpoint.save, {folder}, holds checkpoints that were trained on other packs "
+            f"({difference(record[-1], stream)}); give another folder, or new_stream=True"
+        )
+
+
+def _resumed(checkpoint: Any) -> _Resumed | None:
+    """The checkpoint whose counts Bridge took over; None for a run that begins."""
+    load = _local(checkpoint.load)
+    if load is None or checkpoint.finetune:  # which is set where only weights are loaded
+        return None
+    if (load / _TRAIN_STATE).exists():  # the folder of one iteration
+        return _Resumed(load.parent, _consumed(load / _TRAIN_STATE))
+    found = [_Resumed(load, _consumed(path)) for path in _train_states(checkpoint, load)]
+    if not found and any((load / name).exists() for name in _TRACKERS):
+        return _Resumed(load, _UNKNOWN)
+    return max(found, key=lambda one: one.consumed, default=None)
+
+
+def _train_states(checkpoint: Any, load: Path) -> list[Path]:
+    """What says how far the checkpoints got that Bridge may go on from; it takes the last one."""
+    step = getattr(checkpoint, "ckpt_step", None)
+    if step is not None:
+        return [load / f"iter_{step:07d}" / _TRAIN_STATE]
+    folders = [load]
+    if getattr(checkpoint, "non_persistent_ckpt_type", None) == "global":
+        other = getattr(checkpoint, "non_persistent_global_ckpt_dir", None)
+        folders.append(Path(other) if other else load / "non_persistent")
+    paths = [folder / _TRACKERS[0] for folder in folders]
+    return [path for path in paths if path.exists()]
+
+
+def _consumed(path: Path) -> int:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return int(state["consumed_train_samples"])
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError):
+        return _UNKNOWN  # Bridge says what is wrong with its own files
+
+
+def _local(folder: Any) -> Path | None:
+    """A folder of this machine; object stores (``msc://``) keep no record."""
+    return None if not folder or "://" in str(folder) else Path(folder)
+
+
+def _skips_training(cfg: Any) -> bool:
+    settings = getattr(cfg, "validation", None) or cfg.train
+    return bool(getattr(settings, "skip_train", False))
+
+
+def _is_first_rank() -> bool:
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
