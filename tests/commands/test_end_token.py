@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import re
 
 import pytest
@@ -38,9 +39,7 @@ def export(tmp_path, capsys):
         status = main([*words, *options, "--json", str(tmp_path / "out.json")])
         said = capsys.readouterr()
         if status == 0:
-            (output / "packs.npy").unlink()
-            (output / "metadata.jsonl").unlink()
-            output.rmdir()
+            shutil.rmtree(output)
             return json.loads((tmp_path / "out.json").read_text())["end_token"], said.out
         assert not output.exists()
         (line,) = said.err.splitlines()
