@@ -116,8 +116,8 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
     group.add_argument(
         "--packing-balance",
         action="store_true",
-        help="Deal the packs of each global batch so that every data-parallel rank has equal work in "
-        "total; the batches and their gradients stay the same.",
+        help="Deal the packs of each global batch so that every data-parallel rank has equal work "
+        "in total; the batches and their gradients stay the same.",
     )
     return parser
 
