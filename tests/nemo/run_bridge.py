@@ -61,6 +61,7 @@ def make_recipe(index: str, **changes):
         num_layers=2, hidden_size=64, num_attention_heads=4, seq_length=2048, **changes
     )
     cfg.mixed_precision = None
+    cfg.checkpoint.save = cfg.checkpoint.load = None
     cfg.train.train_iters = STEPS
     cfg.train.global_batch_size = BATCH
     use_packed_data(cfg, train=index, validation=index, keep="rows", quiet=True)
