@@ -219,6 +219,12 @@ class PackIndex:
                 )
         if sum(array.nbytes for array in arrays.values()) <= _HASHED_BYTES:
             index.check_arrays()
+            most = int(np.diff(index.pack_offsets).max())
+            if most != figures.max_documents_per_pack:
+                raise InputError(
+                    f"{file} has {figures.max_documents_per_pack} for "
+                    f"figures.max_documents_per_pack, but a pack has {most} segments; {ADVICE}"
+                )
         return index
 
     def __len__(self) -> int:
@@ -258,7 +264,8 @@ class PackIndex:
         if not 0 <= pack < len(self):
             raise IndexError(f"{self.path} has packs 0 to {len(self) - 1}, not {pack}")
         begin, end = int(self.pack_offsets[pack]), int(self.pack_offsets[pack + 1])
-        if not 0 <= begin <= end <= len(self.document_ids):
+        most = self.figures.max_documents_per_pack
+        if not 0 <= begin <= end <= min(len(self.document_ids), begin + most):
             raise self._damaged(pack, f"its segments are {begin} to {end}")
         places = np.arange(begin, end)
         segments = self._segments_at(pack, places, num_tokens)
@@ -301,11 +308,16 @@ class PackIndex:
     def _place_of_epoch(self, pack: int, place: int, length: int, key: int) -> int:
         """The place whose segment stands at ``place`` in the epoch of ``key``."""
         begin, end = (int(offset) for offset in self.length_offsets[length : length + 2])
+        if not 0 <= begin <= end <= len(self.places_by_length):
+            raise self._damaged(pack, f"length_offsets has {begin} and {end} for its segments")
         alike = self.places_by_length[begin:end]  # in rising order
         rank = int(np.searchsorted(alike, place))
         if rank >= len(alike) or alike[rank] != place:
             raise self._damaged(pack, f"places_by_length does not list its segment {place}")
-        return int(alike[_core.permute(rank, end - begin, _core.epoch_key(key, length))])
+        other = int(alike[_core.permute(rank, end - begin, _core.epoch_key(key, length))])
+        if not 0 <= other < len(self.document_ids):
+            raise self._damaged(pack, f"places_by_length has {other}, which is no segment")
+        return other
 
     def _damaged(self, pack: int, problem: str) -> InputError:
         return InputError(f"pack {pack} of {self.path} is damaged: {problem}; {ADVICE}")

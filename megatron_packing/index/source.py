@@ -66,4 +66,8 @@ def _open(index: PackIndex, prefixes: str) -> Corpus | JoinedCorpus:
 
 def _exists(entry: str) -> bool:
     """Whether a corpus ``PREFIX`` or ``PREFIX:EPOCHS`` is there."""
-    return index_path(Path(split_entry(entry)[0])).exists()
+    prefix = Path(split_entry(entry)[0])
+    try:
+        return prefix.name != "" and index_path(prefix).exists()
+    except OSError:  # a folder of another user, a name that is too long
+        return False

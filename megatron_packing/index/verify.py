@@ -61,6 +61,14 @@ def verify_content(
             f"{index.path} holds no hashes of its corpus's data, so --deep has nothing to compare; "
             f"make the pack index again, without --no-content-hashes"
         )
+    tokenizer = index.corpus.tokenizer_sha256
+    for part in corpus.corpora:
+        recorded = part.record.tokenizer_sha256 if part.record else None
+        if tokenizer is not None and recorded not in (None, tokenizer):
+            raise _wrong(
+                index,
+                f"its tokenizer is {tokenizer:.12}, but that of {part.prefix} is {recorded:.12}",
+            )
     documents = np.asarray(index.document_ids)
     starts, lengths = index.segment_starts, index.segment_lengths
     if starts is None or lengths is None:
@@ -75,9 +83,9 @@ def verify_content(
         on_read,
     )
     for name in ("num_documents_untrained", "num_packs_untrained"):
-        recorded, found = getattr(index.figures, name), getattr(trained, name)
-        if recorded is not None and recorded != found:
-            raise _wrong(index, f"its {name} is {recorded}, but there are {found}")
+        counted, found = getattr(index.figures, name), getattr(trained, name)
+        if counted is not None and counted != found:
+            raise _wrong(index, f"its {name} is {counted}, but there are {found}")
     if not deep:
         return
     tokens = find_tokens(corpus, read_all=True, on_read=on_read)
@@ -150,7 +158,12 @@ def _find_problem(index: PackIndex, num_tokens: NDArray[Any]) -> str | None:
     if (np.diff(offsets) < 0).any():
         return f"the pack offsets fall after pack {int(np.argmax(np.diff(offsets) < 0))}"
     first, count = index.corpus.first_document, index.corpus.num_documents
-    outside = (documents < first) | (documents >= min(first + count, len(num_tokens)))
+    if first + count > len(num_tokens):
+        return (
+            f"it is of the documents {first} to {first + count - 1}, but the corpus has "
+            f"{len(num_tokens)} documents"
+        )
+    outside = (documents < first) | (documents >= first + count)
     if outside.any():
         return (
             f"document {int(documents[np.argmax(outside)])} is not one of the documents "
@@ -249,8 +262,6 @@ def _find_wrong_figure(
     """Count every figure anew, but for the lower bound."""
     first, count = index.corpus.first_document, index.corpus.num_documents
     positions = positions[first : first + count]
-    if len(positions) < count:
-        return f"the corpus ends at document {len(positions)} of the {count} that were packed"
     num_packs, num_positions = len(index), int(lengths.sum())
     segments = np.bincount(documents - first, minlength=count)
     dropped = int(np.count_nonzero((segments == 0) & (positions > 0)))

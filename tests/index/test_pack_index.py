@@ -252,6 +252,7 @@ def test_a_damaged_index_is_refused_with_the_file_named(index, damage, message):
         ("corpus.num_documents", 0, "has 0 for corpus.num_documents"),
         ("corpus.content_sha256", "ab", "for corpus.content_sha256, not a list"),
         ("figures.num_packs", 1, "says that pack_offsets has"),
+        ("figures.max_documents_per_pack", 99, "has 99 for .*, but a pack has \\d+ segments"),
         ("figures.utilisation", float("nan"), "NaN is not JSON"),
         ("figures.utilisation", float("inf"), "Infinity is not JSON"),
         ("figures.utilisation", 1.5, "has a utilisation of 1.5"),

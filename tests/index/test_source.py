@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -56,6 +57,16 @@ def test_a_corpus_that_is_nowhere_is_named_and_found_where_the_user_says(tmp_pat
     with pytest.raises(UnreadableError, match=r"is neither at .*first, where it was, nor beside"):
         open_source(index)
     assert open_source(index, elsewhere / "first").prefix == elsewhere / "first"
+
+
+@pytest.mark.parametrize("prefix", ["", "/", ".", ":2", "first,", "x" * 300, "a\x00b"])
+def test_a_recorded_prefix_that_no_file_can_have_is_not_found(tmp_path, prefix):
+    index = make(tmp_path)
+    manifest = json.loads((index.path / "manifest.json").read_text())
+    manifest["corpus"]["prefix"] = prefix
+    (index.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UnreadableError, match="where it was, nor beside the index"):
+        open_source(PackIndex.open(index.path))
 
 
 def test_another_corpus_of_the_same_name_is_refused(tmp_path):

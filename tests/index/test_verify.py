@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +37,8 @@ def rewrite(index: PackIndex, **arrays: np.ndarray) -> PackIndex:
             "shape": list(array.shape),
             "sha256": hashlib.sha256(np.ascontiguousarray(array)).hexdigest(),
         }
+    if "pack_offsets" in arrays:
+        manifest["figures"]["max_documents_per_pack"] = int(np.diff(arrays["pack_offsets"]).max())
     (index.path / "manifest.json").write_text(json.dumps(manifest))
     return PackIndex.open(index.path)
 
@@ -134,7 +137,8 @@ FORGED = [
 
 
 @pytest.mark.parametrize(("name", "change"), FORGED)
-def test_forged_figures_are_found(tmp_path, name, change):
+def test_forged_figures_are_found(tmp_path, monkeypatch, name, change):
+    monkeypatch.setattr("megatron_packing.index.pack_index._HASHED_BYTES", 0)
     corpus, index = build(tmp_path)
     verify_content(index, corpus)
     manifest = json.loads((index.path / "manifest.json").read_text())
@@ -243,3 +247,29 @@ def test_a_deep_verification_sees_every_changed_byte(tmp_path, monkeypatch):
     index = build_pack_index(corpus, plan, tmp_path / "without")
     with pytest.raises(InputError, match="holds no hashes of its corpus's data"):
         verify_content(index, corpus, deep=True)
+
+
+def test_a_corpus_of_another_tokenizer_is_found(tmp_path):
+    """The record of a corpus is no part of its fingerprint."""
+
+    def record(tokenizer):
+        content = {"tokenizer": "none", "tokenizer_sha256": tokenizer * 32}
+        (tmp_path / "corpus_corpus.json").write_text(json.dumps(content))
+
+    write_corpus(tmp_path / "corpus", [50, 60, 70])
+    record("ab")
+    plan = PlanSettings(strategy="optimal", sequence_length=100)
+    index = build_pack_index(open_corpus(tmp_path / "corpus"), plan, tmp_path / "packs")
+    assert index.corpus.tokenizer_sha256 == "ab" * 32
+    verify_content(index, open_corpus(tmp_path / "corpus"))
+    record("cd")
+    changed = open_corpus(tmp_path / "corpus")
+    index.check_corpus(Path(index.corpus.prefix), changed.fingerprint)  # which does not see it
+    with pytest.raises(InputError, match=r"its tokenizer is abababababab, but that of .* is cdcd"):
+        verify_content(index, changed)
+
+
+def test_an_index_of_more_documents_than_there_are_is_found(tmp_path):
+    corpus, index = build(tmp_path)
+    with pytest.raises(InputError, match="documents 0 to 199, but the corpus has 199 documents"):
+        verify_pack_index(index, corpus.num_tokens[:-1])
