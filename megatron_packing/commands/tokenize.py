@@ -11,9 +11,14 @@ from megatron_packing.errors import InputError
 from megatron_packing.prepare.conversations import SCHEMAS
 from megatron_packing.prepare.engine import signals_interrupt
 from megatron_packing.prepare.record_fields import RecordNames
-from megatron_packing.prepare.tokenize import TokenizeOptions, tokenize
+from megatron_packing.prepare.tokenize import LARGEST_LIMIT, TokenizeOptions, tokenize
 from megatron_packing.prepare.unfinished import unfinished_path
-from megatron_packing.report.tokenizing import print_result, progress_line, show_search
+from megatron_packing.report.tokenizing import (
+    print_result,
+    progress_line,
+    show_search,
+    warn_of_memory,
+)
 
 _PYTHON_VALUES = {"True": True, "False": False, "None": None}
 
@@ -40,8 +45,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="JSON Lines or a JSON array (plain, .gz or .zst), Parquet, or a folder that Hugging "
-        "Face datasets saved; a path, a glob in quotes, or a URL that fsspec opens",
+        help="JSON Lines, a JSON array or JSON objects (plain, .gz or .zst), Parquet, Arrow, or a "
+        "folder that Hugging Face datasets saved; a path, a glob in quotes, or a URL that fsspec "
+        "opens",
     )
     parser.add_argument(
         "--output-prefix", type=Path, required=True, metavar="P", help="writes P.bin, P.idx, ..."
@@ -109,7 +115,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=int,
         default=1 << 24,
         metavar="N",
-        help="longer records are bad (default: 16 MiB)",
+        help="longer records are bad; one may take 105 times its bytes of memory in a worker "
+        "(default: 16 MiB)",
     )
     parser.add_argument(
         "--engine",
@@ -152,6 +159,8 @@ def run(args: Namespace) -> dict[str, Any]:
         restart=args.restart,
         checkpoint_seconds=args.checkpoint_seconds,
     )
+    if options.max_record_bytes < LARGEST_LIMIT:  # else it is refused
+        warn_of_memory(options.max_record_bytes)
     try:
         with signals_interrupt(), progress_line() as show:
             progress = tokenize(options, show, show_search)

@@ -39,6 +39,9 @@ from megatron_packing.prepare.unfinished import (
 
 EngineName = Literal["local", "ray"]
 
+LARGEST_LIMIT = 1 << 31
+"""``max_record_bytes`` is less than this."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizeOptions:
@@ -98,7 +101,7 @@ def tokenize(
     """
     if options.schema is not None and options.schema not in SCHEMAS:
         raise InputError(f"--schema is {options.schema!r}; it must be one of {', '.join(SCHEMAS)}")
-    if not 0 < options.max_record_bytes < 1 << 31:
+    if not 0 < options.max_record_bytes < LARGEST_LIMIT:
         raise InputError(
             f"--max-record-bytes is {options.max_record_bytes}; it must be positive and under 2 GiB"
         )

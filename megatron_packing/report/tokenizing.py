@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from megatron_packing.report.console import PlainConsole, console
 _SECONDS_BETWEEN_LINES = 30.0
 _NAMED = 20
 _MANY_INPUTS = 100
+_MEMORY_OF_A_BYTE = 105  # 20 GB for a line of 200 MB, measured
 
 
 @contextmanager
@@ -66,9 +68,20 @@ def progress_line() -> Iterator[Listener]:
 
 
 def show_search(done: int, total: int) -> None:
-    """Say on standard error, a few times, how many inputs were looked into, if they are many."""
+    """Say on standard error about ten times how many inputs were looked into, if there are many."""
     if total >= _MANY_INPUTS and (done == total or done % (total // 10) == 0):
         sys.stderr.write(f"looked into {done:,} of {total:,} inputs\n")
+
+
+def warn_of_memory(max_record_bytes: int) -> None:
+    """Warn on standard error if one record may take more memory than this machine has."""
+    needed = max_record_bytes * _MEMORY_OF_A_BYTE
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        sys.stderr.write(
+            f"warning: a record of --max-record-bytes {max_record_bytes:,} may take "
+            f"{needed / 1e9:,.0f} GB of memory, and this machine has {there / 1e9:,.0f} GB\n"
+        )
 
 
 def print_result(prefix: Path, progress: Done) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -121,3 +122,22 @@ def test_an_unfinished_run_goes_on_only_with_the_same_names(
     assert main([*command(path), *options, "body=prompt"]) == 1
     assert "of which fields was different" in capsys.readouterr().err
     assert main([*command(path), *options, "body=text"]) == 0
+
+
+def test_many_inputs_and_a_large_limit_are_told_before_the_run(
+    command, write_jsonl, tmp_path, monkeypatch, capsys
+):
+    real, there = os.sysconf, {"SC_PHYS_PAGES": 4_000_000, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(os, "sysconf", lambda name: there.get(name) or real(name))
+    for number in range(100):
+        write_jsonl({"text": f"Once {number}"}, name=f"many{number}.jsonl")
+    options = ["--workers", "1", "--max-record-bytes"]
+    assert main([*command(tmp_path / "many*.jsonl"), *options, "400000000"]) == 0
+    said = capsys.readouterr().err
+    assert "may take 42 GB of memory, and this machine has 16 GB" in said
+    assert "looked into 10 of 100 inputs\n" in said
+    assert "looked into 100 of 100 inputs\n" in said
+    assert main([*command(tmp_path / "many*.jsonl", "other"), *options, "3000000000"]) == 1
+    said = capsys.readouterr().err
+    assert "it must be positive and under 2 GiB" in said
+    assert "warning" not in said

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 from megatron_packing.prepare.batches import Position, RecordBatch
 from megatron_packing.prepare.encoder import EncodedBatch
 from megatron_packing.prepare.unfinished import Progress
-from megatron_packing.report.tokenizing import print_result
+from megatron_packing.report.tokenizing import print_result, show_search, warn_of_memory
 
 
 def encoded(notes):
@@ -45,3 +46,25 @@ def test_notes_without_bound_are_counted_together():
         progress.add(batch(), encoded({f"fields not read: f{number}": 1}))
     assert len(progress.notes) == 501
     assert progress.notes["fields not read: others"] == 500
+
+
+def test_a_search_of_many_inputs_says_how_far_it_is_in_a_few_lines(capsys):
+    for done in range(1, 5001):
+        show_search(done, 5000)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[0] == "looked into 500 of 5,000 inputs"
+    assert lines[-1] == "looked into 5,000 of 5,000 inputs"
+    show_search(99, 99)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_limit_that_may_take_more_memory_than_there_is_is_said(capsys, monkeypatch):
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 4_000_000, "SC_PAGE_SIZE": 4096}.get)
+    warn_of_memory(1 << 24)
+    assert capsys.readouterr().err == ""
+    warn_of_memory(400_000_000)
+    assert capsys.readouterr().err == (
+        "warning: a record of --max-record-bytes 400,000,000 may take 42 GB of memory, and this "
+        "machine has 16 GB\n"
+    )
