@@ -103,9 +103,11 @@ def check_model(model: Any) -> None:
 
 
 def check_virtual_stages(cfg: Any) -> None:
-    """Refuse virtual stages whose exchange between pipeline stages gives wrong gradients.
+    """Refuse virtual stages on two pipeline stages without overlap of what they exchange.
 
-    Megatron's command line refuses these settings (``training/arguments.py``), Bridge does not.
+    Batches of sends and receives between the same two ranks mix up their messages; three stages and
+    more are right either way. Megatron's command line refuses these settings
+    (``training/arguments.py``), Bridge does not.
 
     Args:
         cfg: Bridge's ``ConfigContainer``. Its ``comm_overlap`` decides, where it is set.
@@ -125,10 +127,9 @@ def check_virtual_stages(cfg: Any) -> None:
             continue
         if bool(found) is not value:
             raise InputError(
-                f"cfg.{part}.{name} is {found}, but with {stages} pipeline stages of several "
-                f"virtual stages each the two would mix up what they send each other, and "
-                f"gradients would be wrong; set cfg.{part}.overlap_p2p_comm to True and "
-                f"cfg.{part}.batch_p2p_comm to False"
+                f"cfg.{part}.{name} is {found}, but two pipeline stages with virtual stages may "
+                f"then mix up what they send each other, which gives wrong gradients; set "
+                f"cfg.{part}.overlap_p2p_comm to True and cfg.{part}.batch_p2p_comm to False"
             )
 
 

@@ -23,9 +23,12 @@ logger = logging.getLogger(__name__)
 _TRIED_DOCUMENTS = 16
 _TRIED_TOKENS = 256
 _CUT_TOKENS = 8
-# Text of the same tokenizer comes back whole, but for spaces beside special tokens. Text of another
-# one is made of whole pieces of this one too, many of which come back one by one.
+# Texts of the same tokenizer come back whole, but for spaces beside special tokens. Texts of
+# another one come back in part, as many tokens are whole words, and short ones may come back whole.
+# Of 300 conversations (examples/chitchat.py) and six vocabularies (Mistral 7B v0.1 and v0.3,
+# DeepSeek, Llama 3 and 4, Qwen) all came back with their own, and 35% at most with another.
 _SAME = 0.95
+_MOST = 0.75
 
 
 def check_tokens(
@@ -119,7 +122,7 @@ def check_tokenizer(prefix: Path, record: CorpusRecord | None, tokenizer: Any) -
             f"into text ({type(error).__name__}: {error}); make sure that they belong together"
         )
         return
-    if tried and 2 * sum(tried) < len(tried):
+    if sum(tried) < _MOST * len(tried):
         made_with = record.tokenizer if record is not None else None
         raise InputError(
             f"{prefix} was tokenized with {made_with or 'another tokenizer'}, not with that of "
@@ -180,4 +183,5 @@ def _comes_back(tokenizer: Any, ids: list[int]) -> bool:
         again = list(tokenizer.tokenize(tokenizer.detokenize(ids)))
     wanted = ids[: len(ids) - min(_CUT_TOKENS, len(ids) // 4)]
     found = list(again)[: len(wanted) + 2]
-    return SequenceMatcher(None, wanted, found, autojunk=False).ratio() >= _SAME
+    same = SequenceMatcher(None, wanted, found, autojunk=False).get_matching_blocks()
+    return sum(block.size for block in same) >= _SAME * len(wanted)

@@ -12,6 +12,7 @@ the losses, or the error.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import json
 import logging
@@ -62,7 +63,7 @@ _get_context = torch.multiprocessing.get_context
 torch.multiprocessing.get_context = lambda _=None: _get_context("fork")
 
 ROWS: dict[str, list[int]] = {}
-LOSSES: list[dict] = []
+STEPS: dict[str, list[float]] = {}
 _row = dataset.PackedRows.row
 _log = train_module.training_log
 
@@ -72,18 +73,17 @@ def record_row(self, sample, **kwargs):
     return _row(self, sample, **kwargs)
 
 
-def record_losses(loss_dict, *args, **kwargs):
-    LOSSES.append(
-        {
-            name: float(value[0] / value[1]) if value.numel() > 1 else float(value)
-            for name, value in loss_dict.items()
-        }
-    )
-    return _log(loss_dict, *args, **kwargs)
+def record_step(*args, **kwargs):
+    """Loss and gradient norm of a step: sums and counts in Bridge 0.6."""
+    found = inspect.signature(_log).bind(*args, **kwargs).arguments
+    losses = [value.reshape(-1) for value in found["loss_dict"].values()]
+    STEPS["losses"] += [float(value[0] / value[1] if len(value) > 1 else value) for value in losses]
+    STEPS["norms"].append(float(found["grad_norm"]))
+    return _log(*args, **kwargs)
 
 
 dataset.PackedRows.row = record_row
-train_module.training_log = record_losses
+train_module.training_log = record_step
 
 
 def tiny_recipe(folder: str):
@@ -145,7 +145,7 @@ def change(cfg, parts: dict) -> None:
 
 def run(case: dict) -> dict:
     ROWS.clear()
-    LOSSES.clear()
+    STEPS.update(losses=[], norms=[])
     printed = io.StringIO()
     recipe.console.file = provider.console.file = printed
     try:
@@ -161,7 +161,7 @@ def run(case: dict) -> dict:
     return {
         "rows": list(ROWS.get("train", [])),
         "evaluated": list(ROWS.get("evaluation", [])),
-        "losses": [loss.get("lm loss") for loss in LOSSES],
+        **STEPS,
         "printed": printed.getvalue(),
     }
 

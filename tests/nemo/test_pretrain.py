@@ -108,7 +108,10 @@ def test_resumed_runs_read_each_row_once_in_order_whatever_batches_and_evaluatio
     rows = [results[name]["rows"] for name in names]
     assert [len(part) for part in rows] == [12, 4, 4, 4]
     assert [*chain(*rows)] == results["whole"]["rows"] == list(range(24))
-    assert all(np.isfinite(results[name]["losses"]).all() for name in names)
+    for name, steps in zip(names, (3, 1, 1, 2), strict=True):
+        for values in (results[name]["losses"], results[name]["norms"]):
+            assert len(values) == steps
+            assert np.isfinite(values).all()
 
 
 def test_finished_runs_that_are_started_again_or_evaluated_end_cleanly(results):

@@ -92,7 +92,7 @@ CHANGED_AFTERWARDS: dict[str, tuple[dict, str]] = {
     ),
     "virtual stages": (
         {"model": {"virtual_pipeline_model_parallel_size": 2, "overlap_p2p_comm": False}},
-        "cfg.model.overlap_p2p_comm is False, but with 2 pipeline stages of several virtual",
+        "cfg.model.overlap_p2p_comm is False, but two pipeline stages with virtual stages may",
     ),
 }
 # Models of other inputs: classes of Bridge, with what its recipes set.
