@@ -139,9 +139,11 @@ def run_cuda_code_on_cpu() -> None:
     for name in ("set_device", "synchronize", "empty_cache", "manual_seed_all", "_lazy_init"):
         stand_ins[name] = _returning(None)
     stand_ins["reset_peak_memory_stats"] = _returning(None)
-    for name in ("current_device", "utilization", "memory_allocated", "max_memory_allocated"):
+    for name in ("current_device", "memory_allocated", "max_memory_allocated"):
         stand_ins[name] = _returning(0)
     for name in ("memory_reserved", "max_memory_reserved"):
+        stand_ins[name] = _returning(0)
+    for name in ("utilization", "temperature", "power_draw", "clock_rate"):
         stand_ins[name] = _returning(0)
     for name, stand_in in stand_ins.items():
         setattr(torch.cuda, name, stand_in)

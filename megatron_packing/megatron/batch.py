@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.utils import get_attr_wrapped_model, get_model_config
 from torch import Tensor
 
+from megatron_packing.errors import InputError
+from megatron_packing.megatron.experts import count_whole_rows, weigh_balancing_losses
 from megatron_packing.thd.context_parallel import partition_indices
 
 _FIRST_STAGE = ("tokens", "position_ids")
@@ -35,6 +37,8 @@ class PackedBatch:
     """bool, True at padding; None unless the dataset gives it."""
     denominator: Tensor | None
     """int32, (): of the row, once among the ranks that share it and 0 on the others."""
+    row_denominator: Tensor | None
+    """int32, (): the same on every rank and stage; None where there is no padding mask."""
     packed_seq_params: PackedSeqParams
     real_lengths: Tensor
     """int32: positions of the row's documents without padding, zeros among them."""
@@ -56,6 +60,7 @@ def get_batch(
 
     Raises:
         ValueError: The micro-batch has more than one row, or a segment cannot be cut.
+        InputError: The rows are not packed.
     """
     group = parallel_state.get_tensor_model_parallel_group()
     source = parallel_state.get_tensor_model_parallel_src_rank()
@@ -91,13 +96,16 @@ def get_batch(
     cu_seqlens = boundaries[:width].to(torch.int32)
     found = dict(zip([name for name in names if name != "loss_mask"], rows, strict=False))
     is_last = "loss_mask" in names
+    row_denominator = boundaries[width].to(torch.int32)
+    is_counted = parallel_state.get_context_parallel_rank() == 0
     return PackedBatch(
         tokens=found.get("tokens"),
         position_ids=found.get("position_ids"),
         labels=found.get("labels"),
         loss_mask=weights.view(1, held) if is_last else None,
         padding_mask=rows[-1].bool() if has_mask else None,
-        denominator=boundaries[width].to(torch.int32) if is_last else None,
+        denominator=row_denominator * is_counted if is_last else None,
+        row_denominator=row_denominator if has_mask else None,
         packed_seq_params=_packed_seq_params(cu_seqlens, max_seqlen),
         real_lengths=boundaries[width + 1 :].to(torch.int32),
     )
@@ -124,15 +132,29 @@ def run_model(model: Any, batch: PackedBatch) -> Tensor:
         ranks = parallel_state.get_tensor_model_parallel_world_size()
         rank = parallel_state.get_tensor_model_parallel_rank()
         padding_mask = padding_mask.chunk(ranks, dim=1)[rank]
+    config = get_model_config(model)
+    packed = batch.packed_seq_params
+    if config.rotary_interleaved and not config.apply_rope_fusion:
+        packed = _without_empty_segments(packed)
+    if batch.row_denominator is not None:
+        count_whole_rows(model)
     output: Tensor = model(
         batch.tokens,
         batch.position_ids,
         None,
         labels=batch.labels,
-        packed_seq_params=batch.packed_seq_params,
+        packed_seq_params=packed,
         **({} if padding_mask is None else {"padding_mask": padding_mask}),
     )
+    if batch.row_denominator is not None:
+        weigh_balancing_losses(model, output, batch.row_denominator, batch.real_lengths.sum())
     return output
+
+
+def _without_empty_segments(packed: PackedSeqParams) -> PackedSeqParams:
+    """Leave repeated offsets out, on whose segments Megatron's interleaved rotation fails."""
+    offsets = torch.unique_consecutive(packed.cu_seqlens_q)
+    return replace(packed, cu_seqlens_q=offsets, cu_seqlens_kv=offsets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +169,11 @@ class _Row:
 
 
 def _read_row(sample: dict[str, Tensor], names: tuple[str, ...]) -> _Row:
+    if "cu_seqlens" not in sample:
+        raise InputError(
+            "rows that reach forward_step are not packed: give pretrain() datasets_provider of "
+            "megatron_packing.megatron.trainer along with its forward_step"
+        )
     if len(sample["max_seqlen"]) != 1:
         raise ValueError(
             f"the micro-batch has {len(sample['max_seqlen'])} rows; packed rows go one at a time"
@@ -159,12 +186,12 @@ def _read_row(sample: dict[str, Tensor], names: tuple[str, ...]) -> _Row:
     if has_mask:
         rows.append(sample["padding_mask"].view(-1)[held].long())
     is_last = "loss_mask" in names
-    denominator = sample["denominator"].view(1) if is_last and rank == 0 else torch.zeros(1).long()
+    denominator = sample["denominator"].view(1) if "denominator" in sample else torch.zeros(1)
     real_lengths = sample["real_lengths"].view(-1).long()
     sizes = [len(held), len(cu_seqlens), int(sample["max_seqlen"]), int(has_mask)]
     return _Row(
         sizes=torch.tensor(sizes),
-        integers=torch.cat([cu_seqlens.long(), denominator, real_lengths, *rows]),
+        integers=torch.cat([cu_seqlens.long(), denominator.long(), real_lengths, *rows]),
         weights=sample["loss_mask"].view(-1)[held] if is_last else torch.empty(0),
     )
 

@@ -53,6 +53,9 @@ class PackedDatasetConfig(GPTDatasetConfig):
     """False on pipeline stages that need to know where documents are, but not what they say."""
     packing_with_padding_mask: bool = False
     """For mixtures of experts, whose routers must not count padding."""
+    packing_for_own_step: bool = False
+    """Rows are for ``megatron_packing.megatron.trainer.forward_step``: Megatron's own batch path
+    refuses them, as it would not hand ``cu_seqlens`` to every rank."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

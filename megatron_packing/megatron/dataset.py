@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NoReturn
+
 import numpy as np
 import torch
 from megatron.core.datasets.megatron_dataset import MegatronDataset
@@ -16,6 +18,23 @@ from megatron_packing.megatron.indexes import find_index
 from megatron_packing.megatron.shared_files import open_corpus_on_every_rank
 from megatron_packing.thd.layout import positions_of
 from megatron_packing.thd.rows import PackedRows
+
+
+class ForOwnStep(dict[str, Any]):
+    """Stands for the attention mask of a row that Megatron's own batch path must not read.
+
+    It moves the attention mask of a micro-batch to the GPU if there is one; a dataloader hands an
+    empty dict on as it is.
+    """
+
+    def cuda(self, *_: object, **__: object) -> NoReturn:
+        """Refuse."""
+        raise InputError(
+            "packed rows reached Megatron's own get_batch: give pretrain() forward_step of "
+            "megatron_packing.megatron.trainer along with its datasets_provider"
+        )
+
+    to = cuda
 
 
 class PackedDataset(MegatronDataset):
@@ -35,8 +54,10 @@ class PackedDataset(MegatronDataset):
         real_lengths                   int32, one less: without padding
         max_seqlen                     int32, ()
         padding_mask                   bool, (sequence_length,), if asked for
+        attention_mask                 no tensor: see ``config.packing_for_own_step``
 
-    The first five are left out with ``packing_with_tokens=False``.
+    The first five are left out with ``packing_with_tokens=False``, but for the denominator where
+    there is a padding mask.
 
     Build it with Megatron's ``BlendedMegatronDatasetBuilder``, which calls it with the corpus, the
     documents of one split, and how many samples training will ask for.
@@ -112,7 +133,7 @@ class PackedDataset(MegatronDataset):
         """
         return self.num_samples or len(self.index)
 
-    def __getitem__(self, idx: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, idx: int) -> dict[str, Any]:
         """Lay sample ``idx`` out."""
         arrays = self.rows.row(
             self.first_row + int(idx),
@@ -121,7 +142,10 @@ class PackedDataset(MegatronDataset):
         )
         if (self.config.context_parallel_size or 1) > 1:
             arrays["cu_seqlens_padded"] = arrays["cu_seqlens"]
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        sample: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        if self.config.packing_for_own_step:
+            sample["attention_mask"] = ForOwnStep()
+        return sample
 
     def segment_lengths(self, idx: int) -> NDArray[np.int64]:
         """What attention computes for sample ``idx``; see ``PackedRows.segment_lengths``."""

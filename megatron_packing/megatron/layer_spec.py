@@ -81,6 +81,15 @@ def choose_backend(config: TransformerConfig, told: str | None = None) -> Backen
             config.layernorm_zero_centered_gamma
         ),
         "memory-efficient norms": config.memory_efficient_layer_norm,
+        "FP8 or FP4": config.fp8 or getattr(config, "fp4", None),
+        "clipping of queries and keys (--qk-clip)": getattr(config, "qk_clip", False),
+        "a log of attention's logits (--log-max-attention-logit)": (
+            getattr(config, "log_max_attention_logit", False)
+        ),
+        "Kitchen's layers": getattr(config, "use_kitchen", False),
+        "attention of another kind (--experimental-attention-variant)": (
+            getattr(config, "experimental_attention_variant", None)
+        ),
     }
     for part, used in refused.items():
         if used:
@@ -109,6 +118,7 @@ def packed_layer_spec(
         config,
         use_transformer_engine=is_te,
         normalization=config.normalization,
+        qk_l2_norm=config.qk_l2_norm,
         vp_stage=vp_stage,
     )
     if is_te:
@@ -118,7 +128,7 @@ def packed_layer_spec(
     for layer in block.layer_specs:
         parts = layer.submodules.self_attention.submodules
         parts.core_attention = attention
-        if config.qk_layernorm:
+        if config.qk_layernorm and not config.qk_l2_norm:
             parts.q_layernorm = parts.k_layernorm = TorchNorm
         layer.submodules.input_layernorm = TorchNorm
         layer.submodules.pre_mlp_layernorm = TorchNorm
@@ -127,10 +137,13 @@ def packed_layer_spec(
 
 
 def _why_not_varlen(config: TransformerConfig) -> str | None:
-    if not torch.cuda.is_available():
+    # Not torch.cuda.is_available(): examples/cpu_trainer.py puts another in its place.
+    if not torch.cuda.is_available() or torch.empty(0, device="cuda").device.type != "cuda":
         return "there is no GPU"
     if config.params_dtype not in (torch.float16, torch.bfloat16):
         return f"the model is in {config.params_dtype}, not --bf16 or --fp16"
+    if config.deterministic_mode:
+        return "its gradients are not deterministic (--deterministic-mode)"
     found = find_spec("torch.nn.attention.varlen") is not None
     if not found or not takes_scale_window_and_groups():
         return f"torch {torch.__version__} has no torch.nn.attention.varlen that does all it needs"

@@ -14,7 +14,10 @@ from typing import Any
 import megatron.training.training
 import torch
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+from megatron.core.num_microbatches_calculator import get_num_microbatches
+from megatron.core.rerun_state_machine import get_rerun_state_machine
 from megatron.core.tokenizers.utils.build_tokenizer import build_tokenizer
+from megatron.core.transformer.dot_product_attention import DotProductAttention
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.utils import get_attr_wrapped_model
 from megatron.training import get_args, get_timers, print_rank_0
@@ -22,7 +25,7 @@ from megatron.training.utils import get_blend_and_blend_per_split
 from torch import Tensor
 
 from megatron_packing.errors import InputError
-from megatron_packing.megatron.arguments import dataset_config_from_args, flag_of
+from megatron_packing.megatron.arguments import check_packing_arguments, dataset_config_from_args
 from megatron_packing.megatron.balance import balance_steps
 from megatron_packing.megatron.batch import (
     get_batch,
@@ -33,7 +36,9 @@ from megatron_packing.megatron.batch import (
 from megatron_packing.megatron.data_checks import check_data, check_data_paths
 from megatron_packing.megatron.dataset import PackedDataset
 from megatron_packing.megatron.endless import EndlessDataset
+from megatron_packing.megatron.flags import flag_of
 from megatron_packing.megatron.indexes import corpora_of, prepare_indexes
+from megatron_packing.megatron.launch import raise_open_files_limit
 from megatron_packing.megatron.layer_spec import choose_backend, packed_layer_spec
 from megatron_packing.megatron.loss import loss_func
 from megatron_packing.megatron.plain_errors import show_input_errors_as_sentences
@@ -56,6 +61,10 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
     """
     args = get_args()
     show_input_errors_as_sentences()
+    check_packing_arguments(args)
+    raise_open_files_limit()
+    # Megatron's own reads rows as its script does, which fails under context parallelism.
+    megatron.training.training.dummy_train_step = skip_step
     check_data_paths(args)
     tokenizer = build_tokenizer(args)
     config = dataset_config_from_args(args, tokenizer, get_blend_and_blend_per_split)
@@ -66,6 +75,7 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
         args, config.smallest_alignment
     )
     config.packing_with_tokens = is_tokens_stage(vp_stage)
+    config.packing_for_own_step = True
     print_rank_0("> packing the training, validation and test documents ...")
     is_built = partial(is_dataset_built_on_rank, vp_stage=vp_stage)
     prepare_indexes(config)
@@ -112,6 +122,7 @@ def use_packed_layers(model_config: Any, args: Namespace) -> None:
     Raises:
         InputError: The attention that was asked for cannot run here.
     """
+    _set_what_megatron_forgets(model_config, args)
     backend = choose_backend(model_config.transformer, args.packing_attention_backend)
     if backend == "transformer_engine":
         return
@@ -128,6 +139,30 @@ def use_packed_layers(model_config: Any, args: Namespace) -> None:
     model_config.transformer_layer_spec = layer_spec
 
 
+def _set_what_megatron_forgets(model_config: Any, args: Namespace) -> None:
+    """Set what ``gpt_config_from_args`` leaves at its default whatever the flags say."""
+    factor = getattr(args, "rope_scaling_factor", None)
+    if args.use_rope_scaling and getattr(model_config, "rope_scaling_factor", factor) != factor:
+        model_config.rope_scaling_factor = factor
+        print_rank_0(f"> rotary embeddings are scaled by --rope-scaling-factor {factor}")
+
+
+def skip_step(data_iterator: Any) -> None:
+    """Read the rows of a step without training on them: Megatron's --iterations-to-skip.
+
+    Args:
+        data_iterator: Of this rank, or a list with one for each of its model chunks; None where it
+            reads nothing.
+    """
+    iterators = data_iterator if isinstance(data_iterator, list) else [data_iterator]
+    machine = get_rerun_state_machine()
+    while machine.should_run_forward_backward(data_iterator):
+        for iterator in iterators:
+            if iterator is not None:
+                for _ in range(get_num_microbatches()):
+                    next(iterator)
+
+
 def forward_step(
     data_iterator: Iterator[dict[str, Tensor]] | None, model: Any
 ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]]:
@@ -139,18 +174,34 @@ def forward_step(
     args = get_args()
     timers = get_timers()
     vp_stage = get_attr_wrapped_model(model, "vp_stage")
+    _check_layers(model)
+    straggler_timer = megatron.training.training.stimer  # of --log-straggler
     timers("batch-generator", log_level=2).start()
-    batch = get_batch(data_iterator, vp_stage)
+    with straggler_timer(bdata=True):
+        batch = get_batch(data_iterator, vp_stage)
     timers("batch-generator").stop()
     if model.training and not vp_stage:  # once a row, and not in evaluations
         _count_real_lengths(batch.real_lengths)
-    output = run_model(model, batch)
+    with straggler_timer:
+        output = run_model(model, batch)
     return output, partial(
         loss_func,
         batch.loss_mask,
         batch.denominator,
         check_for_nan=args.check_for_nan_in_loss_and_grad,
     )
+
+
+def _check_layers(model: Any) -> None:
+    """Refuse layers whose attention takes no packed rows, once."""
+    if getattr(model, "takes_packed_rows", False):
+        return
+    if any(isinstance(module, DotProductAttention) for module in model.modules()):
+        raise InputError(
+            "the layers of the model take no packed rows: call use_packed_layers(model_config, "
+            "args) of megatron_packing.megatron.trainer before pretrain()"
+        )
+    model.takes_packed_rows = True
 
 
 def _count_real_lengths(real_lengths: Tensor) -> None:

@@ -73,7 +73,8 @@ class PackedRows:
             less: without padding) and ``max_seqlen`` (int32, ()); with tokens also ``tokens``,
             ``labels``, ``position_ids`` (int64) and ``loss_mask`` (float32: the weight of each
             label), each ``(sequence_length,)``, and ``denominator`` (int64, ()), for which see
-            ``thd.loss_weights``; and ``padding_mask`` (bool, ``(sequence_length,)``) if asked for.
+            ``thd.loss_weights``; and, if asked for, ``padding_mask`` (bool, ``(sequence_length,)``)
+            and ``denominator``, by which routers of experts weigh what they balance.
         """
         segments = self.segments(sample)
         placement = self.place(segments)
@@ -84,7 +85,7 @@ class PackedRows:
         }
         if with_padding_mask:
             arrays["padding_mask"] = placement.padding_mask()
-        if with_tokens:
+        if with_tokens or with_padding_mask:
             corpus = self.corpus_of(sample)
             layout = lay_out(corpus, segments, placement, self.pad_token)
             plan = self.index.plan
@@ -96,12 +97,13 @@ class PackedRows:
                 self.normaliser,
                 parts_are_elsewhere=plan.overlong == "split" or plan.strategy == "random",
             )
+            arrays["denominator"] = np.array(denominator, np.int64)
+        if with_tokens:
             arrays |= {
                 "tokens": layout.tokens,
                 "labels": layout.labels,
                 "position_ids": placement.position_ids(self.position_ids),
                 "loss_mask": weights,
-                "denominator": np.array(denominator, np.int64),
             }
         return arrays
 

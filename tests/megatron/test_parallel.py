@@ -38,6 +38,8 @@ MODELS = {
     "query and key norms": "--qk-layernorm",
     "learned positions": "--position-embedding-type learned_absolute",
     "softmax scale by layer": "--apply-query-key-layer-scaling --attention-softmax-in-fp32",
+    "interleaved rotation": "--rotary-interleaved",
+    "query and key L2 norms": "--qk-l2-norm",
     "experts": "--num-experts 4 --moe-router-topk 2 --moe-router-load-balancing-type none",
 }
 

@@ -92,6 +92,47 @@ def test_floating_point_operations_are_counted_from_real_lengths(
 
 
 @pytest.mark.parametrize(
+    ("layout", "ranks"),
+    [
+        ("--context-parallel-size 2", 2),
+        ("--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1", 2),
+    ],
+    ids=["CP=2", "virtual stages"],
+)
+def test_skipped_iterations_read_their_rows_and_train_on_none(data, tmp_path, layout, ranks):
+    flags = f"{data} --train-iters 3 --packing-alignment 4 --data-cache-path {tmp_path}"
+    whole = train(flags)
+    run = train(f"{flags} {layout} --iterations-to-skip 2", ranks)
+    assert len(run.steps) == 2
+    # What observes rows sees none of those that are skipped.
+    assert run.rows == {step: rows for step, rows in whole.rows.items() if step != 2}
+
+
+def test_stragglers_are_logged(data):
+    run = train(f"{data} --train-iters 2 --log-straggler --logging-level 20")
+    assert run.output.count("MnRtt/Rnk") == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "changed"),
+    [
+        ("--qk-l2-norm", "--num-experts 4 --moe-router-load-balancing-type none"),
+        ("--rope-scaling-factor 32", "--use-rope-scaling"),
+    ],
+)
+def test_a_flag_of_the_model_changes_what_is_trained(data, checkpoint, flags, changed):
+    del checkpoint
+    without, run = (train(f"{data} --train-iters 1 {changed} {more}") for more in ("", flags))
+    assert run.steps != without.steps
+
+
+def test_half_precision_trains_on_a_cpu(data):
+    single, half = (train(f"{data} --train-iters 2 {flag}").steps for flag in ("", "--bf16"))
+    assert [step.loss for step in half] == pytest.approx([step.loss for step in single], abs=0.01)
+    assert half != single
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         ("--dataloader-type cyclic", "--dataloader-type is cyclic"),
@@ -100,16 +141,12 @@ def test_floating_point_operations_are_counted_from_real_lengths(
         ("--spec no.such module", "--spec and --transformer-impl local"),
         ("--num-experts 4 --moe-router-load-balancing-type sinkhorn", "which routes padding"),
         ("--num-experts 4 --moe-expert-capacity-factor 1.0", "--moe-expert-capacity-factor does"),
-        (
-            "--num-experts 4 --moe-aux-loss-coeff 0.1 --packing-normaliser sequence",
-            "--packing-normaliser sequence does not go with a load balancing or z loss",
-        ),
         ("--micro-batch-size 2", "--micro-batch-size is 2"),
         ("--sft", "--sft does not go with packing"),
         ("--reset-position-ids", "--reset-position-ids does not go with packing"),
         ("--packing-attention pack --packing-position-ids restart", "--packing-position-ids"),
         ("--packing-alignment 3", "--packing-alignment is 3"),
-        ("--packing-attention-backend varlen", "not --bf16 or --fp16"),
+        ("--packing-attention-backend varlen --bf16", "there is no GPU"),
         ("--transformer-impl transformer_engine", "Transformer Engine is not installed"),
         ("--mtp-num-layers 1", "--mtp-num-layers does not go with packing"),
         (
@@ -117,6 +154,13 @@ def test_floating_point_operations_are_counted_from_real_lengths(
             "--moe-router-enable-expert-bias does not go with packing under megatron-core 0.1",
         ),
         ("--window-size 8,0", "do not do a sliding window"),
+        ("--fp8-format hybrid", "do not do FP8 or FP4"),
+        ("--fim-data --split 100,0,0", "--fim-data does not go with packing"),
+        ("--hybrid-override-pattern *-*-", "--hybrid-override-pattern does not go with packing"),
+        (
+            "--experimental-attention-variant gated_delta_net --linear-attention-freq 2",
+            "do not do attention of another kind",
+        ),
         ("--packing-indexes /nowhere", "/nowhere is not a pack index"),
         ("--seq-length 64", "longer than the sequence length 64"),
         ("--data-path /nowhere", "/nowhere.idx does not exist"),
