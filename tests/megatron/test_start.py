@@ -72,7 +72,7 @@ def test_rows_that_train_nothing_are_counted_and_leave_a_loss_in_the_log(tmp_pat
     untrain(corpus, set(range(8)))
     run = pretrain(flags)
     assert run.status != 0
-    assert f"error: no row of the train split of {corpus.prefix} trains a token" in run.output
+    assert f"error: no token in the packs of {corpus.prefix} is trained" in run.output
     assert not run.steps
 
 
