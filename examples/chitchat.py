@@ -15,7 +15,7 @@ import sys
 from importlib.metadata import distribution
 from pathlib import Path
 
-from megatron_packing.prepare.sentencepiece_model import to_tokenizer_json
+from megatron_packing.prepare.sentencepiece_model import read_sentencepiece
 
 # <s>[INST] question[/INST] answer</s>[INST] ....
 CHAT_TEMPLATE = """\
@@ -60,7 +60,7 @@ def write_tokenizer(folder: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
     source = Path(str(distribution("mistral-common").locate_file(MODEL_FILE)))
-    tokenizer = Tokenizer.from_str(to_tokenizer_json(source))
+    tokenizer = Tokenizer.from_str(read_sentencepiece(source).tokenizer_json)
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",

@@ -108,12 +108,12 @@ def _digests(name: str) -> set[str]:
     places = [name, *(str(folder / file) for file in _FILES if (folder / file).is_file())]
     if path.is_file():
         places.append(str(folder))
-    digests = set()
+    digests: set[str] = set()
     for place in places:
         try:
-            from megatron_packing.prepare.tokenizer import find_tokenizer
+            from megatron_packing.prepare.tokenizer import find_recorded_forms
 
-            digests.add(find_tokenizer(place).sha256)
+            digests.update(source.sha256 for source in find_recorded_forms(place))
         except Exception as error:
             logger.debug(f"the tokenizer {place} cannot be compared: {error}")
     return digests

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from megatron_packing.errors import InputError
 
+_SPACE = "\u2581"
 
-def to_tokenizer_json(path: Path) -> str:
-    """Convert a BPE model with byte fallback and no normalisation, as Llama 2's and Mistral's.
 
-    Each word is merged by the scores of the pieces, where other converters go by their order. The
-    space before the first word (``add_dummy_prefix``) is left to the chat template; a plain text
-    gets it.
+@dataclass(frozen=True, slots=True)
+class SentencePieceModel:
+    """A model as a ``tokenizer.json``, and what it says beside its pieces."""
+
+    tokenizer_json: str
+    special_tokens: dict[str, str]
+    """``bos_token``, ``eos_token``, ``unk_token`` and ``pad_token``, those that it has."""
+    text_prefix: str
+    """What it puts before a text: a space, or nothing."""
+
+
+def read_sentencepiece(path: Path) -> SentencePieceModel:
+    """Convert a BPE model with byte fallback and no normalisation, as Llama 2's and Gemma's.
+
+    Each word is merged by the scores of the pieces, where other converters go by their order.
+    Symbols that the user defined are found before anything else, the longest first. The space
+    before the first word (``add_dummy_prefix``) is left to the chat template; a plain text gets it.
 
     Raises:
         InputError: The model is of another kind.
@@ -22,39 +37,78 @@ def to_tokenizer_json(path: Path) -> str:
 
     description = sentencepiece_model_pb2.ModelProto()
     description.ParseFromString(path.read_bytes())
-    trainer, normaliser = description.trainer_spec, description.normalizer_spec
-    if (
-        trainer.model_type != trainer.BPE
-        or not trainer.byte_fallback
-        or normaliser.name not in ("identity", "")
-        or normaliser.remove_extra_whitespaces
-    ):
-        raise InputError(
-            f"the SentencePiece model {path} is not BPE with byte fallback and without "
-            f"normalisation; convert it to a tokenizer.json with the model's own tools"
-        )
+    _check_kind(path, description)
     pieces = SentencePieceProcessor(model_file=str(path))
-    vocabulary = {pieces.id_to_piece(number): number for number in range(len(pieces))}
+    numbers = range(len(pieces))
+    kinds = [description.pieces[number].type for number in numbers]
+    kind = sentencepiece_model_pb2.ModelProto.SentencePiece
+    defined = [number for number in numbers if kinds[number] == kind.USER_DEFINED]
+    # In a text such a symbol has spaces where other pieces have their sign for it.
+    names = {
+        number: pieces.id_to_piece(number).replace(_SPACE, " ")
+        if kinds[number] == kind.USER_DEFINED
+        else pieces.id_to_piece(number)
+        for number in numbers
+    }
+    vocabulary = {name: number for number, name in names.items()}
+    if len(vocabulary) != len(pieces):
+        raise InputError(
+            f"the SentencePiece model {path} defines two symbols that differ in spaces alone; "
+            f"convert it to a tokenizer.json with the model's own tools"
+        )
+    normal = {name for number, name in names.items() if kinds[number] == kind.NORMAL}
     # SentencePiece joins the two neighbours whose whole has the best score, the leftmost of equals:
     # runs of spaces, whose scores are equal, grow from the left as long as there is a longer piece.
     merges = [
         (-pieces.get_score(number), -len(piece), piece[:cut], piece[cut:])
         for piece, number in vocabulary.items()
+        if kinds[number] == kind.NORMAL
         for cut in range(1, len(piece))
-        if piece[:cut] in vocabulary and piece[cut:] in vocabulary
+        if piece[:cut] in normal and piece[cut:] in normal
     ]
     pairs = [(left, right) for *_, left, right in sorted(merges)]
-    model = models.BPE(vocabulary, pairs, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    unknown = pieces.id_to_piece(pieces.unk_id())
+    model = models.BPE(vocabulary, pairs, unk_token=unknown, fuse_unk=True, byte_fallback=True)
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
     tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     )
+    control = [number for number in numbers if kinds[number] in (kind.CONTROL, kind.UNKNOWN)]
     tokenizer.add_special_tokens(
-        [
-            AddedToken(pieces.id_to_piece(number), special=True, normalized=False)
-            for number in range(len(pieces))
-            if pieces.is_control(number) or pieces.is_unknown(number)
-        ]
+        [AddedToken(names[number], special=True, normalized=False) for number in control]
     )
-    return str(tokenizer.to_str())
+    tokenizer.add_tokens([AddedToken(names[number], normalized=False) for number in defined])
+    ends = {
+        "bos_token": pieces.bos_id(),
+        "eos_token": pieces.eos_id(),
+        "unk_token": pieces.unk_id(),
+        "pad_token": pieces.pad_id(),
+    }
+    return SentencePieceModel(
+        tokenizer_json=str(tokenizer.to_str()),
+        special_tokens={name: names[number] for name, number in ends.items() if number >= 0},
+        text_prefix=" " if description.normalizer_spec.add_dummy_prefix else "",
+    )
+
+
+def _check_kind(path: Path, description: Any) -> None:
+    trainer, normaliser = description.trainer_spec, description.normalizer_spec
+    unused = any(piece.type == piece.UNUSED for piece in description.pieces)
+    reasons = {
+        "it is not BPE": trainer.model_type != trainer.BPE,
+        "it has no byte fallback": not trainer.byte_fallback,
+        "it normalises texts": normaliser.name not in ("identity", "")
+        or bool(normaliser.precompiled_charsmap)
+        or bool(normaliser.normalization_rule_tsv),
+        "it takes white space out": normaliser.remove_extra_whitespaces,
+        "it keeps spaces as they are": not normaliser.escape_whitespaces,
+        "it puts white space behind words": trainer.treat_whitespace_as_suffix,
+        "it has pieces that are not used": unused,
+    }
+    found = [reason for reason, holds in reasons.items() if holds]
+    if found:
+        raise InputError(
+            f"the SentencePiece model {path} is of a kind that is not read ({', '.join(found)}); "
+            f"convert it to a tokenizer.json with the model's own tools"
+        )

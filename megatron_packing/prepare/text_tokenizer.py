@@ -237,7 +237,9 @@ def split_at_edges(
     """
     characters = [edge for span in spans for edge in span]
     edges = np.asarray(_in_bytes(text, characters), np.int64)
-    bounds = np.append(tokenized.starts, tokenized.stops.max(initial=0))
+    end = tokenized.stops.max(initial=0)
+    bounds = np.append(tokenized.starts, end)
+    edges = np.minimum(edges, end)  # what the tokenizer strips from the end has no tokens
     if np.array_equal(bounds[np.searchsorted(bounds, edges)], edges):
         return tokenized
     cuts = zip([0, *characters], [*characters, len(text)], strict=True)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,7 @@ from megatron_packing.prepare.text_tokenizer import (
     RankTokenizer,
     TextTokenizer,
 )
+from megatron_packing.prepare.tokenizer_folder import FolderFacts, read_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -85,6 +87,8 @@ class TokenizerSource:
     special_tokens: dict[str, str] = field(default_factory=dict)
     """``bos_token``, ``eos_token`` and so on, for templates."""
     chat_template: str | None = None
+    named_templates: dict[str, str] = field(default_factory=dict)
+    """Its other chat templates by name; ``tool_use`` is for conversations with tools."""
     text_prefix: str = ""
     """What is put before a plain text: SentencePiece's first space."""
 
@@ -133,6 +137,13 @@ def find_tokenizer(path_or_name: str) -> TokenizerSource:
         raise InputError(
             f"the tokenizer {path_or_name!r} could not be loaded: there is no such file or folder"
         )
+    file = path / "tokenizer.json"
+    if file.is_file():
+        facts = read_folder(path)
+        source = _from_json(_text_of(file), path_or_name, facts)
+        # Where its class decides what it does, only transformers knows.
+        if source is not None and facts.names_ends and not facts.has_own_code:
+            return source
     return _from_transformers(path_or_name)
 
 
@@ -141,29 +152,32 @@ def token_dtype(vocabulary_size: int) -> np.dtype[Any]:
     return np.dtype(np.uint16) if vocabulary_size < _UINT16_VOCABULARY else np.dtype(np.int32)
 
 
+def find_recorded_forms(path_or_name: str) -> Iterator[TokenizerSource]:
+    """Find what a corpus of this tokenizer may have recorded, whose contents differ.
+
+    First what ``find_tokenizer`` finds, then what transformers makes of a folder, which earlier
+    versions recorded.
+
+    Raises:
+        InputError: There is none, or it cannot be used.
+    """
+    source = find_tokenizer(path_or_name)
+    yield source
+    if Path(path_or_name).is_dir():
+        try:
+            other = _from_transformers(path_or_name)
+        except InputError:
+            return
+        if other.sha256 != source.sha256:
+            yield other
+
+
 def _from_file(path: Path, name: str) -> TokenizerSource:
     content = path.read_bytes()
     try:
         text = content.decode("ascii" if not content.lstrip().startswith(b"{") else "utf-8")
     except UnicodeDecodeError:
-        from megatron_packing.prepare.sentencepiece_model import to_tokenizer_json
-
-        try:
-            converted = to_tokenizer_json(path)
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(
-                f"the tokenizer {name!r} is neither JSON, nor a tiktoken file, nor a SentencePiece "
-                f"model ({_first_line(error)}); give one of these"
-            ) from error
-        return TokenizerSource(
-            kind="tokenizer.json",
-            content=converted,
-            name=name,
-            special_tokens={"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
-            text_prefix=" ",
-        )
+        return _from_sentencepiece(path, name)
     if not text.lstrip().startswith("{"):
         try:
             ranks = _read_ranks(text)
@@ -180,7 +194,75 @@ def _from_file(path: Path, name: str) -> TokenizerSource:
     if _is_tekken(text, name):
         special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
         return TokenizerSource(kind="tekken", content=text, name=name, special_tokens=special)
-    return TokenizerSource(kind="tokenizer.json", content=text, name=name)
+    facts = read_folder(path.parent)
+    source = _from_json(text, name, facts)
+    if source is None:
+        named = ", ".join(facts.other_tokens(json.loads(text))[:5])
+        raise InputError(
+            f"the files beside the tokenizer {name!r} name tokens that it has not, or has "
+            f"otherwise ({named}); give the folder, or copy the file to a folder of its own"
+        )
+    return source
+
+
+def _from_json(text: str, name: str, facts: FolderFacts) -> TokenizerSource | None:
+    """A ``tokenizer.json``, which is read as it is; None if files beside it say otherwise."""
+    try:
+        description = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"the tokenizer {name!r} is not JSON ({error}); give a tokenizer.json"
+        ) from error
+    if not isinstance(description, dict):
+        raise InputError(f"the tokenizer {name!r} is no JSON object; give a tokenizer.json")
+    if facts.other_tokens(description):
+        return None
+    named = dict(facts.chat_templates)
+    return TokenizerSource(
+        kind="tokenizer.json",
+        content=text,
+        name=name,
+        special_tokens=facts.special_tokens,
+        chat_template=named.pop("default", None),
+        named_templates=named,
+    )
+
+
+def _from_sentencepiece(path: Path, name: str) -> TokenizerSource:
+    try:
+        from megatron_packing.prepare.sentencepiece_model import read_sentencepiece
+
+        model = read_sentencepiece(path)
+    except InputError:
+        raise
+    except ModuleNotFoundError as error:
+        raise _missing(error) from error
+    except Exception as error:
+        raise InputError(
+            f"the tokenizer {name!r} is neither JSON, nor a tiktoken file, nor a SentencePiece "
+            f"model ({_first_line(error)}); give one of these"
+        ) from error
+    return TokenizerSource(
+        kind="tokenizer.json",
+        content=model.tokenizer_json,
+        name=name,
+        special_tokens=model.special_tokens,
+        text_prefix=model.text_prefix,
+    )
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the tokenizer {path} cannot be read ({error})") from error
+
+
+def _missing(error: ModuleNotFoundError) -> InputError:
+    return InputError(
+        f"this tokenizer needs {error.name}, which is not installed; "
+        f"install it with: pip install 'megatron-packing[tokenize]'"
+    )
 
 
 def _from_transformers(path_or_name: str) -> TokenizerSource:
@@ -188,10 +270,12 @@ def _from_transformers(path_or_name: str) -> TokenizerSource:
     try:
         from transformers import AutoTokenizer
         from transformers.utils import logging
+    except ModuleNotFoundError as error:
+        raise _missing(error) from error
     except ImportError as error:
         raise InputError(
-            "tokenizing needs transformers, which is not installed; "
-            "install it with: pip install 'megatron-packing[tokenize]'"
+            f"transformers, which reads the tokenizer {path_or_name!r}, cannot be imported "
+            f"({_first_line(error)}); mend its installation"
         ) from error
     logging.set_verbosity_error()
     try:
@@ -209,9 +293,9 @@ def _from_transformers(path_or_name: str) -> TokenizerSource:
             f"the tokenizer {path_or_name!r} is a slow one, which tells no character offsets; "
             f"convert it to a tokenizer.json"
         )
-    template = tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("default")
+    named = tokenizer.chat_template
+    named = dict(named) if isinstance(named, dict) else {"default": named}
+    template = named.pop("default", None)
     special = {
         name: str(token)
         for name, token in tokenizer.special_tokens_map.items()
@@ -223,6 +307,7 @@ def _from_transformers(path_or_name: str) -> TokenizerSource:
         name=path_or_name,
         special_tokens=special,
         chat_template=template,
+        named_templates=named,
     )
 
 

@@ -7,7 +7,11 @@ from pathlib import Path
 
 from megatron_packing.corpus.record import CorpusRecord, read_corpus_record
 from megatron_packing.errors import InputError
-from megatron_packing.prepare.tokenizer import TokenizerSource, find_tokenizer
+from megatron_packing.prepare.tokenizer import (
+    TokenizerSource,
+    find_recorded_forms,
+    find_tokenizer,
+)
 
 
 def find_corpus_tokenizer(
@@ -31,7 +35,7 @@ def find_corpus_tokenizer(
     """
     record = read_corpus_record(prefix) or CorpusRecord()
     if path_or_name is not None:
-        source = find_tokenizer(path_or_name)
+        source = _find_form(path_or_name, record.tokenizer_sha256)
     elif record.tokenizer is not None:
         source = _find_recorded(record.tokenizer, prefix, record.tokenizer_sha256)
     else:
@@ -47,11 +51,21 @@ def find_corpus_tokenizer(
 def _find_recorded(name: str, prefix: Path, sha256: str | None) -> TokenizerSource:
     found = None
     for path in _places(name, prefix):
-        source = find_tokenizer(str(path))
+        source = _find_form(str(path), sha256)
         if sha256 in (None, source.sha256):
             return source
         found = found or source
     return found or find_tokenizer(name)
+
+
+def _find_form(path_or_name: str, sha256: str | None) -> TokenizerSource:
+    """The form whose content a corpus recorded; if none is, the tokenizer as it is found."""
+    forms = []
+    for source in find_recorded_forms(path_or_name):
+        if sha256 in (None, source.sha256):
+            return source
+        forms.append(source)
+    return forms[0]
 
 
 def _places(name: str, prefix: Path) -> Iterator[Path]:

@@ -9,7 +9,11 @@ pytest.importorskip("transformers")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_packing.prepare.text_tokenizer import split_at_edges, trained_tokens
+from megatron_packing.prepare.text_tokenizer import (
+    HuggingFaceTokenizer,
+    split_at_edges,
+    trained_tokens,
+)
 from megatron_packing.prepare.tokenizer import find_tokenizer
 from tests.prepare.formats import QWEN, is_installed, packaged
 
@@ -62,3 +66,20 @@ def test_a_text_is_only_cut_where_a_token_lies_across_an_edge(tokenizers):
             assert split_at_edges(tokenizer, whole, text, inside) is whole
         across = split_at_edges(tokenizer, whole, text, [(5, len(text))])
         assert {5} <= {0, *across.stops.tolist()}
+
+
+def test_white_space_that_the_tokenizer_strips_from_the_end_has_no_tokens():
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    pieces = [("<unk>", 0.0), ("\u2581hello", -1.0), ("\u2581", -2.0), ("h", -3.0)]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0))
+    tokenizer.normalizer = normalizers.Strip(left=False, right=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    opened = HuggingFaceTokenizer(tokenizer.to_str())
+    for text in ("hello hello ", "hello hello", "hello \n", " "):
+        (whole,) = opened.tokenize([text])
+        spans = [(0, len(text))]
+        cut = split_at_edges(opened, whole, text, spans)
+        mask = trained_tokens(cut, text, spans)
+        assert cut.ids.tolist() == whole.ids.tolist()
+        assert mask.all()

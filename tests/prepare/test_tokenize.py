@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -155,8 +156,9 @@ def test_what_cannot_be_read_is_named(run, write_jsonl, tmp_path):
             run(path)
 
 
-def test_a_tokenizer_without_a_template_asks_for_one(run, write_jsonl, chitchat):
-    bare = str(chitchat / "tokenizer" / "tokenizer.json")
+def test_a_tokenizer_without_a_template_asks_for_one(run, write_jsonl, chitchat, tmp_path):
+    (tmp_path / "bare").mkdir()
+    bare = shutil.copy(chitchat / "tokenizer" / "tokenizer.json", tmp_path / "bare")
     with pytest.raises(InputError, match="has no chat template; give one with --chat-template"):
         run(write_jsonl(GOOD), tokenizer=bare)
 
