@@ -60,7 +60,15 @@ def add_arguments(parser: ArgumentParser) -> None:
         "file, or the name of a model that was downloaded",
     )
     parser.add_argument(
-        "--chat-template", type=Path, metavar="FILE", help="instead of the tokenizer's own"
+        "--chat-template",
+        metavar="FILE_OR_NAME",
+        help="a Jinja file, or the name of one of the tokenizer's templates (default: its own)",
+    )
+    parser.add_argument(
+        "--allow-other-template",
+        action="store_true",
+        help="go on, and count, where the template leaves out parts of a record that are not "
+        "trained, or ends answers without a special token (default: refuse)",
     )
     parser.add_argument(
         "--template-argument",
@@ -146,6 +154,7 @@ def run(args: Namespace) -> dict[str, Any]:
         output_prefix=args.output_prefix,
         tokenizer=args.tokenizer,
         chat_template=args.chat_template,
+        allow_other_template=args.allow_other_template,
         template_arguments=dict(args.template_argument),
         date=args.date,
         loss_on=args.loss_on,

@@ -58,7 +58,7 @@ _STANDARD = RecordNames()
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One record as messages with a role and a content, which is a text."""
+    """One record as messages with a role and a content: a text, or null beside tool calls."""
 
     messages: list[Message]
     trained: tuple[bool, ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from megatron_packing.prepare.text_tokenizer import (
     trained_tokens,
 )
 from megatron_packing.prepare.tokenizer import TokenizerSource, token_dtype
-from megatron_packing.prepare.turns import LossOn, TurnFinder
+from megatron_packing.prepare.turns import LossOn, RenderedConversation, TurnFinder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +37,11 @@ class EncoderOptions:
     tokenizer: TokenizerSource
     chat_template: str | None
     """The template's text."""
+    tool_template: str | None = None
+    """The text of another template, for conversations with tools; None takes the same."""
+    allow_other_template: bool = False
+    """Go on, and count, where the template leaves out parts of a record that are not trained, or
+    ends answers without a special token of the tokenizer."""
     template_arguments: dict[str, Any] = field(default_factory=dict)
     """More variables for the template, such as ``enable_thinking``."""
     date: str | None = None
@@ -109,17 +114,14 @@ class Encoder:
         source = options.tokenizer
         self._tokenizer = source.open()
         self._dtype = token_dtype(self._tokenizer.vocabulary_size)
-        special = self._tokenizer.special | frozenset(source.special_tokens.values())
+        special = self._tokenizer.special | frozenset(source.special_tokens.values()) - {""}
         self._special = any_of(special)
-        self._turns: TurnFinder | None = None
-        if options.chat_template is not None:
-            template = ChatTemplate(
-                options.chat_template,
-                source.special_tokens,
-                options.date,
-                options.template_arguments,
-            )
-            self._turns = TurnFinder(template, special, options.loss_on)
+        self._ends = tuple(special)
+        self._checked: set[TurnFinder] = set()
+        self._turns, self._tool_turns = (
+            None if template is None else self._turn_finder(template, special)
+            for template in (options.chat_template, options.tool_template)
+        )
         end_token = options.end_token or source.special_tokens.get("eos_token")
         self._end_token = None if end_token is None else self._tokenizer.token_of(end_token)
         self._end_text = end_token or ""
@@ -127,6 +129,21 @@ class Encoder:
             raise InputError(
                 f"--end-token is {options.end_token!r}, which is no token of {source.name!r}"
             )
+
+    def _turn_finder(self, template: str, special: frozenset[str]) -> TurnFinder:
+        options = self._options
+        return TurnFinder(
+            ChatTemplate(
+                template,
+                options.tokenizer.special_tokens,
+                options.date,
+                options.template_arguments,
+                most_characters=4 * options.max_record_bytes,
+            ),
+            special,
+            options.loss_on,
+            options.allow_other_template,
+        )
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -217,13 +234,65 @@ class Encoder:
                 f"the tokenizer {self._options.tokenizer.name!r} has no chat template; "
                 f"give one with --chat-template FILE"
             )
-        found = self._turns.render(_normalised(record, normalise))
+        turns = self._tool_turns if record.tools and self._tool_turns else self._turns
+        self._check_template_ends_answers(turns)
+        record = _normalised(record, normalise)
+        found = turns.render(record)
         self._check_text(found.text)
+        notes = record.notes + found.notes + self._ends_noted(found)
         writes_special = any(
-            self._special.search(message["content"]) for message in record.messages
+            self._special.search(message["content"] or "") for message in record.messages
         )
         return _Rendered(
-            number, schema, found.text, found.trained, None, writes_special, notes=record.notes
+            number, schema, found.text, found.trained, None, writes_special, notes=notes
+        )
+
+    def _check_template_ends_answers(self, turns: TurnFinder) -> None:
+        """Refuse, once, a template whose answers do not end as the tokenizer's model ends them."""
+        if turns in self._checked or self._options.allow_other_template:
+            return
+        self._checked.add(turns)
+        messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+        try:
+            found = turns.render(Conversation(messages, (True, True)))
+        except RecordError:
+            return  # each record is looked at too
+        for _, end in found.ends:
+            if not self._is_ended(found.text[:end]):
+                written = found.text[found.text.rfind("Hello.", 0, end) + len("Hello.") : end]
+                raise InputError(
+                    f"the chat template ends an answer {self._ordinary(written)}, so that a model "
+                    f"would not learn to stop; give the template of this tokenizer's model with "
+                    f"--chat-template, or go on with --allow-other-template"
+                )
+
+    def _ends_noted(self, found: RenderedConversation) -> tuple[str, ...]:
+        for turn, end in found.ends:
+            if self._is_ended(found.text[:end]):
+                continue
+            if self._options.allow_other_template:
+                return ("answers that no special token ends",)
+            raise RecordError(
+                "no end token",
+                f"the chat template writes no special token of the tokenizer at the end of "
+                f"assistant message {turn}, so that a model would not learn to stop there; use "
+                f"another template, or go on with --allow-other-template",
+            )
+        return ()
+
+    def _is_ended(self, text: str) -> bool:
+        return text.rstrip().endswith(self._ends)
+
+    def _ordinary(self, written: str) -> str:
+        """What ends an answer, in words."""
+        if not written.strip():
+            return "with no token of its own"
+        (tokens,) = self._tokenizer.tokenize([written])
+        pieces = [self._tokenizer.decode([token]) for token in tokens.ids.tolist()]
+        return (
+            f"with {written!r}, which is no special token of the tokenizer "
+            f"{self._options.tokenizer.name!r} but {_counted(len(pieces), 'ordinary token')} "
+            f"({', '.join(map(repr, pieces))})"
         )
 
     def _check_text(self, text: str) -> None:
@@ -269,16 +338,28 @@ class Encoder:
             raise
 
 
-def _normalised(conversation: Conversation, normalise: Any) -> Conversation:
-    """Bring the texts of messages into the tokenizer's normal form, if it has one."""
-    messages = []
-    changed = False
-    for message in conversation.messages:
-        content = message["content"]
-        if not content.isascii() and normalise(content) != content:
-            message = {**message, "content": normalise(content)}
-            changed = True
-        messages.append(message)
-    if not changed:
+def _normalised(conversation: Conversation, normalise: Callable[[str], str]) -> Conversation:
+    """Bring all texts of a conversation into the tokenizer's normal form, if it has one."""
+    if normalise("e\u0301") == "e\u0301":
         return conversation
-    return replace(conversation, messages=messages)
+    messages = [_normal_texts(message, normalise) for message in conversation.messages]
+    return replace(
+        conversation, messages=messages, tools=_normal_texts(conversation.tools, normalise)
+    )
+
+
+def _normal_texts(value: Any, normalise: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return value if value.isascii() else normalise(value)
+    if isinstance(value, dict):
+        return {
+            _normal_texts(key, normalise): _normal_texts(item, normalise)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_normal_texts(item, normalise) for item in value]
+    return value
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

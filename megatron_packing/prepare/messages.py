@@ -42,7 +42,7 @@ _NOT_NOTED = frozenset(("name", "tool_call_id", "tool_calls", *THOUGHTS))
 
 @dataclass(slots=True)
 class ReadMessages:
-    """Messages with a role and a content, which is a text."""
+    """Messages with a role and a content: a text, or null beside tool calls."""
 
     messages: list[Message] = field(default_factory=list)
     trained: list[bool] = field(default_factory=list)
@@ -188,6 +188,8 @@ def _message(
     message = {"role": role, "content": text, **values}
     if calls:
         message["tool_calls"] = calls
+        if content is None:
+            message["content"] = None  # some templates write calls beside null alone
     return message, mark is not False
 
 

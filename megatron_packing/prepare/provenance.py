@@ -26,6 +26,8 @@ def describe_job(inputs: Sequence[InputFile], options: EncoderOptions) -> dict[s
         "tokenizer": options.tokenizer.sha256,
         "special tokens": options.tokenizer.special_tokens,
         "chat template": options.chat_template,
+        "template for tools": options.tool_template,
+        "allow other template": options.allow_other_template,
         "template arguments": options.template_arguments,
         "date": options.date,
         "loss_on": options.loss_on,
@@ -59,11 +61,15 @@ def describe_corpus(
     template = None
     if options.chat_template is not None:
         digest = hashlib.sha256(options.chat_template.encode()).hexdigest()
+        texts = {"text": options.chat_template}
+        if options.tool_template is not None:
+            texts["text_for_tools"] = options.tool_template
+        is_dated = any("strftime_now" in text for text in texts.values())
         template = {
             "sha256": digest,
             "arguments": options.template_arguments,
-            "date": options.date if "strftime_now" in options.chat_template else None,
-            "text": options.chat_template,
+            "date": options.date if is_dated else None,
+            **texts,
         }
     quantiles = np.quantile(lengths, (0.5, 0.9, 0.99), method="higher").tolist()
     return {

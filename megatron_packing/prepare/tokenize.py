@@ -23,6 +23,7 @@ from megatron_packing.prepare.conversations import SCHEMAS
 from megatron_packing.prepare.digests import Digests, reading_digests
 from megatron_packing.prepare.encoder import Encoder, EncoderOptions
 from megatron_packing.prepare.engine import Engine, LocalEngine, Results
+from megatron_packing.prepare.find_template import find_templates
 from megatron_packing.prepare.inputs import InputFile, find_changed, find_inputs
 from megatron_packing.prepare.provenance import describe_corpus, describe_job
 from megatron_packing.prepare.readers import read_batches
@@ -52,8 +53,11 @@ class TokenizeOptions:
     output_prefix: Path
     tokenizer: str
     """A folder, a file or a name: see ``find_tokenizer``."""
-    chat_template: Path | None = None
-    """A Jinja file; None takes the tokenizer's own template."""
+    chat_template: str | Path | None = None
+    """A Jinja file or a name: see ``find_templates``; None takes the tokenizer's own template."""
+    allow_other_template: bool = False
+    """Go on, and count, where the template leaves out parts of a record that are not trained, or
+    ends answers without a special token of the tokenizer."""
     template_arguments: dict[str, Any] = field(default_factory=dict)
     """More variables for the template, such as ``enable_thinking``."""
     date: str | None = None
@@ -176,17 +180,12 @@ def _make_engine(name: EngineName, workers: int | None) -> Engine:
 
 def _encoder_options(options: TokenizeOptions) -> EncoderOptions:
     source = find_tokenizer_apart(options.tokenizer)
-    template = source.chat_template
-    if options.chat_template is not None:
-        try:
-            template = options.chat_template.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"the chat template {options.chat_template} cannot be read: {error}"
-            ) from error
+    template, tool_template = find_templates(source, options.chat_template)
     return EncoderOptions(
         tokenizer=source,
         chat_template=template,
+        tool_template=tool_template,
+        allow_other_template=options.allow_other_template,
         template_arguments=options.template_arguments,
         date=options.date,
         loss_on=options.loss_on,

@@ -12,20 +12,21 @@ those that drop earlier thoughts, would train on what the model never sees, and 
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from megatron_packing.prepare.chat_template import ChatTemplate, Rendering, Span
+from megatron_packing.errors import InputError
+from megatron_packing.prepare.chat_template import THOUGHTS, ChatTemplate, Rendering, Span
 from megatron_packing.prepare.conversations import Conversation, Message
+from megatron_packing.prepare.marked_spans import spans_of_turns
+from megatron_packing.prepare.message_parts import Part, PartPlaces, find_parts, is_written_whole
 from megatron_packing.prepare.records import RecordError
 from megatron_packing.prepare.text_tokenizer import any_of
 
-# Fields in which an assistant message thinks, beside its content.
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-
 LossOn = Literal["assistant", "last-assistant", "all"]
+
+_OPENED_THOUGHT = re.compile(r"(<[^<>\s]+>)\s*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,52 +35,139 @@ class RenderedConversation:
 
     text: str
     trained: list[Span]
+    ends: list[tuple[int, int]] = field(default_factory=list)
+    """The number of each trained assistant message and the character that its turn ends before;
+    not known where everything is trained."""
+    notes: tuple[str, ...] = ()
+    """What is to be counted about it."""
 
 
 class TurnFinder:
     """Renders conversations and finds their trained spans."""
 
     def __init__(
-        self, template: ChatTemplate, special_tokens: Iterable[str], loss_on: LossOn = "assistant"
+        self,
+        template: ChatTemplate,
+        special_tokens: Iterable[str],
+        loss_on: LossOn = "assistant",
+        allow_other_template: bool = False,
     ) -> None:
+        """Look at what opens an answer.
+
+        Args:
+            template: Renders.
+            special_tokens: Of the tokenizer.
+            loss_on: What is trained.
+            allow_other_template: Count what the template leaves out of messages that are not
+                trained, of tools and of a record's arguments, in place of refusing the record.
+        """
         self._template = template
         self._loss_on = loss_on
+        self._allow_other_template = allow_other_template
         self._tokens = tuple(special_tokens)
         self._special = any_of(self._tokens)
-        self._prompt = self._generation_prompt()
+        self._prompt, self._closing = self._generation_prompt()
         self._openers = frozenset(self._special.findall(self._prompt))
 
     def render(self, conversation: Conversation) -> RenderedConversation:
         """Render a conversation and find what of it is trained.
 
         Raises:
-            RecordError: The template refuses the conversation, a turn cannot be found in it, or
-                nothing would be trained.
+            RecordError: The template refuses the conversation, leaves something out, a turn cannot
+                be found in it, or nothing would be trained.
         """
         turns = self._trained_turns(conversation)
         for turn in turns:
             message = conversation.messages[turn]
             if message["role"] != "assistant":
                 continue
-            if not message["content"].strip() and not any(
-                map(message.get, ("tool_calls", *_THOUGHTS))
-            ):
+            said = (message["content"] or "").strip()
+            if not said and not any(map(message.get, ("tool_calls", *THOUGHTS))):
                 raise RecordError("empty answer", f"its assistant message {turn} is empty")
-        if self._loss_on == "all":
-            return self._all_but(conversation, set(turns))
-        if self._template.has_marks:
-            return self._from_marks(conversation, turns)
-        return self._from_prefixes(conversation, turns)
+        if self._loss_on != "all" and self._template.has_marks:
+            found, places = self._from_marks(conversation, turns)
+        else:
+            all_but = self._loss_on == "all"
+            find = self._all_but if all_but else self._from_prefixes
+            found, places = find(conversation, turns), None
+        notes = self._check_written(conversation, turns, found.text, places)
+        return RenderedConversation(found.text, found.trained, found.ends, notes)
 
-    def _generation_prompt(self) -> str:
-        """What opens an answer; empty where that is not known."""
+    def _generation_prompt(self) -> tuple[str, str]:
+        """What opens an answer, empty where that is not known, and what ends a conversation.
+
+        Phi 3 writes an end of the text wherever no prompt is asked for, after half a conversation
+        too.
+        """
         asked = [{"role": "user", "content": "Hi"}]
         try:
             before = self._template.render(asked, None, prompt=False)
             after = self._template.render(asked, None, prompt=True)
-        except RecordError:
-            return ""
-        return after.removeprefix(before) if after.startswith(before) else ""
+        except (RecordError, InputError):
+            return "", ""
+        if after.startswith(before):
+            return after[len(before) :], ""
+        tokens = list(self._special.finditer(before))
+        if (
+            tokens
+            and tokens[-1].end() == len(before)
+            and after.startswith(before[: tokens[-1].start()])
+        ):
+            return after[tokens[-1].start() :], tokens[-1][0]
+        return "", ""
+
+    def _prefix(self, conversation: Conversation, number: int, *, prompt: bool = False) -> str:
+        """The text of the first messages, without what ends a conversation."""
+        text = self._template.render(
+            conversation.messages[:number],
+            conversation.tools,
+            prompt=prompt,
+            arguments=conversation.template_arguments,
+        )
+        return text if prompt else text.removesuffix(self._closing)
+
+    def _whole(self, conversation: Conversation) -> str:
+        return self._template.render(
+            conversation.messages,
+            conversation.tools,
+            prompt=False,
+            arguments=conversation.template_arguments,
+        )
+
+    def _check_written(
+        self,
+        conversation: Conversation,
+        turns: list[int],
+        text: str,
+        places: PartPlaces | None,
+    ) -> tuple[str, ...]:
+        """Find what a record says and its text does not.
+
+        Thoughts of turns that are not trained are counted: many templates leave earlier thoughts
+        out on purpose, in use as in training.
+        """
+        unread = sorted(set(conversation.template_arguments) - self._template.reads)
+        left_out = [f"argument {name}" for name in unread]
+        notes = set()
+        if places is None and not is_written_whole(conversation, text):
+            places = find_parts(self._template, conversation, Rendering(text))
+        for part in places.missing() if places is not None else ():
+            if part.message in turns:
+                raise self._leaves_out(part.message, conversation.messages[part.message])
+            if part.kind == "thoughts":
+                notes.add("thoughts that are not trained left out by the chat template")
+            else:
+                left_out.append(_name(part, conversation))
+        if left_out and not self._allow_other_template:
+            raise RecordError(
+                "left out",
+                f"the chat template does not write its {left_out[0]}; use one that does, or go on "
+                f"without with --allow-other-template",
+            )
+        notes |= {
+            f"left out by the chat template: {re.sub(' [0-9]+', '', one)}" for one in left_out
+        }
+        return tuple(sorted(notes))
 
     def _trained_turns(self, conversation: Conversation) -> list[int]:
         """The numbers of the messages that are trained."""
@@ -98,44 +186,49 @@ class TurnFinder:
             raise RecordError("nothing trained", "its own flags leave no message to train")
         return turns
 
-    def _all_but(self, conversation: Conversation, turns: set[int]) -> RenderedConversation:
+    def _all_but(self, conversation: Conversation, turns: list[int]) -> RenderedConversation:
         """Train everything but the messages whose own flags forbid it."""
-        messages, tools = conversation.messages, conversation.tools
-        text = self._template.render(messages, tools, prompt=False)
+        text = self._whole(conversation)
         spans: list[Span] = []
         start = 0
-        for number in range(len(messages)):
+        for number in range(len(conversation.messages)):
             if number in turns:
                 continue
-            before = self._template.render(messages[:number], tools, prompt=False) if number else ""
-            after = self._template.render(messages[: number + 1], tools, prompt=False)
+            before = self._prefix(conversation, number) if number else ""
+            after = self._prefix(conversation, number + 1)
             self._check_prefix(text, after, before, number)
             spans.append((start, len(before)))
             start = len(after)
         spans.append((start, len(text)))
         return RenderedConversation(text, [span for span in spans if span[0] < span[1]])
 
-    def _from_marks(self, conversation: Conversation, turns: list[int]) -> RenderedConversation:
+    def _from_marks(
+        self, conversation: Conversation, turns: list[int]
+    ) -> tuple[RenderedConversation, PartPlaces | None]:
         messages, tools = conversation.messages, conversation.tools
         answers = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
-        rendering = self._template.render_marked(messages, tools)
-        owners = answers
-        if not _each_holds_its_own(rendering, messages, answers):
-            rendering = self._template.render_watched(messages, tools)
-            owners = _owners(rendering)
-        text = rendering.text
-        pairs = list(zip(owners, rendering.generated, strict=True))
+        rendering = self._template.render_marked(messages, tools, conversation.template_arguments)
+        text, generated = rendering.text, rendering.generated
+        places = None
         spans: list[Span] = []
-        for turn in turns:
-            own = [span for owner, span in pairs if owner == turn]
+        if turns == answers and _each_holds_its_own(rendering, messages, answers):
+            # All that is marked is trained, whosever it is.
+            of_turns = {turn: [span] for turn, span in zip(answers, generated, strict=True)}
+        else:
+            places = find_parts(self._template, conversation, rendering)
+            of_turns, spans = spans_of_turns(generated, places, answers, turns)
+        ends: list[tuple[int, int]] = []
+        for turn, own in of_turns.items():
             self._check_said(turn, messages[turn], "".join(text[a:b] for a, b in own))
             if not own:
                 raise RecordError(
                     "template", f"the chat template marks nothing of assistant message {turn}"
                 )
-            start, stop = own.pop()
-            spans += [*own, (start, self._with_end_token(text, stop))]
-        return RenderedConversation(text, [span for span in spans if span[0] < span[1]])
+            start, stop = own[-1]
+            ends.append((turn, self._with_end_token(text, stop)))
+            spans += [*own[:-1], (start, ends[-1][1])]
+        spans = sorted(span for span in spans if span[0] < span[1])
+        return RenderedConversation(text, spans, ends), places
 
     def _with_end_token(self, text: str, stop: int) -> int:
         """Take in the token that ends the turn where the marks leave it out."""
@@ -145,20 +238,17 @@ class TurnFinder:
         return stop if text[:stop].rstrip().endswith(self._tokens) else token.end()
 
     def _from_prefixes(self, conversation: Conversation, turns: list[int]) -> RenderedConversation:
-        messages, tools = conversation.messages, conversation.tools
+        messages = conversation.messages
         if len(turns) > 1:
             found = self._from_one_rendering(conversation, turns)
             if found is not None:
                 return found
-        text = self._template.render(messages, tools, prompt=False)
+        text = self._whole(conversation)
         spans: list[Span] = []
         for turn in turns:
-            if turn + 1 == len(messages):
-                after = text
-            else:
-                after = self._template.render(messages[: turn + 1], tools, prompt=False)
+            after = text if turn + 1 == len(messages) else self._prefix(conversation, turn + 1)
             if turn:
-                before = self._template.render(messages[:turn], tools, prompt=True)
+                before = self._prefix(conversation, turn, prompt=True)
             else:
                 before = self._opening(after, str(messages[0]["content"]))
             self._check_prefix(text, after, before, turn)
@@ -174,18 +264,18 @@ class TurnFinder:
         The first turn is also rendered by itself. What opens and what ends it must open and end
         all: a template that reads a message early would leave its end, or the one's before, out.
         """
-        messages, tools = conversation.messages, conversation.tools
+        messages, arguments = conversation.messages, conversation.template_arguments
         first = turns[0]
         if first == 0 or "tool_calls" in messages[first]:
             return None
-        rendering = self._template.render_watched(messages, tools)
+        rendering = self._template.render_watched(messages, conversation.tools, arguments)
         text, starts = rendering.text, rendering.starts
-        if starts is None:
+        if starts is None or self._closing:
             return None
         ends = [*starts[1:], len(text)]
-        before = self._template.render(messages[:first], tools, prompt=True)
-        after = self._template.render(messages[: first + 1], tools, prompt=False)
-        content = str(messages[first]["content"]).strip()
+        before = self._prefix(conversation, first, prompt=True)
+        after = self._prefix(conversation, first + 1)
+        content = (messages[first]["content"] or "").strip()
         opening = before[starts[first] :]
         closing = after[after.rfind(content) + len(content) :].strip() if content else ""
         if not (
@@ -213,18 +303,27 @@ class TurnFinder:
         self, conversation: Conversation, turns: list[int], text: str, spans: list[Span]
     ) -> RenderedConversation:
         for turn, (start, end) in zip(turns, spans, strict=True):
-            self._check_said(turn, conversation.messages[turn], text[start:end])
-        return RenderedConversation(text, spans)
+            message, rendered = conversation.messages[turn], text[start:end]
+            opened = _OPENED_THOUGHT.search(text[max(0, start - 64) : start])
+            if opened and (message["content"] or "").lstrip().startswith(opened[1]):
+                rendered = opened[0] + rendered  # the prompt has what the answer begins with
+            self._check_said(turn, message, rendered)
+        ends = [(turn, end) for turn, (_, end) in zip(turns, spans, strict=True)]
+        return RenderedConversation(text, spans, ends)
 
-    @staticmethod
-    def _check_said(turn: int, message: Message, rendered: str) -> None:
+    @classmethod
+    def _check_said(cls, turn: int, message: Message, rendered: str) -> None:
         """Refuse templates that leave out or change what the assistant said."""
         if not _holds(message, rendered):
-            raise RecordError(
-                "template",
-                f"the chat template leaves out or changes part of assistant message {turn}; use "
-                f"one that keeps it",
-            )
+            raise cls._leaves_out(turn, message)
+
+    @staticmethod
+    def _leaves_out(turn: int, message: Message) -> RecordError:
+        who = "assistant message" if message["role"] == "assistant" else "message"
+        return RecordError(
+            "template",
+            f"the chat template leaves out or changes part of {who} {turn}; use one that keeps it",
+        )
 
     def _end_of_turn(self, message: Message, text: str, start: int, stop: int) -> int:
         """Where the tokens that end a turn end, without what the template writes after them.
@@ -233,7 +332,7 @@ class TurnFinder:
         that is said, or not found as it is, they are all that stand at the end but for white space.
         Tokens that open the next turn are never among them.
         """
-        content = message["content"].strip()
+        content = (message["content"] or "").strip()
         place = -1 if message.get("tool_calls") else text.rfind(content, start, stop)
         if place >= 0 and content:
             place += len(content)
@@ -285,18 +384,6 @@ class TurnFinder:
             )
 
 
-def _owners(rendering: Rendering) -> list[int]:
-    """The number of the message that each marked span belongs to."""
-    starts = rendering.starts
-    if starts is None:
-        raise RecordError(
-            "template",
-            "the chat template's generation marks do not hold each assistant message, and which of "
-            "them belong to which message cannot be told",
-        )
-    return [bisect_right(starts, start) - 1 for start, _ in rendering.generated]
-
-
 def _each_holds_its_own(rendering: Rendering, messages: list[Message], answers: list[int]) -> bool:
     spans = rendering.generated
     return len(spans) == len(answers) and all(
@@ -307,10 +394,19 @@ def _each_holds_its_own(rendering: Rendering, messages: list[Message], answers: 
 
 def _holds(message: Message, rendered: str) -> bool:
     """Whether a text holds all that a message says, white space apart."""
-    said = [message["content"], *(message.get(field) for field in _THOUGHTS)]
+    said = [message["content"], *(message.get(field) for field in THOUGHTS)]
     calls = message.get("tool_calls") or []
     said += [call.get("function", call)["name"] for call in calls]
     if all(text.strip() in rendered for text in said if isinstance(text, str)):
         return True
     without_space = "".join(rendered.split())
     return all("".join(text.split()) in without_space for text in said if isinstance(text, str))
+
+
+def _name(part: Part, conversation: Conversation) -> str:
+    if part.message is None:
+        return f"tool {part.text!r}"
+    role = conversation.messages[part.message]["role"]
+    if part.kind == "content":
+        return f"{role} message {part.message}"
+    return f"{part.kind} {part.text!r}"

@@ -253,6 +253,28 @@ def test_the_record_says_how_a_corpus_was_made(run, write_jsonl, tmp_path):
     assert {"tokenizers", "transformers", "megatron-packing"} < set(record["versions"])
 
 
+def test_conversations_with_tools_have_the_tokenizers_template_for_them(
+    run, write_jsonl, chitchat, tmp_path
+):
+    folder = tmp_path / "two"
+    shutil.copytree(chitchat / "tokenizer", folder)
+    own = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    (folder / "additional_chat_templates").mkdir()
+    with_tools = "{{ tools[0].function.name }}{{ strftime_now('%Y') }}" + own
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text(with_tools)
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+    path = write_jsonl(GOOD, {**GOOD, "tools": [tool]})
+    run(path, tokenizer=str(folder), date="2020-02-02")
+    record = json.loads((tmp_path / "out" / "corpus_corpus.json").read_text())
+    assert record["chat_template"]["text_for_tools"] == with_tools
+    assert record["chat_template"]["date"] == "2020-02-02"
+    corpus = Corpus(tmp_path / "out" / "corpus")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    texts = [tokenizer.decode(corpus.tokens(number).tolist()) for number in range(2)]
+    assert "weather2020" in texts[1]
+    assert "weather" not in texts[0]
+
+
 def test_the_record_has_what_others_check_of_tokens(run, chitchat, few_conversations, tmp_path):
     run(few_conversations, name="whole")
     run(few_conversations, name="all", loss_on="all")
@@ -368,8 +390,9 @@ class TestGoingOn:
     def test_on_the_day_that_it_began(self, run, chitchat, tmp_path, stopped):
         template = tmp_path / "dated.jinja"
         template.write_text(
-            "{{ strftime_now('%Y') }}{% for m in messages %}{% generation %}{{ m.content }}"
-            "{% endgeneration %}{% endfor %}"
+            "{{ strftime_now('%Y') }}{% for m in messages %}{% if m.role == 'assistant' %}"
+            "{% generation %}{{ m.content }}</s>{% endgeneration %}{% else %}{{ m.content }}"
+            "{% endif %}{% endfor %}"
         )
         folder = stopped(chat_template=template)
         job = json.loads((folder / "job.json").read_text())
