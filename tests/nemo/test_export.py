@@ -228,7 +228,7 @@ def test_memory_does_not_grow_with_the_packs(tmp_path, file_format):
         "print(re.search(r'RssAnon:\\s+(\\d+) kB', Path('/proc/self/status').read_text())[1])"
     )
     private = []
-    for count in (90_000, 300_000):
+    for count in (90_000, 180_000):
         folder = tmp_path / f"{count}"
         folder.mkdir()
         corpus = write_corpus(folder / "corpus", [5] * count)
