@@ -26,10 +26,11 @@ def parse_json(text: bytes) -> Any:
     """Parse the JSON text of one record.
 
     Raises:
-        RecordError: It is not JSON in UTF-8, or is nested or has numbers beyond what Python parses.
+        RecordError: It is not JSON in UTF-8, gives a name twice in one object, or is nested or has
+            numbers beyond what Python parses.
     """
     try:
-        return json.loads(text.rstrip())
+        return json.loads(text.rstrip(), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise RecordError(
             "not UTF-8", f"it is not UTF-8 ({error.reason} at byte {error.start})"
@@ -42,6 +43,16 @@ def parse_json(text: bytes) -> Any:
         raise RecordError("nested too deeply", "its JSON is nested too deeply") from error
     except ValueError as error:  # an integer of over 4,300 digits
         raise RecordError("not JSON", f"its JSON cannot be read ({error})") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; one of two values of one name would be dropped otherwise."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RecordError("a name twice", f"it has {shown(twice)} twice in one object; keep one")
+    return fields
 
 
 def type_name(value: Any) -> str:

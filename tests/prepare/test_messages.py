@@ -11,7 +11,7 @@ from megatron_packing.prepare.records import RecordError
 ASKED = {"role": "user", "content": "Why?"}
 ANSWERED = {"role": "assistant", "content": "Because."}
 CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
-CALLED = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+CALLED = {"role": "assistant", "content": None, "tool_calls": [CALL]}
 
 
 def read(*messages, **options):
