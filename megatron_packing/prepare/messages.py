@@ -173,7 +173,7 @@ def _message(
     if role == _CALLS:
         role, beside = "assistant", calls
         calls = read_calls(content, place, fields)
-        content = ""
+        content = None
         if bool(calls) == bool(beside):
             found = "tool calls in its content and beside it" if calls else "no tool call"
             raise RecordError("wrong tool call", f"{where} has {found}")
