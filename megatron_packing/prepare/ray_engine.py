@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
@@ -13,6 +14,20 @@ from megatron_packing.prepare.encoder import EncodedBatch, Encoder, EncoderOptio
 from megatron_packing.prepare.engine import Results
 
 _BATCHES_PER_WORKER = 4
+
+
+_FREE_SECONDS = 10
+
+
+def _free_cores(ray: Any, wanted: int) -> int:
+    """The free cores of the cluster; it counts those of workers that just ended some time later."""
+    started = time.monotonic()
+    while True:
+        cores = int(ray.available_resources().get("CPU", 0))
+        can_come = int(ray.cluster_resources().get("CPU", 0)) >= wanted > cores
+        if not can_come or time.monotonic() - started >= _FREE_SECONDS:
+            return cores
+        time.sleep(0.2)
 
 
 class _Worker:
@@ -54,7 +69,7 @@ class RayEngine:
             except ConnectionError as error:
                 raise InputError(f"the Ray cluster cannot be reached ({error})") from error
         try:
-            cores = int(ray.available_resources().get("CPU", 0))
+            cores = _free_cores(ray, self._workers or 1)
             count = self._workers or cores
             if not 0 < count <= cores:  # an actor without a core waits for ever
                 raise InputError(
