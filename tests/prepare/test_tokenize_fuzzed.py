@@ -218,7 +218,8 @@ def check_conversation(read: Conversation) -> None:
     assert read.messages
     for message in read.messages:
         assert message["role"] in OPENAI_ROLES
-        assert isinstance(message["content"], str)
+        has_calls_alone = message["content"] is None and message.get("tool_calls")
+        assert has_calls_alone or isinstance(message["content"], str)
         assert not {*MARKS, "function_call", "mask"} & message.keys()
         assert None not in message.values()
         assert all(isinstance(message.get(name, ""), str) for name in THOUGHTS)

@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,8 @@ def test_workers_end_with_their_parent_and_the_run_goes_on(chitchat, tmp_path, n
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
+        # Under nohup it is ignored by what the test starts, too.
+        preexec_fn=partial(signal.signal, signal.SIGHUP, signal.SIG_DFL),
     )
     state = tmp_path / "out.unfinished" / "state.json"
     while not state.exists():
