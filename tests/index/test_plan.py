@@ -410,10 +410,10 @@ def test_lengths_that_change_meanwhile_give_a_plan_or_are_refused(strategy, size
 @pytest.mark.parametrize(
     ("count", "options"),
     [
-        (40_000_000, {}),
-        (5_000_000, {"strategy": "first_fit_shuffle"}),
-        (5_000_000, {"strategy": "random"}),
-        (200_000, {"overlong": "split", "sequence_length": 2}),
+        (60_000_000, {}),
+        (10_000_000, {"strategy": "first_fit_shuffle"}),
+        (20_000_000, {"strategy": "random"}),
+        (500_000, {"overlong": "split", "sequence_length": 2}),
     ],
 )
 def test_no_stretch_of_planning_is_without_a_look_at_ctrl_c(count, options):
@@ -422,7 +422,8 @@ def test_no_stretch_of_planning_is_without_a_look_at_ctrl_c(count, options):
     looks = [time.process_time()]
     plan_packs(lengths, progress=lambda _: looks.append(time.process_time()), **options)
     looks.append(time.process_time())
-    assert np.diff(looks).max() < 0.5 * (looks[-1] - looks[0])
+    between = 0.2  # looks are 100 ms apart, in which two threads work
+    assert np.diff(looks).max() < 0.5 * (looks[-1] - looks[0]) + between
 
 
 def test_documents_of_a_third_of_a_long_row_do_not_take_a_search_of_the_whole_row_each():
