@@ -25,7 +25,7 @@ from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.pack_index import PlanSettings
 from megatron_packing.nemo.vocabulary import check_tokenizer
-from megatron_packing.prepare.sentencepiece_model import to_tokenizer_json
+from megatron_packing.prepare.sentencepiece_model import read_sentencepiece
 from tests.conftest import ROOT
 from tests.nemo.conftest import needs_bridge
 from tests.ranks import run_ranks
@@ -96,7 +96,11 @@ def real() -> dict[str, PreTrainedTokenizerFast]:
     found = {}
     for name, (package, file) in REAL.items():
         path = Path(pytest.importorskip(package).__file__).parent / file
-        text = path.read_text("utf-8") if path.suffix == ".json" else to_tokenizer_json(path)
+        text = (
+            path.read_text("utf-8")
+            if path.suffix == ".json"
+            else read_sentencepiece(path).tokenizer_json
+        )
         found[name] = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(text))
     return found
 
