@@ -143,11 +143,13 @@ def _trained_before(
         if block.max() > 1:
             at = int(np.argmax(block > 1))
             raise bad_mask_value(corpus.prefix, _document(index, start + at), int(block[at]))
-        running = np.concatenate([[trained], trained + np.cumsum(block, dtype=np.int64)])
+        running = np.zeros(len(block) + 1, np.int32)  # a block has few bytes, and int64 is slow
+        np.cumsum(block, dtype=np.int32, out=running[1:])
         first = np.searchsorted(places, start)
         last = np.searchsorted(places, start + len(block), side="right")
         found[first:last] = running[places[first:last] - start]
-        trained = int(running[-1])
+        found[first:last] += trained
+        trained += int(running[-1])
     recorded = corpus.record.num_trained_tokens if corpus.record else None
     if recorded is not None and recorded != trained:
         raise InputError(
