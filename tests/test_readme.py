@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron_packing.cli import main
 from tests.conftest import ROOT, chat_like_lengths, write_corpus
 from tests.nemo.conftest import BRIDGE
 from tests.trainer import PRETRAIN_PACKED, needs_trainer, train
@@ -19,8 +20,11 @@ from tests.trainer import PRETRAIN_PACKED, needs_trainer, train
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    return [text for name, text in BLOCKS if name == language]
 
 
 def without_seconds(text: str) -> list[str]:
@@ -31,8 +35,8 @@ def without_seconds(text: str) -> list[str]:
 
 def test_every_block_is_known():
     """A block of another kind would be run by no test."""
-    languages = re.findall(r"^```(\w*)$", README, re.MULTILINE)[::2]
-    assert languages == ["", "", "", "", "console", "sh", "python", "text", "console", "python"]
+    languages = " ".join(name or "none" for name, _ in BLOCKS)
+    assert languages == "text none none none none console sh python text console python"
 
 
 def test_the_offline_commands_print_what_the_readme_shows(tmp_path):
@@ -73,8 +77,22 @@ def run_the_recipe(folder: Path) -> None:
         check=False,
     )
     assert process.returncode == 0, process.stderr[-3000:]
-    (expected,) = blocks("text")
-    assert expected in process.stdout
+    assert blocks("text")[1] in process.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BRIDGE < (0, 6), reason="Bridge has these functions in one module from 0.6 on")
+def test_the_table_of_ways_to_batch_is_what_its_script_prints(chitchat, tmp_path):
+    words = ["--tokenizer", str(chitchat / "tokenizer"), "--output-prefix", str(tmp_path / "chat")]
+    assert main(["tokenize", str(chitchat / "conversations.jsonl"), *words]) == 0
+    printed = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "peers.py", tmp_path / "chat"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    ).stdout
+    assert without_seconds(printed) == without_seconds(blocks("text")[0])
 
 
 def test_the_python_example_runs():
@@ -130,7 +148,7 @@ def test_make_demo_prints_the_table_of_the_readme(tmp_path):
         rows = re.findall(r"│ (.*?) +│ +([\d.,%]+) │ +([\d.,%]+) │", text)
         return {name: (padded, packed) for name, padded, packed in rows}
 
-    printed, shown = table(process.stdout), table(README)
+    printed, shown = table(process.stdout), table(blocks("")[1])
     assert printed.keys() == shown.keys()
     for name in ("rows", "utilisation", "real tokens", "steps"):
         assert printed[name] == shown[name]

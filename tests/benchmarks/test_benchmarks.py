@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from tests.conftest import ROOT
@@ -80,3 +81,21 @@ def test_right_packing_is_right_and_wrong_packing_is_wrong(tmp_path):
     for result in wrong:
         assert result["loss"] > 5e-3
         assert result["grad_norm"] > 1e-2
+
+
+@pytest.mark.skipif(BRIDGE < (0, 6), reason="Bridge has these functions in one module from 0.6 on")
+def test_ways_to_batch_are_compared_by_their_own_functions(tmp_path):
+    lengths = tmp_path / "lengths.npy"
+    np.save(lengths, np.random.default_rng(0).lognormal(5, 1, 3000).astype(np.int64) + 2)
+    small = ["--sequence-length", "1024", "--rows-per-step", "32", "--seeds", "2"]
+    ways = {
+        one["way"]: one
+        for one in run(tmp_path, "peers.py", "--lengths", lengths, *small)["results"]
+    }
+    padded, longest, like, bridge, trl, ours, balanced = ways.values()
+    assert padded["rows"] == longest["rows"] == 3000
+    assert padded["padding"] > longest["padding"] > like["padding"] > trl["padding"]
+    assert ours["rows"] <= min(bridge["rows"], trl["rows"])
+    assert padded["step_flops"] > longest["step_flops"] > like["step_flops"] > ours["step_flops"]
+    assert 1 <= balanced["slowest_rank"] < ours["slowest_rank"]
+    assert balanced["step_flops"] == min(one["step_flops"] for one in ways.values())
