@@ -11,20 +11,31 @@ from pathlib import Path
 from types import ModuleType
 
 import megatron_packing
-from megatron_packing.commands import (
-    compare,
-    export,
-    import_packed,
-    pack,
-    show,
-    tokenize,
-    verify,
-)
-from megatron_packing.commands.parser import Parser
 from megatron_packing.errors import InputError
-from megatron_packing.report.console import close_standard_output
-from megatron_packing.report.json_output import JsonOutput
-from megatron_packing.report.visible import visible_line
+
+try:
+    from megatron_packing.commands import (
+        compare,
+        export,
+        import_packed,
+        pack,
+        show,
+        tokenize,
+        verify,
+    )
+    from megatron_packing.commands.parser import Parser
+    from megatron_packing.report.console import close_standard_output
+    from megatron_packing.report.json_output import JsonOutput
+    from megatron_packing.report.visible import visible_line
+except ModuleNotFoundError as error:  # installed with --no-deps
+    package = (error.name or "").partition(".")[0]
+    if package not in ("numpy", "rich", "markdown_it", "mdurl", "pygments"):
+        raise
+    package = package.replace("_it", "-it-py")
+    sys.exit(
+        f"megatron-packing: error: {package} is not installed; install it with: "
+        f"pip install --no-deps {package}"
+    )
 
 COMMANDS: dict[str, ModuleType] = {
     "tokenize": tokenize,

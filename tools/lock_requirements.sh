@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes requirements/pythonVERSION.txt: the versions that a fresh install of the extra "dev" gets.
+# Writes requirements/pythonVERSION.txt: the versions that a fresh install for developers gets.
 #
 #     tools/lock_requirements.sh PYTHON [PACKAGE==VERSION ...]
 #
@@ -14,7 +14,8 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 "$python" -m venv "$folder"
 "$folder/bin/python" -m pip install --quiet --quiet --upgrade pip setuptools
-"$folder/bin/python" -m pip install --quiet --quiet ".[dev]" "$@"
+"$folder/bin/python" -m pip install --quiet --quiet ".[example-data,datasets,ray]" \
+  --group dev "$@"
 "$folder/bin/python" -m pip install --quiet --quiet --no-deps -r requirements/files_only.txt
 "$folder/bin/python" -m pip freeze --all --exclude megatron-packing \
   | sed 's/ @ .*//; s/+cpu$//' > "requirements/python$version.txt"

@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from megatron_packing.needs.installed import missing
+
 from megatron_packing.commands.end_token import choose_end_token
 from megatron_packing.corpus.joined import split_entry
 from megatron_packing.counted import counted
-from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.source import open_source
 from megatron_packing.nemo.export import EXPORT_FORMATS, METADATA, export_packs
@@ -76,9 +77,7 @@ def run(args: Namespace) -> dict[str, Any]:
                 progress=lambda packs: progress.update(packs, counted(packs, "pack")),
             )
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"--format {args.format} needs the package {error.name}: pip install {error.name}"
-        ) from error
+        raise missing(f"--format {args.format}", str(error.name), "tokenize") from error
     console.print(
         f"{args.output}: {counted(figures.num_packs, 'pack')}, "
         f"{counted(figures.num_segments, 'sequence')}, "

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from megatron_packing.needs.installed import missing
+
 from megatron_packing.counted import counted
-from megatron_packing.errors import InputError
 from megatron_packing.nemo.import_packed import import_packed
 from megatron_packing.nemo.packed_files import find_packed_files, packed_folders_below
 from megatron_packing.report.console import console, progress_bar
@@ -66,9 +67,7 @@ def run(args: Namespace) -> dict[str, Any]:
                 progress=lambda packs: progress.update(0, counted(packs, "pack")),
             )
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"Parquet needs the package {error.name}: pip install {error.name}"
-        ) from error
+        raise missing("Parquet", str(error.name), "tokenize") from error
     console.print(
         f"{args.output_prefix}: {counted(figures.num_packs, 'pack')} of "
         f"{counted(len(files), 'file')} = {counted(figures.num_documents, 'document')}"

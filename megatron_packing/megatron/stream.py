@@ -11,6 +11,10 @@ import logging
 from argparse import Namespace
 from pathlib import Path
 
+import megatron_packing.needs.megatron_core
+import megatron_packing.needs.megatron_training
+import megatron_packing.needs.torch  # noqa: F401
+
 import torch
 from megatron.core.datasets.blended_dataset import BlendedDataset
 from megatron.training import print_rank_0

@@ -11,6 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import megatron_packing.needs.megatron_core
+import megatron_packing.needs.megatron_training
+import megatron_packing.needs.torch  # noqa: F401
+
 import megatron.training.training
 import torch
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder

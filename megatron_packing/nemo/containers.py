@@ -12,6 +12,8 @@ from __future__ import annotations
 import functools
 from typing import Any, Protocol, runtime_checkable
 
+import megatron_packing.needs.megatron_bridge  # noqa: F401
+
 from megatron.bridge.training.config import ConfigContainer
 
 

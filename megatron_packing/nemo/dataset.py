@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import megatron_packing.needs.torch  # noqa: F401
+
 import torch
 from torch import Tensor
 

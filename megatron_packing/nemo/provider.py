@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import megatron_packing.needs.torch  # noqa: F401
+
 from torch.distributed import get_rank, is_initialized
 
 from megatron_packing.corpus.corpus import Corpus

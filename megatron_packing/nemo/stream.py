@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import megatron_packing.needs.torch  # noqa: F401
+
 import torch
 
 from megatron_packing.errors import InputError

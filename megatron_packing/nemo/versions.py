@@ -6,6 +6,8 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import megatron_packing.needs.megatron_bridge  # noqa: F401
+
 from megatron_packing.errors import InputError
 
 if TYPE_CHECKING:

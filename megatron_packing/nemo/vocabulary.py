@@ -10,6 +10,8 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
+import megatron_packing.needs.torch  # noqa: F401
+
 import torch
 
 from megatron_packing.corpus.corpus import Corpus

@@ -11,6 +11,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from megatron_packing.needs.installed import missing
+
 from megatron_packing.errors import InputError
 from megatron_packing.prepare import storage
 from megatron_packing.prepare.formats import START_BYTES, Format, tell_format
@@ -104,10 +106,7 @@ def find_inputs(
     try:
         import fsspec  # noqa: F401
     except ImportError as error:
-        raise InputError(
-            "tokenizing needs fsspec, which is not installed; "
-            "install it with: pip install 'megatron-packing[tokenize]'"
-        ) from error
+        raise missing("tokenizing", "fsspec", "tokenize") from error
     found: list[_Found] = []
     fresh: list[Any] = []
     for pattern in patterns:

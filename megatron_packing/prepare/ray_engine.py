@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
+from megatron_packing.needs.installed import missing
+
 from megatron_packing.errors import InputError
 from megatron_packing.prepare.batches import RecordBatch
 from megatron_packing.prepare.encoder import EncodedBatch, Encoder, EncoderOptions
@@ -53,10 +55,7 @@ class RayEngine:
         try:
             import ray
         except ImportError as error:
-            raise InputError(
-                "--engine ray needs ray, which is not installed; "
-                "install it with: pip install 'megatron-packing[ray]'"
-            ) from error
+            raise missing("--engine ray", "ray", "ray") from error
         self._ray: Any = ray
         self._workers = workers
 

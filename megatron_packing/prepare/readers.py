@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from megatron_packing.needs.installed import missing
+
 from megatron_packing.errors import InputError
 from megatron_packing.prepare import storage
 from megatron_packing.prepare.batches import Position, RecordBatch, Unreadable
@@ -156,10 +158,7 @@ class _Reader:
         try:
             import datasets
         except ImportError as error:
-            raise InputError(
-                f"the input {self._file.name} needs datasets, which is not installed; "
-                f"install it with: pip install 'megatron-packing[datasets]'"
-            ) from error
+            raise missing(f"the input {self._file.name}", "datasets", "datasets") from error
         with ExitStack() as stack:
             folder = self._file.name
             if not self._file.is_local:

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import BuiltinMethodType, MethodType
 from typing import Any
 
+from megatron_packing.needs.installed import missing
+
 from megatron_packing.errors import InputError
 from megatron_packing.prepare.records import RecordError
 
@@ -236,10 +238,7 @@ def template_environment(work: Work, now: datetime.datetime) -> Any:
     except ModuleNotFoundError as error:
         if error.name not in ("jinja2", "markupsafe"):
             raise
-        raise InputError(
-            f"tokenizing needs {error.name}, which is not installed; "
-            f"install it with: pip install 'megatron-packing[tokenize]'"
-        ) from error
+        raise missing("tokenizing", error.name, "tokenize") from error
 
     class Generation(jinja2.ext.Extension):
         """``{% generation %} ... {% endgeneration %}``: what the model itself would write."""

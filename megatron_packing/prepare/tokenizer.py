@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from megatron_packing.needs.installed import missing
+
 import numpy as np
 
 from megatron_packing.errors import InputError
@@ -259,10 +261,7 @@ def _text_of(path: Path) -> str:
 
 
 def _missing(error: ModuleNotFoundError) -> InputError:
-    return InputError(
-        f"this tokenizer needs {error.name}, which is not installed; "
-        f"install it with: pip install 'megatron-packing[tokenize]'"
-    )
+    return missing("this tokenizer", str(error.name), "tokenize")
 
 
 def _from_transformers(path_or_name: str) -> TokenizerSource:

@@ -11,6 +11,8 @@ import inspect
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, get_args
 
+import megatron_packing.needs.torch  # noqa: F401
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import megatron_packing.needs.torch  # noqa: F401
+
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup

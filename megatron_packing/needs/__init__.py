@@ -1,0 +1,1 @@
+"""Imported before a package that this project does not install, to say when it is missing."""

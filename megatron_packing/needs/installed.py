@@ -1,0 +1,62 @@
+"""Looks for the packages that an image or the user installs, never this project."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+
+from megatron_packing.errors import InputError
+
+
+class MissingPackageError(InputError, ModuleNotFoundError):
+    """A package that this project does not install is missing.
+
+    It is an ``ImportError`` too, for programs that do without a module that cannot be imported.
+    """
+
+
+def require(module: str, package: str, requirement: str) -> None:
+    """Refuse to go on without a module.
+
+    It is looked for and not imported, so that an error inside it shows as it is.
+
+    Args:
+        module: What is imported, with dots.
+        package: What its distribution is called.
+        requirement: What pip is to be given where there is no image that has it.
+
+    Raises:
+        MissingPackageError: The module is not there.
+    """
+    if sys.modules.get(module) is not None:
+        return
+    try:
+        found = find_spec(module) is not None
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        found = False
+    if not found:
+        absent = MissingPackageError(
+            f"this needs {package} (module {module}), which {sys.executable} does not have and "
+            f"megatron-packing never installs: use NVIDIA's image that has it, in a virtual "
+            f"environment made with --system-site-packages, or install it with: "
+            f"pip install '{requirement}'"
+        )
+        absent.name = module
+        raise absent
+
+
+def missing(what: str, package: str, extra: str) -> InputError:
+    """The error that says how to get a package of an extra.
+
+    Args:
+        what: Who needs it: "tokenizing".
+        package: What is missing.
+        extra: The extra of this project that has it.
+    """
+    return InputError(
+        f"{what} needs {package}, which is not installed; install it with: "
+        f"pip install 'megatron-packing[{extra}]', or in NVIDIA's images with: "
+        f"pip install --no-deps {package}"
+    )

@@ -1,0 +1,5 @@
+"""Says that torch is missing, where it is."""
+
+from megatron_packing.needs.installed import require
+
+require("torch", "torch", "torch>=2.6")
