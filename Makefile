@@ -4,7 +4,7 @@
 export MEGATRON_PACKING_WERROR ?= 1
 PYTEST = -m pytest
 
-.PHONY: demo test test-3.11 lint sanitize environment-3.12 environment-3.11 clean
+.PHONY: demo test test-3.11 lint sanitize aarch64 wheel environment-3.12 environment-3.11 clean
 
 DEMO ?= .demo
 
@@ -26,6 +26,12 @@ lint: environment-3.12 ## Check style and types
 
 sanitize: environment-3.12 ## Run the planner's tests under the C++ sanitizers
 	tools/sanitize.sh .venv-3.12/bin/python
+
+aarch64: environment-3.11 ## Cross-compile the wheel for ARM64 and compare its plans under qemu
+	tools/check_aarch64.sh .venv-3.11/bin/python
+
+wheel: environment-3.12 ## Build a wheel for this machine into dist
+	.venv-3.12/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 environment-3.12 environment-3.11: environment-%:
 	@tools/make_environment.sh $*
