@@ -12,7 +12,7 @@ from megatron_packing.nemo.model_kinds import (
     check_inputs,
     check_recurrent_layers,
 )
-from megatron_packing.nemo.versions import bridge_version
+from megatron_packing.nemo.versions import bridge_version, check_tested
 from megatron_packing.thd.alignment import row_multiple, segment_alignment
 from megatron_packing.thd.layout import ATTENTION
 
@@ -20,15 +20,17 @@ _FIRST_WITH_MIDDLE_STAGES = (0, 5)
 _TWO_STAGES = 2
 
 
-def check_recipe(cfg: Any) -> None:
+def check_recipe(cfg: Any, *, allow_untested_bridge: bool = False) -> None:
     """Refuse a recipe whose model or parallelism cannot be trained on packs.
 
     Args:
         cfg: Bridge's ``ConfigContainer``.
+        allow_untested_bridge: Train with a Bridge that is newer than the tested ones.
 
     Raises:
         InputError: Names the setting.
     """
+    check_tested(allow_untested_bridge=allow_untested_bridge)
     check_inputs(cfg.model)
     check_recurrent_layers(cfg.model)
     check_stages(cfg.model)
@@ -49,7 +51,7 @@ def check_run(cfg: Any, indexes: Mapping[str, PackIndex]) -> None:
     Raises:
         InputError: Names the setting, or says how to make an index that can be trained.
     """
-    check_recipe(cfg)
+    check_recipe(cfg, allow_untested_bridge=cfg.dataset.allow_untested_bridge)
     check_hybrid_flag(cfg.model)
     check_settings(cfg)
     for index in indexes.values():

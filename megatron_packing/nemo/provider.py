@@ -79,6 +79,8 @@ class PackedDataProvider(_Watcher, DatasetProvider):
     """Go on from a checkpoint that was trained on other packs."""
     allow_other_tokenizer: bool = False
     """Do not compare the corpora's tokenizer with the run's."""
+    allow_untested_bridge: bool = False
+    """Train with a Megatron-Bridge that is newer than those that the tests train with."""
     dataloader_type: str = "single"
 
     # What Bridge asks a dataset for, beside fields: by these, and only from 0.5 on, it hands

@@ -52,6 +52,7 @@ def use_packed_data(
     seed: int | None = None,
     new_stream: bool = False,
     allow_other_tokenizer: bool = False,
+    allow_untested_bridge: bool = False,
     quiet: bool = False,
 ) -> list[Change]:
     """Train a recipe on pack indexes.
@@ -82,6 +83,8 @@ def use_packed_data(
             plan, which is refused otherwise; see ``packing_stream.json`` beside the checkpoints.
         allow_other_tokenizer: Train although the corpora's tokenizer is not the recipe's. The
             model's vocabulary must hold their tokens in any case.
+        allow_untested_bridge: Train with a Megatron-Bridge that is newer than those that the tests
+            train with, which is refused otherwise.
         quiet: Print nothing.
 
     Returns:
@@ -105,7 +108,7 @@ def use_packed_data(
             f'documents_per_row is {documents_per_row}; it goes with keep="documents" only, and '
             f"says how many documents a row of the recipe held, more than 0"
         )
-    check_recipe(cfg)
+    check_recipe(cfg, allow_untested_bridge=allow_untested_bridge)
     for index, corpus in opened.values():
         check_trained(index, corpus)
     row = indexes["train"].plan.sequence_length
@@ -126,6 +129,7 @@ def use_packed_data(
         attention=attention,
         new_stream=new_stream,
         allow_other_tokenizer=allow_other_tokenizer,
+        allow_untested_bridge=allow_untested_bridge,
         **{
             name: getattr(cfg.dataset, name)
             for name in _LOADER_SETTINGS

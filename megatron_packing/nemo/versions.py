@@ -28,7 +28,38 @@ else:
 
         register_allowed_target_prefix("megatron_packing.nemo.")
 
-__all__ = ["DatasetProvider", "PackedSequenceSpecs", "bridge_version", "core_version"]
+__all__ = [
+    "NEWEST_TESTED",
+    "DatasetProvider",
+    "PackedSequenceSpecs",
+    "bridge_version",
+    "check_tested",
+    "core_version",
+]
+
+NEWEST_TESTED = (0, 7)
+"""The newest Megatron-Bridge that the tests train with: 0.7.0 of 2026-08-22, before its release."""
+
+
+def check_tested(*, allow_untested_bridge: bool) -> None:
+    """Refuse a Megatron-Bridge that is newer than those that the tests train with.
+
+    What reads packs may change from one release to the next, and wrong training may look right.
+
+    Args:
+        allow_untested_bridge: Do not look at the version.
+
+    Raises:
+        InputError: It is newer.
+    """
+    version = bridge_version()
+    if version > NEWEST_TESTED and not allow_untested_bridge:
+        raise InputError(
+            f"Megatron-Bridge {version[0]}.{version[1]} is newer than "
+            f"{NEWEST_TESTED[0]}.{NEWEST_TESTED[1]}, the newest that packs are tested with, so "
+            f"nothing proves that it trains them rightly; install that one, or give "
+            f"use_packed_data allow_untested_bridge=True"
+        )
 
 
 def bridge_version() -> tuple[int, int]:

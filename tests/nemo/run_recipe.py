@@ -3,9 +3,9 @@
     run_recipe.py FOLDER CASES.json
 
 A case is {"model": {...}, "train": {...}, "top": {...}, "kind": [CLASS, {...}], "arguments": {...},
-"after": {PART: {...}}, "yaml": bool}: what the recipe is changed by before, its model, what
+"after": {PART: {...}}, "yaml": bool, "version": TEXT}: what the recipe is changed by before, its model, what
 ``use_packed_data`` is called with (FOLDER stands before its indexes), what the recipe is changed by
-afterwards, and whether it is read from YAML then. Prints a JSON list of what came of each: its
+afterwards, whether it is read from YAML then, and what version Bridge says it is. Prints a JSON list of what came of each: its
 changes, or the error.
 """
 
@@ -32,7 +32,7 @@ from tests.nemo.absent import prepare_bridge
 
 prepare_bridge()
 
-from megatron.bridge import AutoBridge
+from megatron.bridge import AutoBridge, package_info
 from megatron.bridge.training.config import ConfigContainer
 from transformers import LlamaConfig
 
@@ -67,6 +67,7 @@ def llama3_70b(*_, **__) -> AutoBridge:
     )
 
 
+VERSION = package_info.__version__
 AutoBridge.from_hf_pretrained = staticmethod(llama3_70b)
 
 
@@ -80,6 +81,7 @@ def make_model(name: str, settings: dict) -> object:
 def run(folder: Path, case: dict) -> dict:
     """One case."""
     os.environ["WORLD_SIZE"] = str(case.get("world", 32))
+    package_info.__version__ = case.get("version", VERSION)
     cfg = llama3_70b_sft_config()
     if "kind" in case:
         cfg.model = make_model(*case["kind"])

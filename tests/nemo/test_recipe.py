@@ -61,6 +61,16 @@ CASES: dict[str, dict] = {
     "no documents": {"arguments": {"train": "packs", "keep": "documents", "documents_per_row": 0}},
     "documents of rows": {"arguments": {"train": "packs", "documents_per_row": 3.0}},
     "unknown": {"arguments": {"train": "packs", "keep": "everything"}},
+    "newer Bridge": {"arguments": {"train": "packs"}, "version": "0.8.0+a1b2c3d"},
+    "newer Bridge on purpose": {
+        "arguments": {"train": "packs", "allow_untested_bridge": True},
+        "version": "1.0.0",
+    },
+    "newer Bridge afterwards": {
+        "arguments": {"train": "packs", "allow_untested_bridge": True},
+        "version": "1.0.0",
+        "after": {"dataset": {"allow_untested_bridge": False}},
+    },
 }
 # What is changed after use_packed_data, and what must be said when Bridge validates the recipe.
 CHANGED_AFTERWARDS: dict[str, tuple[dict, str]] = {
@@ -238,6 +248,16 @@ def test_an_evaluation_of_each_document_once_is_told(results):
 
 def test_test_documents_alone_keep_evaluations(results):
     assert f"{EVALUATION}.eval_iters" not in results["test alone"]["changes"]
+
+
+def test_a_bridge_that_is_newer_than_the_tested_ones_is_taken_on_purpose_only(results):
+    for case, key in (
+        ("newer Bridge", "error"),
+        ("newer Bridge afterwards", "refused when validated"),
+    ):
+        assert "is newer than 0.7, the newest that packs are tested with" in results[case][key]
+        assert "allow_untested_bridge=True" in results[case][key]
+    assert "changes" in results["newer Bridge on purpose"]
 
 
 @pytest.mark.parametrize("case", ["context", "fp8"])
