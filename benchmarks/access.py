@@ -90,7 +90,7 @@ def open_ours(path: str) -> Any:
 
     index = PackIndex.open(path)
     rows = PackedRows(index=index, corpus=open_source(index), seed=1, new_order_each_epoch=True)
-    return PackedRowDataset(rows, 0)
+    return PackedRowDataset([rows], 0)
 
 
 def open_bridges(path: str) -> Any:

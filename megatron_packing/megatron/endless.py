@@ -40,7 +40,7 @@ class EndlessDataset(torch.utils.data.Dataset):
         # Megatron's dataloaders ask for them.
         self.split = dataset.split if isinstance(dataset, BlendedDataset) else dataset.index_split
         self.config = dataset.config
-        self._extended: tuple[NDArray[np.int16], NDArray[np.int64]] | None = None
+        self._order = BlendOrder(dataset.weights) if isinstance(dataset, BlendedDataset) else None
 
     def __len__(self) -> int:
         """More samples than any run takes."""
@@ -56,23 +56,45 @@ class EndlessDataset(torch.utils.data.Dataset):
         sample = idx + self.offset
         if sample < 0:
             raise IndexError(f"sample {idx} lies {-sample} before the beginning of the stream")
-        if not isinstance(self.dataset, BlendedDataset):
+        if self._order is None:
             return self.dataset, sample
         blend = self.dataset
         if blend.dataset_index is None:
             blend[0]  # --dataloader-defer-npy-index-mmap: the first sample loads it
         indices = blend.dataset_index, blend.dataset_sample_index
-        if sample >= len(indices[0]):
-            # Megatron's rule gives the same beginning for every size.
-            if self._extended is None or sample >= len(self._extended[0]):
-                self._extended = blend_samples(blend.weights, 2 * (sample + 1))
-            indices = self._extended
-        return blend.datasets[int(indices[0][sample])], int(indices[1][sample])
+        if sample < len(indices[0]):
+            return blend.datasets[int(indices[0][sample])], int(indices[1][sample])
+        which, own_sample = self._order.locate(sample)
+        return blend.datasets[which], own_sample
 
     def segment_lengths(self, idx: int) -> NDArray[np.int64]:
         """What attention computes for sample ``idx``; see ``PackedRows.segment_lengths``."""
         dataset, sample = self.locate(int(idx))
         return dataset.segment_lengths(sample)
+
+
+class BlendOrder:
+    """Which dataset gives each sample of a blend that has no end, by Megatron's own rule."""
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        """Take the weights of the datasets; together 1."""
+        self._weights = list(weights)
+        self._known: tuple[NDArray[np.int16], NDArray[np.int64]] | None = None
+
+    def locate(self, sample: int) -> tuple[int, int]:
+        """The number of the dataset that gives a sample, and which of its samples that is.
+
+        Raises:
+            IndexError: The sample is negative.
+        """
+        if sample < 0:
+            raise IndexError(f"sample {sample} lies before the beginning of the stream")
+        if len(self._weights) == 1:
+            return 0, sample
+        if self._known is None or sample >= len(self._known[0]):
+            # Megatron's rule gives the same beginning for every size.
+            self._known = blend_samples(self._weights, 2 * (sample + 1))
+        return int(self._known[0][sample]), int(self._known[1][sample])
 
 
 def blend_samples(

@@ -11,10 +11,9 @@ from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.nemo.splits import Packs, Split
+from megatron_packing.nemo.versions import takes_padding_mask
 from megatron_packing.thd.rows import PackedRows
-
-Opened = Mapping[str, tuple[PackIndex, Corpus | JoinedCorpus]]
-"""By split: ``train`` and maybe ``validation`` and ``test``."""
 
 _SAMPLED_ROWS = 128
 
@@ -39,42 +38,70 @@ def check_trained(index: PackIndex, corpus: Corpus | JoinedCorpus) -> None:
         )
 
 
-def advise(cfg: Any, opened: Opened) -> Iterator[str]:
+def advise(cfg: Any, splits: Mapping[str, Split]) -> Iterator[str]:
     """Lines about a run, for the first rank to print.
 
     Args:
         cfg: Bridge's ``ConfigContainer``, as it is trained with.
-        opened: The indexes, with their corpora.
+        splits: ``train`` and maybe ``validation`` and ``test``.
     """
-    index, corpus = opened["train"]
-    batch = cfg.train.global_batch_size
-    steps, epoch = cfg.train.train_iters, len(index) / batch
-    yield (
-        f"an epoch is {len(index):,} {_rows_word(len(index))}: {epoch:,.1f} steps of {batch:,}"
-        + (f"; train_iters {steps:,} are {steps / epoch:,.1f} epochs" if steps else "")
-    )
-    for name, (one, documents) in opened.items():
-        if not documents.has_loss_mask:
-            yield f"all tokens of the {name} documents are trained: {documents.prefix} has no mask"
-        untrained = getattr(one.figures, "num_packs_untrained", None)
-        if untrained:
-            yield (
-                f"{untrained:,} of the {len(one):,} packs of {name} documents have no trained "
-                f"token: a step of such packs alone learns nothing, and its loss is no number"
-            )
-    if "validation" in opened:
-        yield from _advise_on_evaluation(cfg, len(opened["validation"][0]))
+    yield from _describe_epochs(cfg, splits["train"])
+    for name, split in splits.items():
+        for part in split.parts:
+            yield from _describe_training(name, part)
+    if "validation" in splits:
+        yield from _advise_on_evaluation(cfg, splits["validation"])
     if getattr(cfg.model, "num_moe_experts", None):
-        yield "routers of experts count the padding of rows, as Bridge hands them no padding mask"
-        yield from _advise_on_balance(cfg.model, index, corpus)
+        if not takes_padding_mask():
+            yield (
+                "routers of experts count the padding of rows, as Bridge before 0.7 hands them no "
+                "padding mask"
+            )
+        yield from _advise_on_balance(cfg.model, splits["train"])
+
+
+def _describe_epochs(cfg: Any, train: Split) -> Iterator[str]:
+    batch, steps = cfg.train.global_batch_size, cfg.train.train_iters
+    for number, (index, weight) in enumerate(zip(train.indexes, train.weights, strict=True)):
+        epoch = train.epoch(number) / batch
+        of = "" if len(train.parts) == 1 else f" of {index.path}"
+        share = "" if len(train.parts) == 1 else f", of which it gives {weight:.1%}"
+        yield (
+            f"an epoch{of} is {len(index):,} {_rows_word(len(index))}: {epoch:,.1f} steps of "
+            f"{batch:,}{share}"
+            + (f"; train_iters {steps:,} are {steps / epoch:,.1f} epochs" if steps else "")
+        )
+    row = train.indexes[0].plan.sequence_length
+    used = sum(
+        weight * index.figures.utilisation
+        for index, weight in zip(train.indexes, train.weights, strict=True)
+    )
+    yield (
+        f"Bridge counts rows as samples: a step is about {batch * train.documents_per_row:,.0f} "
+        f"documents and {batch * row * used:,.0f} tokens, {used:.2%} of its positions"
+    )
+
+
+def _describe_training(name: str, part: Packs) -> Iterator[str]:
+    if not part.corpus.has_loss_mask:
+        yield f"all tokens of the {name} documents are trained: {part.corpus.prefix} has no mask"
+    untrained = getattr(part.index.figures, "num_packs_untrained", None)
+    if untrained:
+        yield (
+            f"{untrained:,} of the {len(part.index):,} packs of {name} documents have no trained "
+            f"token: a step of such packs alone learns nothing, and its loss is no number"
+        )
 
 
 def _rows_word(count: int) -> str:
     return "row" if count == 1 else "rows"
 
 
-def _advise_on_evaluation(cfg: Any, rows: int) -> Iterator[str]:
+def _advise_on_evaluation(cfg: Any, validation: Split) -> Iterator[str]:
     """Say how an evaluation takes each document once, where it does not."""
+    if len(validation.parts) > 1:
+        return  # of a blend it need not
+    rows = len(validation.indexes[0])
     part = "cfg.validation" if hasattr(cfg, "validation") else "cfg.train"
     settings = getattr(cfg, "validation", cfg.train)
     batch = getattr(settings, "eval_global_batch_size", None) or cfg.train.global_batch_size
@@ -91,14 +118,12 @@ def _advise_on_evaluation(cfg: Any, rows: int) -> Iterator[str]:
         )
 
 
-def _advise_on_balance(
-    model: Any, index: PackIndex, corpus: Corpus | JoinedCorpus
-) -> Iterator[str]:
+def _advise_on_balance(model: Any, train: Split) -> Iterator[str]:
     """Say how the loss mask weighs the balancing losses of experts.
 
-    Megatron multiplies them by all tokens of a row, as if every token was trained, and the step
-    divides all gradients by the trained ones (``attach_and_log_load_balancing_loss`` in
-    ``megatron/core/transformer/moe/router.py``).
+    Megatron multiplies them by all tokens of a row, without padding where it is handed a mask, as
+    if every token was trained, and the step divides all gradients by the trained ones
+    (``attach_and_log_load_balancing_loss`` in ``megatron/core/transformer/moe/router.py``).
     """
     kinds = getattr(model, "moe_router_load_balancing_type", None) or "none"
     kinds = {kinds} if isinstance(kinds, str) else set(kinds)
@@ -107,7 +132,7 @@ def _advise_on_balance(
         settings.append("moe_aux_loss_coeff")
     found = {name: getattr(model, name, None) for name in settings}
     set_to = {name: value for name, value in found.items() if value and value != [0]}
-    share = trained_share(index, corpus) if set_to else 1.0
+    share = trained_share(train, with_padding=not takes_padding_mask()) if set_to else 1.0
     if set_to and 0 < share < 1:
         yield (
             f"balancing losses of experts weigh about {1 / share:.3g} times what they weigh where "
@@ -125,15 +150,23 @@ def _scaled(value: Any, share: float) -> str:
     return f"{value * share:.3g}"
 
 
-def trained_share(index: PackIndex, corpus: Corpus | JoinedCorpus) -> float:
-    """The share of the positions of all rows that are trained; of some of them, if there are many.
+def trained_share(train: Split, *, with_padding: bool) -> float:
+    """The share of the tokens of all rows that is trained; of some rows, if there are many.
 
-    Padding counts as positions.
+    Args:
+        train: The training documents.
+        with_padding: Padding counts as tokens.
     """
-    rows = _rows(index, corpus)
-    packs = np.linspace(0, len(index) - 1, min(len(index), _SAMPLED_ROWS)).astype(int)
-    trained = sum(int(np.count_nonzero(rows.row(pack)["loss_mask"])) for pack in packs.tolist())
-    return trained / (len(packs) * index.plan.sequence_length)
+    trained = counted = 0.0
+    for part, weight in zip(train.parts, train.weights, strict=True):
+        rows = _rows(part.index, part.corpus)
+        packs = np.linspace(0, len(part.index) - 1, min(len(part.index), _SAMPLED_ROWS))
+        for pack in packs.astype(int).tolist():
+            row = rows.row(pack)
+            real = part.index.plan.sequence_length if with_padding else row["real_lengths"].sum()
+            trained += weight / len(packs) * np.count_nonzero(row["loss_mask"])
+            counted += weight / len(packs) * int(real)
+    return trained / counted
 
 
 def _rows(index: PackIndex, corpus: Corpus | JoinedCorpus) -> PackedRows:

@@ -12,6 +12,7 @@ from megatron_packing.nemo.model_kinds import (
     check_inputs,
     check_recurrent_layers,
 )
+from megatron_packing.nemo.splits import Split
 from megatron_packing.nemo.versions import bridge_version, check_tested
 from megatron_packing.thd.alignment import row_multiple, segment_alignment
 from megatron_packing.thd.layout import ATTENTION
@@ -38,15 +39,15 @@ def check_recipe(cfg: Any, *, allow_untested_bridge: bool = False) -> None:
     check_virtual_stages(cfg)
 
 
-def check_run(cfg: Any, indexes: Mapping[str, PackIndex]) -> None:
+def check_run(cfg: Any, splits: Mapping[str, Split]) -> None:
     """Refuse a run that would train wrongly on the packs of ``cfg.dataset``.
 
     Settings may be changed after ``use_packed_data``, or read from a file, so this looks at what
     they are when training starts.
 
     Args:
-        cfg: Bridge's ``ConfigContainer``, whose ``dataset`` is a ``PackedDataProvider``.
-        indexes: Of each split that it has.
+        cfg: Bridge's ``ConfigContainer``, whose ``dataset`` is a ``PackedData``.
+        splits: Those that it has.
 
     Raises:
         InputError: Names the setting, or says how to make an index that can be trained.
@@ -54,8 +55,9 @@ def check_run(cfg: Any, indexes: Mapping[str, PackIndex]) -> None:
     check_recipe(cfg, allow_untested_bridge=cfg.dataset.allow_untested_bridge)
     check_hybrid_flag(cfg.model)
     check_settings(cfg)
-    for index in indexes.values():
-        check_index(index, cfg.dataset.seq_length, cfg)
+    for split in splits.values():
+        for index in split.indexes:
+            check_index(index, cfg.dataset.seq_length, cfg)
 
 
 def check_stages(model: Any) -> None:
@@ -150,7 +152,7 @@ def check_settings(cfg: Any) -> None:
     """Refuse settings that are not what ``use_packed_data`` made them.
 
     Args:
-        cfg: Bridge's ``ConfigContainer``, whose ``dataset`` is a ``PackedDataProvider``.
+        cfg: Bridge's ``ConfigContainer``, whose ``dataset`` is a ``PackedData``.
 
     Raises:
         InputError: Names all of them.

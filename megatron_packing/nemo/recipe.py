@@ -6,17 +6,16 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from megatron_packing.corpus.corpus import recorded_tokenizer
 from megatron_packing.errors import InputError
-from megatron_packing.index.pack_index import PackIndex
-from megatron_packing.megatron.shared_files import open_index_and_corpus
 from megatron_packing.nemo.advice import advise, check_trained
 from megatron_packing.nemo.checks import check_index, check_recipe, check_schedule
 from megatron_packing.nemo.model_kinds import needs_hybrid_flag
-from megatron_packing.nemo.provider import PackedDataProvider
+from megatron_packing.nemo.packed_data import PackedData
+from megatron_packing.nemo.splits import Blend, Packs, Split, as_setting, open_split
+from megatron_packing.nemo.versions import BUILDERS
 from megatron_packing.report.console import console
 from megatron_packing.thd.layout import ATTENTION, Attention
 
@@ -40,12 +39,12 @@ class Change:
 def use_packed_data(
     cfg: Any,
     *,
-    train: str | Path,
-    validation: str | Path | None = None,
-    test: str | Path | None = None,
-    train_corpus: str | Path | None = None,
-    validation_corpus: str | Path | None = None,
-    test_corpus: str | Path | None = None,
+    train: Blend,
+    validation: Blend | None = None,
+    test: Blend | None = None,
+    train_corpus: Blend | None = None,
+    validation_corpus: Blend | None = None,
+    test_corpus: Blend | None = None,
     keep: KeptBatch = "tokens",
     documents_per_row: float | None = None,
     attention: Attention = "document",
@@ -65,11 +64,13 @@ def use_packed_data(
 
     Args:
         cfg: Bridge's ``ConfigContainer`` of a GPT model.
-        train: The pack index of the training documents.
-        validation: The one of the validation documents; None turns evaluation off.
-        test: The one of the test documents.
+        train: The pack index of the training documents; or a list of several, with a weight before
+            each, as Megatron's ``--data-path`` has them: ``[0.3, "data/chat", 0.7, "data/code"]``.
+            A weight is the share of rows; without weights every row weighs the same.
+        validation: That of the validation documents; None turns evaluation off.
+        test: That of the test documents.
         train_corpus: Where the training corpus is, if neither where it was when the index was made
-            nor beside the index. Likewise the next two.
+            nor beside the index; a list where there are several indexes. Likewise the next two.
         validation_corpus: See ``train_corpus``.
         test_corpus: See ``train_corpus``.
         keep: What of the recipe's global batch stays the same: its ``tokens`` (rows times their
@@ -95,12 +96,11 @@ def use_packed_data(
             wrongly. ``cfg`` is as it was.
     """
     corpora = {"train": train_corpus, "validation": validation_corpus, "test": test_corpus}
-    opened = {
-        name: open_index_and_corpus(path, corpora[name])
-        for name, path in (("train", train), ("validation", validation), ("test", test))
-        if path is not None
+    splits = {
+        name: open_split(name, blend, corpora[name])
+        for name, blend in (("train", train), ("validation", validation), ("test", test))
+        if blend is not None
     }
-    indexes = {name: index for name, (index, _) in opened.items()}
     _check_choice("keep", keep, KEPT_BATCHES)
     _check_choice("attention", attention, ATTENTION)
     if documents_per_row is not None and (documents_per_row <= 0 or keep != "documents"):
@@ -109,21 +109,21 @@ def use_packed_data(
             f"says how many documents a row of the recipe held, more than 0"
         )
     check_recipe(cfg, allow_untested_bridge=allow_untested_bridge)
-    for index, corpus in opened.values():
-        check_trained(index, corpus)
-    row = indexes["train"].plan.sequence_length
-    for index in indexes.values():
-        check_index(index, row, cfg)
-    batch, batch_why = _global_batch(cfg, indexes["train"], keep, documents_per_row)
+    row = splits["train"].indexes[0].plan.sequence_length
+    for split in splits.values():
+        for part in split.parts:
+            check_trained(part.index, part.corpus)
+            check_index(part.index, row, cfg)
+    batch, batch_why = _global_batch(cfg, splits["train"], keep, documents_per_row)
     check_schedule(cfg, batch)
 
-    provider = PackedDataProvider(
-        train=str(train),
-        validation=_text(validation),
-        test=_text(test),
-        train_corpus=_text(train_corpus),
-        validation_corpus=_text(validation_corpus),
-        test_corpus=_text(test_corpus),
+    data = _kind_of_data()(
+        train=as_setting(train),
+        validation=as_setting(validation),
+        test=as_setting(test),
+        train_corpus=as_setting(train_corpus),
+        validation_corpus=as_setting(validation_corpus),
+        test_corpus=as_setting(test_corpus),
         seq_length=row,
         seed=cfg.rng.seed if seed is None else seed,
         attention=attention,
@@ -136,15 +136,29 @@ def use_packed_data(
             if hasattr(cfg.dataset, name)
         },
     )
-    changes = list(_change(cfg, provider, batch, batch_why, len(indexes["train"])))
-    provider.remember(cfg, told=True)
+    changes = list(_change(cfg, data, batch, batch_why, splits["train"]))
+    data.remember(cfg, told=True)
     if not quiet and os.environ.get("RANK", "0") == "0":
         console.print("changed for packed data:")
         for change in changes:
             console.print(f"  cfg.{change.setting}: {change.was} -> {change.now} ({change.why})")
-        for line in (*advise(cfg, opened), *_advise_on_tokenizer(cfg, opened["train"][1].prefix)):
+        tokenizers = (
+            line for part in splits["train"].parts for line in _advise_on_tokenizer(cfg, part)
+        )
+        for line in (*advise(cfg, splits), *tokenizers):
             console.print(line)
     return changes
+
+
+def _kind_of_data() -> type[PackedData]:
+    """What this release of Bridge takes as ``cfg.dataset``."""
+    if BUILDERS:
+        from megatron_packing.nemo.config import PackedDataConfig
+
+        return PackedDataConfig
+    from megatron_packing.nemo.provider import PackedDataProvider
+
+    return PackedDataProvider
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -153,11 +167,11 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _global_batch(
-    cfg: Any, index: PackIndex, keep: KeptBatch, documents_per_row: float | None
+    cfg: Any, train: Split, keep: KeptBatch, documents_per_row: float | None
 ) -> tuple[int, str]:
     """Rows of a global batch, and why so many."""
-    old, row = cfg.train.global_batch_size, index.plan.sequence_length
-    documents_per_pack = index.num_documents / len(index)
+    old, row = cfg.train.global_batch_size, train.indexes[0].plan.sequence_length
+    documents_per_pack = train.documents_per_row
     if keep == "rows":
         wanted = float(old)
     elif keep == "tokens":
@@ -198,16 +212,17 @@ def _data_parallel_size(model: Any) -> int:
 
 
 def _change(
-    cfg: Any, provider: PackedDataProvider, batch: int, batch_why: str, num_packs: int
+    cfg: Any, data: PackedData, batch: int, batch_why: str, train: Split
 ) -> Iterator[Change]:
     """Make the changes, one after another, and say each that made a difference."""
-    yield Change("dataset", type(cfg.dataset).__name__, type(provider).__name__, provider.train)
+    indexes = " and ".join(str(part.index.path) for part in train.parts)
+    yield Change("dataset", type(cfg.dataset).__name__, type(data).__name__, indexes)
     old_batch = cfg.train.global_batch_size
-    cfg.dataset = provider
+    cfg.dataset = data
     # Releases with cfg.validation have the settings of evaluations there.
     evaluation = "validation" if hasattr(cfg, "validation") else "train"
     new_settings: list[tuple[str, str, Any, str]] = [
-        ("model", "seq_length", provider.seq_length, "the row of the pack index"),
+        ("model", "seq_length", data.seq_length, "the row of the pack index"),
         ("train", "micro_batch_size", 1, "a packed row is a micro-batch of its own"),
         ("train", "global_batch_size", batch, batch_why),
         ("model", "calculate_per_token_loss", True, "tokens weigh the same in every row"),
@@ -217,14 +232,14 @@ def _change(
         new_settings.append(("validation", "eval_micro_batch_size", None, "as in training"))
         if cfg.validation.eval_global_batch_size == old_batch:
             new_settings.append(("validation", "eval_global_batch_size", batch, "as in training"))
-    if provider.validation is None and provider.test is None:
+    if data.validation is None and data.test is None:
         new_settings.append((evaluation, "eval_iters", 0, "there are no validation documents"))
     if needs_hybrid_flag(cfg.model):
         why = "tells Mamba layers where documents begin"
         new_settings.append(("model", "is_hybrid_model", True, why))
     epochs = getattr(cfg.train, "num_epochs", None)
     if epochs is not None:
-        steps = math.ceil(epochs * num_packs / batch)
+        steps = math.ceil(epochs * sum(map(len, train.indexes)) / batch)
         why = f"{epochs:g} epochs; Bridge counts those of its own datasets only"
         new_settings += [
             ("train", "num_epochs", None, "train_iters says it"),
@@ -238,15 +253,11 @@ def _change(
             yield Change(f"{part}.{name}", was, now, why)
 
 
-def _advise_on_tokenizer(cfg: Any, prefix: Path) -> Iterator[str]:
-    made_with = recorded_tokenizer(prefix)
+def _advise_on_tokenizer(cfg: Any, part: Packs) -> Iterator[str]:
+    made_with = recorded_tokenizer(part.corpus.prefix)
     trained_with = getattr(cfg.tokenizer, "tokenizer_model", None)
     if made_with and trained_with and made_with != f"{trained_with}":
         yield (
             f"the documents were tokenized with {made_with}, the recipe's tokenizer is "
             f"{trained_with}: they are compared when training starts"
         )
-
-
-def _text(path: str | Path | None) -> str | None:
-    return None if path is None else str(path)

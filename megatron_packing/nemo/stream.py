@@ -16,7 +16,6 @@ import megatron_packing.needs.torch  # noqa: F401
 import torch
 
 from megatron_packing.errors import InputError
-from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.stream_record import (
     RECORD,
     Stream,
@@ -27,6 +26,8 @@ from megatron_packing.index.stream_record import (
     read_streams,
     write_streams,
 )
+from megatron_packing.megatron.endless import count_samples
+from megatron_packing.nemo.splits import Split
 
 logger = logging.getLogger(__name__)
 
@@ -45,25 +46,36 @@ class _Resumed:
     """Rows that were read until then; ``_UNKNOWN`` where the checkpoint does not say it."""
 
 
-def keep_stream(cfg: Any, index: PackIndex, seed: int, *, new_stream: bool) -> int:
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Where the stream of a run begins."""
+
+    first_sample: int
+    """The number of its first sample in the run."""
+    first_rows: tuple[int, ...]
+    """The row of each index that it begins with: not 0 where the run read some before."""
+
+
+def keep_stream(cfg: Any, train: Split, seed: int, *, new_stream: bool) -> Beginning:
     """Refuse to go on with other packs than the checkpoint's; keep this run's record.
 
     Args:
         cfg: Bridge's ``ConfigContainer``, after the checkpoint was loaded.
-        index: Of the training documents.
+        train: The training documents.
         seed: Of the order of packs.
         new_stream: Go on with other packs nevertheless.
 
     Returns:
-        How far the row of the index is ahead of the sample of the run: 0 but after a new stream,
-        which begins with the first row of the new packs that the run did not read.
+        Where the stream begins: at the first sample but after a new stream, which begins with the
+        first row of the new packs that the run did not read.
 
     Raises:
         InputError: The packs differ and ``new_stream`` is not set.
     """
-    stream = describe_stream([index], seed=seed)
+    weights = None if len(train.parts) == 1 else train.weights
+    stream = describe_stream(train.indexes, seed=seed, weights=weights)
     if _skips_training(cfg):
-        return 0
+        return _beginning(stream)
     resumed = _resumed(cfg.checkpoint)
     streams = [stream] if resumed is None else _go_on(resumed, stream, new_stream)
     save = _local(cfg.checkpoint.save)
@@ -72,8 +84,12 @@ def keep_stream(cfg: Any, index: PackIndex, seed: int, *, new_stream: bool) -> i
             _refuse_other_checkpoints(save, stream)
         if _is_first_rank():
             write_streams(save, streams)
-    last = streams[-1]
-    return int(last["datasets"][0]["first row"]) - int(last["first sample"])
+    return _beginning(streams[-1])
+
+
+def _beginning(stream: Stream) -> Beginning:
+    rows = tuple(int(packs["first row"]) for packs in stream["datasets"])
+    return Beginning(int(stream["first sample"]), rows)
 
 
 def _go_on(resumed: _Resumed, stream: Stream, new_stream: bool) -> list[Stream]:
@@ -100,11 +116,14 @@ def _go_on(resumed: _Resumed, stream: Stream, new_stream: bool) -> list[Stream]:
             f"new_stream is set, but the checkpoint in {resumed.folder} does not say how many rows "
             f"it consumed; resume from a checkpoint of Megatron-Bridge that has {_TRAIN_STATE}"
         )
-    streams = begin_new(record, stream, resumed.consumed, lambda _, samples: [samples])
+    streams = begin_new(record, stream, resumed.consumed, count_samples)
     if _is_first_rank():
+        rows = " and ".join(
+            f"row {packs['first row']:,} of {packs['packs']:,}" for packs in streams[-1]["datasets"]
+        )
         logger.warning(
-            f"new_stream: after {resumed.consumed:,} rows of other packs the run goes on with row "
-            f"{streams[-1]['datasets'][0]['first row']:,} of {stream['datasets'][0]['packs']:,}"
+            f"new_stream: after {resumed.consumed:,} rows of other packs the run goes on with "
+            f"{rows}"
         )
     return streams
 

@@ -10,18 +10,33 @@ import megatron_packing.needs.megatron_bridge  # noqa: F401
 
 from megatron_packing.errors import InputError
 
+BUILDERS: dict[type, Any] = {}
+"""By type of ``cfg.dataset``, what Bridge calls for datasets; empty and unused before 0.6."""
+
 if TYPE_CHECKING:
+    DataloaderConfig = object
     DatasetProvider = object
     PackedSequenceSpecs = Any
 else:
-    try:  # from 0.6 on
-        from megatron.bridge.data.base import DatasetProvider
-        from megatron.bridge.data.packing.config import PackedSequenceSpecs
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("megatron.bridge.data."):
+    try:
+        try:  # from 0.6 on
+            from megatron.bridge.data.base import DataloaderConfig, DatasetProvider
+            from megatron.bridge.data.packing.config import PackedSequenceSpecs
+            from megatron.bridge.data.utils import _REGISTRY as BUILDERS
+        except ModuleNotFoundError as error:
+            if not (error.name or "").startswith("megatron.bridge.data."):
+                raise
+            from megatron.bridge.data.datasets.packed_sequence import PackedSequenceSpecs
+            from megatron.bridge.training.config import DataloaderConfig, DatasetProvider
+    except ImportError as error:
+        from megatron.bridge import package_info
+
+        if not (error.name or "").startswith("megatron.bridge.data"):
             raise
-        from megatron.bridge.data.datasets.packed_sequence import PackedSequenceSpecs
-        from megatron.bridge.training.config import DatasetProvider
+        raise InputError(
+            f"Megatron-Bridge {package_info.__version__} does not have what packs need of it "
+            f"({error}); install one of 0.3 to 0.7"
+        ) from error
     with suppress(ImportError):
         # From 0.6 on a recipe that is read from YAML may name registered modules only.
         from megatron.bridge.utils.instantiate_utils import register_allowed_target_prefix
@@ -29,16 +44,21 @@ else:
         register_allowed_target_prefix("megatron_packing.nemo.")
 
 __all__ = [
+    "BUILDERS",
     "NEWEST_TESTED",
+    "DataloaderConfig",
     "DatasetProvider",
     "PackedSequenceSpecs",
     "bridge_version",
     "check_tested",
     "core_version",
+    "takes_padding_mask",
 ]
 
 NEWEST_TESTED = (0, 7)
 """The newest Megatron-Bridge that the tests train with: 0.7.0 of 2026-08-22, before its release."""
+
+_FIRST_WITH_PADDING_MASK = (0, 7)
 
 
 def check_tested(*, allow_untested_bridge: bool) -> None:
@@ -71,6 +91,11 @@ def bridge_version() -> tuple[int, int]:
     from megatron.bridge import package_info
 
     return _first_two("Megatron-Bridge", getattr(package_info, "__version__", ""))
+
+
+def takes_padding_mask() -> bool:
+    """Whether Bridge hands a row's padding mask to the model."""
+    return bridge_version() >= _FIRST_WITH_PADDING_MASK
 
 
 def core_version() -> tuple[int, int]:

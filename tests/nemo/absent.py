@@ -82,10 +82,13 @@ def _stand_in_for(packages: tuple[str, ...]) -> None:
 def _skip_start_of(package: str, distribution_name: str) -> None:
     """Let modules of a package be imported without what its ``__init__`` imports."""
     module = types.ModuleType(package)
-    folder = distribution(distribution_name).locate_file(package.replace(".", "/"))
-    module.__path__ = [f"{folder}"]
-    sys.modules[package] = module
     parent, _, name = package.rpartition(".")
+    if parent:  # which may be of a source tree
+        module.__path__ = [f"{folder}/{name}" for folder in sys.modules[parent].__path__]
+    else:
+        folder = distribution(distribution_name).locate_file(package.replace(".", "/"))
+        module.__path__ = [f"{folder}"]
+    sys.modules[package] = module
     if parent:
         setattr(sys.modules[parent], name, module)
 

@@ -15,6 +15,8 @@ from types import SimpleNamespace
 warnings.simplefilter("ignore")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.nemo import source  # noqa: F401  # isort: skip  # before Megatron
+
 import megatron.core.packed_seq_params  # noqa: F401  # before stand-ins are there
 import numpy as np
 import torch

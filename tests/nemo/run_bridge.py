@@ -21,6 +21,8 @@ warnings.simplefilter("ignore")
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
+from tests.nemo import source  # noqa: F401  # isort: skip  # before Megatron
+
 import torch
 
 from tests.megatron.packed_and_separate import (
@@ -45,6 +47,7 @@ from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.megatron.batch import get_batch, run_model
 from megatron_packing.megatron.loss import loss_func
+from megatron_packing.nemo.provider import PackedDataProvider
 from megatron_packing.nemo.recipe import use_packed_data
 from megatron_packing.nemo.versions import bridge_version
 from megatron_packing.thd.context_parallel import partition_indices
@@ -98,7 +101,7 @@ def put_cut_in_place() -> None:
     megatron.core.utils.tex = transformer_engine_torch
 
 
-def own_loader(cfg):
+def own_loader(cfg, *, with_padding_mask: bool = False):
     """The same rows by this project's Megatron dataset."""
     index = PackIndex.open(cfg.dataset.train)
     settings = {
@@ -106,6 +109,7 @@ def own_loader(cfg):
         "random_seed": cfg.dataset.seed,
         "sequence_length": index.plan.sequence_length,
         "context_parallel_size": parallel_state.get_context_parallel_world_size(),
+        "packing_with_padding_mask": with_padding_mask,
     }
     cache = index.path.parent / f"cache{os.environ['RANK']}"
     sizes = (STEPS * BATCH, None, None)
@@ -114,7 +118,7 @@ def own_loader(cfg):
 
 
 def bridge_batch(iterator, cfg):
-    """Tokens, labels, loss mask, positions and PackedSeqParams, as gpt_step hands them on."""
+    """Tokens, labels, loss mask, positions, padding mask and PackedSeqParams of gpt_step."""
     groups = ProcessGroupCollection.use_mpu_process_groups()
     tokens, labels, loss_mask, mask, positions, *packed = gpt_step.get_batch(
         iterator, cfg, pg_collection=groups
@@ -123,12 +127,18 @@ def bridge_batch(iterator, cfg):
     if len(packed) > 1:  # before 0.6 one value each
         names = ("cu_seqlens", "cu_seqlens_argmin", "max_seqlen")
         packed = [dict(zip(names, packed, strict=False))]
-    return tokens, labels, loss_mask, positions, gpt_step.get_packed_seq_params(packed[0])
+    padding_mask = packed[0].pop("padding_mask", None)
+    packed = gpt_step.get_packed_seq_params(packed[0])
+    return tokens, labels, loss_mask, positions, padding_mask, packed
 
 
 def compare_batch(theirs, ours) -> int:
     """Bridge's batch and this project's; how many labels are trained."""
-    *rows, packed = theirs
+    *rows, padding_mask, packed = theirs
+    if bridge_version() < (0, 7):
+        assert padding_mask is None
+    else:
+        assert torch.equal(padding_mask, ours.padding_mask)
     for name, row in zip(("tokens", "labels", "loss_mask", "position_ids"), rows, strict=True):
         assert torch.equal(row, getattr(ours, name)), name
     for field in fields(packed):
@@ -140,26 +150,42 @@ def compare_batch(theirs, ours) -> int:
     return int(ours.loss_mask.sum())
 
 
+def compare_with_provider(cfg, train) -> None:
+    """The deprecated form of data, which recipes in YAML may name, gives the same batches."""
+    if bridge_version() < (0, 6):
+        return
+    settings = {one.name: getattr(cfg.dataset, one.name) for one in fields(cfg.dataset)}
+    cfg = make_recipe(cfg.dataset.train, context_parallel_size=cfg.model.context_parallel_size)
+    assert type(cfg.dataset).__name__ == "PackedDataConfig"
+    cfg.dataset = PackedDataProvider(**settings)
+    cfg.dataset.remember(cfg)
+    again, _ = iterate(cfg, consumed=STEPS * BATCH)
+    for theirs, ours in zip(bridge_batch(again, cfg), bridge_batch(train, cfg), strict=True):
+        assert repr(theirs) == repr(ours)
+
+
 def compare_batches(index: str, context: int) -> dict[str, object]:
     """Bridge's batches of every sample, and this project's; resumed ones and validation too."""
     put_cut_in_place()
     cfg = make_recipe(index, context_parallel_size=context)
-    expected = [get_batch(iter([sample])) for sample in own_loader(cfg)]
+    expected = [get_batch(iter([sample])) for sample in own_loader(cfg, with_padding_mask=True)]
     train, _ = iterate(cfg)
     weights = [compare_batch(bridge_batch(train, cfg), ours) for ours in expected]
     cfg.dataset.num_workers = 1  # and in another process
     train, valid = iterate(cfg, consumed=5)
     for ours in expected[5:]:
         compare_batch(bridge_batch(train, cfg), ours)
+    compare_with_provider(cfg, train)
     packs = len(PackIndex.open(index))
     evaluation = [bridge_batch(valid, cfg)[0] for _ in range(2 * packs)]  # over its end
     for first, again in zip(evaluation[:packs], evaluation[packs:], strict=True):
         assert torch.equal(first, again)
     rows = {tuple(row.flatten().tolist()) for row in evaluation}
     assert len(rows) == packs
-    total = torch.tensor(sum(weights))
+    total = torch.tensor([sum(weights), sum(int(ours.padding_mask.sum()) for ours in expected)])
     torch.distributed.all_reduce(total)
-    return {"rows": len(expected), "packs": packs, "weights": total.item()}
+    weights, padding = total.tolist()
+    return {"rows": len(expected), "packs": packs, "weights": weights, "padding": padding}
 
 
 def train_steps(forward_step, iterator, model, row: int) -> dict[str, list]:

@@ -25,6 +25,9 @@ warnings.simplefilter("ignore")
 logging.disable()
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
+
+from tests.nemo import source  # noqa: F401  # isort: skip  # before Megatron
+
 os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
 
 import torch
@@ -45,7 +48,7 @@ from megatron.bridge.training.pretrain import pretrain
 
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.layer_spec import packed_layer_spec
-from megatron_packing.nemo import dataset, provider, recipe
+from megatron_packing.nemo import dataset, packed_data, recipe
 
 VOCABULARY = 1024
 
@@ -147,7 +150,7 @@ def run(case: dict) -> dict:
     ROWS.clear()
     STEPS.update(losses=[], norms=[])
     printed = io.StringIO()
-    recipe.console.file = provider.console.file = printed
+    recipe.console.file = packed_data.console.file = printed
     try:
         cfg = tiny_recipe(case["folder"])
         change(cfg, case.get("before", {}))

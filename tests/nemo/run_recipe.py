@@ -3,10 +3,10 @@
     run_recipe.py FOLDER CASES.json
 
 A case is {"model": {...}, "train": {...}, "top": {...}, "kind": [CLASS, {...}], "arguments": {...},
-"after": {PART: {...}}, "yaml": bool, "version": TEXT}: what the recipe is changed by before, its model, what
-``use_packed_data`` is called with (FOLDER stands before its indexes), what the recipe is changed by
-afterwards, whether it is read from YAML then, and what version Bridge says it is. Prints a JSON list of what came of each: its
-changes, or the error.
+"after": {PART: {...}}, "yaml": bool, "version": TEXT}: what the recipe is changed by before, its
+model, what ``use_packed_data`` is called with (FOLDER stands before its indexes), what the recipe
+is changed by afterwards, whether it is read from YAML then, and what version Bridge says it is.
+Prints a JSON list of what came of each: its changes, or the error.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ warnings.simplefilter("ignore")
 logging.disable()
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
+
+from tests.nemo import source  # noqa: F401  # isort: skip  # before Megatron
 
 import megatron.core.models.gpt  # noqa: F401  # before stand-ins are there
 

@@ -42,6 +42,7 @@ def test_bridges_batches_hold_the_rows_and_boundaries_of_this_projects(index, co
     assert result["rows"] == 12
     assert 5 < result["packs"] != 12
     assert result["weights"] > 100
+    assert result["padding"] > 10  # True in the padding masks, which Bridge has from 0.7 on
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ pytestmark = needs_bridge
 
 SCRIPT = Path(__file__).with_name("run_recipe.py")
 ROW = 2048
+# Bridge 0.6 and later take a config, for which they have a builder of datasets.
+PACKED_DATA = "PackedDataProvider" if BRIDGE < (0, 6) else "PackedDataConfig"
 STAGES = {"pipeline_model_parallel_size": 2}  # the recipe has 4, which Bridge 0.3 cannot do
 # Of each case: what the recipe is changed by, the arguments, and what must come of it.
 CASES: dict[str, dict] = {
@@ -187,7 +189,7 @@ EVALUATION = "validation" if BRIDGE >= (0, 4) else "train"
 
 def test_all_that_packed_rows_need_is_set_and_said(results):
     changes = results["default"]["changes"]
-    assert changes["dataset"].endswith(" -> PackedDataProvider")
+    assert changes["dataset"].endswith(f" -> {PACKED_DATA}")
     assert changes["model.seq_length"] == "4096 -> 2048"
     assert changes["train.global_batch_size"] == "8 -> 16"  # as many tokens
     assert changes["model.calculate_per_token_loss"] == "False -> True"
@@ -200,7 +202,7 @@ def test_recipes_with_middle_stages_need_a_bridge_that_hands_them_boundaries(res
     result = results["four stages"]
     if BRIDGE < (0, 5):
         assert "use 2 stages at most, or Megatron-Bridge 0.5" in result["error"]
-        assert result["dataset"] != "PackedDataProvider"  # nothing was changed
+        assert result["dataset"] != PACKED_DATA  # nothing was changed
     else:
         assert "changes" in result
 
@@ -286,7 +288,7 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence_and_left_as_it_was(
     results, case, message
 ):
     assert message in results[case]["error"]
-    assert results[case]["dataset"] != "PackedDataProvider"
+    assert results[case]["dataset"] != PACKED_DATA
 
 
 @pytest.mark.parametrize("case", CHANGED_AFTERWARDS)
@@ -305,7 +307,7 @@ def test_a_recipe_that_is_read_from_yaml_is_checked_as_well(results, case):
 def test_models_with_other_inputs_than_tokens_are_refused(results, case):
     name = OTHER_INPUTS[case][0].rpartition(".")[2]
     assert f"cfg.model is {name}, whose model has other inputs than one" in results[case]["error"]
-    assert results[case]["dataset"] != "PackedDataProvider"
+    assert results[case]["dataset"] != PACKED_DATA
 
 
 def test_mamba_layers_are_told_where_documents_begin(results):
@@ -355,7 +357,7 @@ def test_the_example_sets_up_the_recipe(folder):
     found = json.loads(process.stdout.splitlines()[-1])
     packs = json.loads((folder / "packs" / "manifest.json").read_text())["figures"]["num_packs"]
     assert found == {
-        "dataset": "PackedDataProvider",
+        "dataset": PACKED_DATA,
         "row": ROW,
         "stages": 4,
         "context": 1,
