@@ -51,6 +51,14 @@ from megatron_packing.megatron.layer_spec import packed_layer_spec
 from megatron_packing.nemo import dataset, packed_data, recipe
 
 VOCABULARY = 1024
+FUSED = (
+    "apply_rope_fusion",
+    "bias_dropout_fusion",
+    "cross_entropy_loss_fusion",
+    "gradient_accumulation_fusion",
+    "masked_softmax_fusion",
+    "persist_layer_norm",
+)
 
 
 def _no_distillation(*_, **__):
@@ -109,8 +117,7 @@ def tiny_recipe(folder: str):
         transformer_layer_spec=packed_layer_spec,
         batch_p2p_comm=False,
     )
-    fused = ("apply_rope_fusion", "gradient_accumulation_fusion", "masked_softmax_fusion")
-    for name in (*fused, "bias_dropout_fusion", "persist_layer_norm", "cross_entropy_loss_fusion"):
+    for name in FUSED:
         setattr(cfg.model, name, False)
     cfg.model.use_cpu_initialization = True
     cfg.mixed_precision = None
