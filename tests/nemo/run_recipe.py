@@ -94,8 +94,12 @@ def run(folder: Path, case: dict) -> dict:
         setattr(cfg, name, value)
     arguments = case["arguments"]
     for name in ("train", "validation", "test"):
-        if name in arguments:
+        if isinstance(arguments.get(name), str):
             arguments[name] = folder / arguments[name]
+        elif name in arguments:  # a blend
+            arguments[name] = [
+                folder / word if isinstance(word, str) else word for word in arguments[name]
+            ]
     printed = io.StringIO()
     recipe.console.file = printed
     try:

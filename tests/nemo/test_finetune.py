@@ -81,6 +81,7 @@ def run(
 
 def cases_of_one_rank(folder: Path, home: Path) -> dict[str, dict]:
     resumed = {"save": f"{home / 'run'}", "load": f"{home / 'run'}"}
+    blend_run = {"save": f"{home / 'blend'}", "load": f"{home / 'blend'}"}
     blend = [str(WEIGHTS[0]), f"{folder / 'chat'}", str(WEIGHTS[1]), f"{folder / 'code'}"]
     return {
         "whole": {},
@@ -88,6 +89,8 @@ def cases_of_one_rank(folder: Path, home: Path) -> dict[str, dict]:
         "resumed": resumed,
         "lora": {"lora": True},
         "blend": {"train": blend, "iterations": 12},
+        "blend begun": {"train": blend, "iterations": 5, **blend_run},
+        "blend resumed": {"train": blend, "iterations": 12, **blend_run},
     }
 
 
@@ -196,6 +199,8 @@ def test_a_blend_reads_each_index_at_its_weight(folder, results):
     for path in paths:
         assert [row for one, row in result["rows"] if one == path] == list(range(counts[path]))
     assert_same(result, reference(folder, result), ("losses", "norms"))
+    for name in ("rows", "losses", "norms"):
+        assert results["blend begun"][name] + results["blend resumed"][name] == result[name]
 
 
 @pytest.mark.slow

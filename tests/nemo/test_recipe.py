@@ -63,6 +63,19 @@ CASES: dict[str, dict] = {
     "no documents": {"arguments": {"train": "packs", "keep": "documents", "documents_per_row": 0}},
     "documents of rows": {"arguments": {"train": "packs", "documents_per_row": 3.0}},
     "unknown": {"arguments": {"train": "packs", "keep": "everything"}},
+    "blend": {"arguments": {"train": [3, "packs", 1, "whole"], "validation": ["packs", "whole"]}},
+    "blend from YAML": {
+        "arguments": {"train": [3, "packs", 1, "whole"], "keep": "rows"},
+        "yaml": True,
+    },
+    "blend without weights": {"arguments": {"train": ["packs", "whole"]}},
+    "half a blend": {"arguments": {"train": [3, "packs", "whole"]}},
+    "weight 0": {"arguments": {"train": [3, "packs", 0, "whole"]}},
+    "empty blend": {"arguments": {"train": []}},
+    "one corpus of two": {
+        "arguments": {"train": ["packs", "whole"], "train_corpus": "/corpus"},
+    },
+    "blend of two lengths": {"arguments": {"train": [1, "packs", 1, "short"]}},
     "newer Bridge": {"arguments": {"train": "packs"}, "version": "0.8.0+a1b2c3d"},
     "newer Bridge on purpose": {
         "arguments": {"train": "packs", "allow_untested_bridge": True},
@@ -248,6 +261,37 @@ def test_an_evaluation_of_each_document_once_is_told(results):
     assert advice in results["validation"]["printed"]
 
 
+def test_a_blend_says_how_often_it_reads_each_index(results, folder):
+    """1,000 steps of 16 rows; 96 rows are in the one that is not what the plan made of it."""
+    packs = json.loads((folder / "packs" / "manifest.json").read_text())["figures"]["num_packs"]
+    for case, shares in (
+        ("blend", (0.75, 0.25)),
+        ("blend without weights", (packs / (packs + 96), 96 / (packs + 96))),
+    ):
+        printed = results[case]["printed"]
+        for name, rows, share in (("packs", packs, shares[0]), ("whole", 96, shares[1])):
+            epoch = rows / share / 16
+            assert (
+                f"an epoch of {folder / name} is {rows:,} rows: {epoch:,.1f} steps of 16, of which "
+                f"it gives {share:.1%}; train_iters 1,000 are {1000 / epoch:,.1f} epochs"
+            ) in printed
+    assert "an evaluation takes" not in results["blend"]["printed"]
+
+
+def test_a_blend_is_read_from_yaml(results):
+    assert results["blend from YAML"]["changes"]["dataset"].endswith(PACKED_DATA)
+
+
+def test_rows_are_told_in_documents_and_tokens(results, folder):
+    figures = json.loads((folder / "packs" / "manifest.json").read_text())["figures"]
+    documents = 16 * 400 / figures["num_packs"]
+    tokens = 16 * figures["num_positions"] / figures["num_packs"]
+    assert (
+        f"a step is about {documents:,.0f} documents and {tokens:,.0f} tokens, "
+        f"{tokens / 16 / ROW:.2%} of its positions"
+    ) in results["default"]["printed"]
+
+
 def test_test_documents_alone_keep_evaluations(results):
     assert f"{EVALUATION}.eval_iters" not in results["test alone"]["changes"]
 
@@ -282,6 +326,11 @@ def test_rows_that_the_layout_can_cut_are_taken(results, case):
         ("documents of rows", 'it goes with keep="documents" only'),
         ("no index", "is not a pack index"),
         ("unknown", "keep is 'everything'; use one of tokens, documents, rows"),
+        ("half a blend", "give their paths alone, or a weight before each: [0.3, A, 0.7, B]"),
+        ("weight 0", "the weight 0; a weight is more than 0"),
+        ("empty blend", "train is [], which is no blend of pack indexes"),
+        ("one corpus of two", "train_corpus names 1 corpora, but train has 2 pack indexes"),
+        ("blend of two lengths", "has rows of 100 positions and that of the training documents"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_one_sentence_and_left_as_it_was(
