@@ -67,6 +67,7 @@ def run_the_recipe(folder: Path) -> None:
     """The recipe on the packs that were just made, up to where Bridge begins to train."""
     program = folder / "recipe.py"
     program.write_text(blocks("python")[0], encoding="utf-8")
+    (folder / "checkpoints" / "llama3_70b").mkdir(parents=True)  # which import_ckpt makes
     process = subprocess.run(
         [sys.executable, ROOT / "tests" / "nemo" / "run_example.py", program],
         cwd=folder,
@@ -96,7 +97,7 @@ def test_the_table_of_ways_to_batch_is_what_its_script_prints(chitchat, tmp_path
 
 
 def test_the_python_example_runs():
-    program = blocks("python")[1]
+    program = blocks("python")[2]
     process = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )

@@ -96,8 +96,8 @@ def run(args: Namespace) -> dict[str, Any]:
     if figures.num_after_end:
         console.print(
             f"note: {counted(figures.num_after_end, 'trained label comes', 'trained labels come')} "
-            f"right after token {end_token}, where the readers of this format train nothing; "
-            f"megatron-packing's own provider does"
+            f"right after token {end_token}, where Megatron-Bridge before 0.7 trains nothing; "
+            f"use_packed_data trains them with any release"
         )
     if args.format == "nemo-npy" and figures.num_with_inner_end:
         console.print(

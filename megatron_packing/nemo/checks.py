@@ -82,7 +82,7 @@ _REFUSED = {
     "enable_cuda_graph": "captured graphs keep the boundaries of one row",
     "external_cuda_graph": "captured graphs keep the boundaries of one row",
     "moe_expert_capacity_factor": "padding would take the capacity of experts",
-    "overlap_moe_expert_parallel_comm": "its schedule takes no cu_seqlens",
+    "overlap_moe_expert_parallel_comm": "nothing proves that its schedule keeps documents apart",
     "hybrid_context_parallel": "packs have one length, so ranks share all rows alike",
 }
 

@@ -3,7 +3,8 @@
     run_finetune.py CASES.json STORE
 
 A case is {"train": BLEND, "validation": BLEND, "iterations": COUNT, "save": FOLDER, "load": FOLDER,
-"model": {...}, "lora": bool}. The model is that of the Hugging Face folder ``hf`` beside
+"model": {...}, "lora": bool, "batch": ROWS, "program": TEXT}: the program, if there is one, is run
+in place of use_packed_data. The model is that of the Hugging Face folder ``hf`` beside
 CASES.json, by way of the Megatron checkpoint ``megatron``, which ``AutoBridge.import_ckpt`` makes
 of it where there is none. Cases run one after another, in one process a rank; ranks find each other
 by the file STORE. Prints a JSON list: of each case the loss and the gradient norm of every step,
@@ -38,6 +39,7 @@ from megatron_packing.nemo import dataset
 from megatron_packing.nemo.recipe import use_packed_data
 from tests.nemo.run_bridge import put_cut_in_place
 
+VOCABULARY = 256
 OPTIMIZER = ("lr", "adam_beta1", "adam_beta2", "adam_eps", "clip_grad")
 RESULT: dict[str, list] = {}
 _evaluate = run_tiny.eval_module.evaluate
@@ -109,9 +111,16 @@ def run(case: dict, folder: Path) -> dict:
     cfg.train.train_iters = case["iterations"]
     cfg.optimizer.lr = cfg.scheduler.max_lr = 1e-3
     cfg.peft = LoRA(dim=4, alpha=8) if case.get("lora") else None
-    use_packed_data(
-        cfg, train=case["train"], validation=case["validation"], keep="rows", quiet=True
-    )
+    cfg.train.global_batch_size = case.get("batch", cfg.train.global_batch_size)
+    if "program" in case:
+        from megatron.core.tokenizers.text.libraries import NullTokenizer
+
+        NullTokenizer.eos_id = VOCABULARY - 1  # which readers of packed files ask for
+        exec(case["program"], {"cfg": cfg})
+    else:
+        use_packed_data(
+            cfg, train=case["train"], validation=case["validation"], keep="rows", quiet=True
+        )
     with contextlib.redirect_stdout(io.StringIO()):
         finetune(cfg, gpt_step.forward_step)
     settings = {name: getattr(cfg.optimizer, name) for name in OPTIMIZER}

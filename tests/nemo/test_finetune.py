@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from unittest import mock
@@ -23,9 +24,10 @@ from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.pack_index import PlanSettings
 from megatron_packing.megatron.endless import count_samples
 from megatron_packing.megatron.shared_files import open_index_and_corpus
+from megatron_packing.nemo.export import export_packs
 from megatron_packing.thd.rows import PackedRows
-from tests.conftest import chat_like_lengths, write_corpus
-from tests.nemo.conftest import SOURCES, needs_bridge
+from tests.conftest import ROOT, chat_like_lengths, write_corpus
+from tests.nemo.conftest import BRIDGE, SOURCES, needs_bridge
 from tests.ranks import run_ranks
 from tests.trainer import needs_trainer, train
 
@@ -74,7 +76,9 @@ def run(
     data = {"train": f"{folder / 'chat'}", "validation": f"{folder / 'valid'}"}
     path = (home or folder) / f"cases{ranks}.json"
     path.write_text(json.dumps([{**data, "iterations": STEPS, **case} for case in cases.values()]))
-    outputs = run_ranks(SCRIPT, path, path.with_suffix(".store"), ranks=ranks, timeout=280)
+    outputs = run_ranks(
+        SCRIPT, path, path.with_suffix(f".{len(cases)}.store"), ranks=ranks, timeout=280
+    )
     found = [json.loads(output.splitlines()[-1]) for output in outputs]
     return dict(zip(cases, found[-1], strict=True))
 
@@ -201,6 +205,42 @@ def test_a_blend_reads_each_index_at_its_weight(folder, results):
     assert_same(result, reference(folder, result), ("losses", "norms"))
     for name in ("rows", "losses", "norms"):
         assert results["blend begun"][name] + results["blend resumed"][name] == result[name]
+
+
+@pytest.mark.skipif(BRIDGE < (0, 6), reason="the README has the settings of Bridge 0.6")
+def test_bridge_trains_on_exported_packs_with_the_settings_of_the_readme(folder):
+    """One step of all rows, as Bridge has an order of its own."""
+    end_token, packs = VOCABULARY - 1, {}
+    for name in ("train", "valid"):
+        prefix = folder / f"exported_{name}_corpus"
+        corpus = write_corpus(prefix, chat_like_lengths(50, longest=ROW), vocabulary=end_token)
+        settings = PlanSettings(strategy="optimal", sequence_length=ROW)
+        packs[name] = build_pack_index(corpus, settings, folder / f"exported_{name}")
+        folders = {"train": folder / "data" / "bridge", "valid": folder / "data" / "bridge_valid"}
+        folders[name].parent.mkdir(exist_ok=True)
+        export_packs(
+            packs[name], corpus, folders[name], file_format="bridge-parquet", end_token=end_token
+        )
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (program,) = [
+        block
+        for block in re.findall(r"^```python\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+        if "offline_packing_specs" in block
+    ]
+    for old, new in (("4096", f"{ROW}"), ('"data/', f'"{folder}/data/')):
+        assert old in program
+        program = program.replace(old, new)
+    batch = {"iterations": 1, "batch": len(packs["train"])}
+    data = {name: f"{folder / f'exported_{name}'}" for name in ("train", "valid")}
+    found = run(
+        folder,
+        {
+            "packs": {"train": data["train"], "validation": data["valid"], **batch},
+            "exported": {"program": program, **batch},
+        },
+    )
+    assert_same(found["exported"], found["packs"], ("losses", "norms"))
+    assert found["exported"]["rows"] == []  # Bridge read them itself
 
 
 @pytest.mark.slow
