@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ from megatron_packing.errors import InputError, UnreadableError
 from megatron_packing.regular_file import open_regular
 
 LOSS_MASK_SUFFIX = "_loss_mask"
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.ASCII)  # pathlib keeps one of two slashes
 _SAMPLED_BLOCKS = 256
 _BLOCK_BYTES = 1 << 16
 
@@ -93,6 +95,11 @@ class Corpus:
                 record says that the corpus has one.
             InputError: A file is damaged, or the loss mask or the record is of another corpus.
         """
+        if _URL.match(str(prefix)):
+            raise InputError(
+                f"{prefix} is in an object store, but corpora are read from file systems alone: "
+                f"copy its .idx and .bin files and those of its loss mask to one, and name that"
+            )
         self.prefix = Path(prefix)
         if not self.prefix.name:
             raise InputError(

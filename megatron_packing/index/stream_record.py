@@ -1,8 +1,9 @@
-"""What a training stream is made of, and the record of it beside the checkpoints.
+"""What a training stream is made of, and the record of it in every checkpoint.
 
 Row i of a stream is a function of its pack indexes, their weights, a seed and i alone, and trainers
 count the samples that they consumed: so a run goes on exactly where it ended if its stream is what
-it was. ``packing_stream.json`` says what it was:
+it was. ``packing_stream.json`` in the folder of a checkpoint (``iter_0000100``) says what it was.
+Earlier releases wrote it beside those folders only, where the newest still is:
 
     {"format_version": 2, "streams": [STREAM, ...]}
 
@@ -29,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from megatron_packing.errors import InputError
-from megatron_packing.files import write_whole
 from megatron_packing.index.order import ORDER_VERSION
 from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.index.record_file import in_folder, read_text, write_text
 
 RECORD = "packing_stream.json"
 FORMAT_VERSION = 2
@@ -106,17 +107,24 @@ def holds_digests(stream: Stream) -> bool:
     return all(_DIGEST in packs for packs in stream["datasets"])
 
 
-def read_streams(folder: Path) -> list[Stream] | None:
-    """The streams that the checkpoints in ``folder`` were trained on; None without a record.
+def read_streams(folder: str | Path) -> list[Stream] | None:
+    """The streams that the checkpoint or checkpoints in ``folder`` were trained on.
+
+    Args:
+        folder: A local one, or ``msc://...``.
+
+    Returns:
+        The streams; None without a record.
 
     Raises:
         InputError: The record cannot be read or was written by a later release.
     """
-    path = folder / RECORD
+    path = in_folder(folder, RECORD)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
+        text = read_text(path)
+        if text is None:
+            return None
+        record = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}); restore or remove it") from error
     version = record.get("format_version") if isinstance(record, dict) else None
@@ -138,11 +146,10 @@ def read_streams(folder: Path) -> list[Stream] | None:
     return streams
 
 
-def write_streams(folder: Path, streams: Sequence[Stream]) -> None:
-    """Write the record of a run's streams into the folder of its checkpoints, whole."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_streams(folder: str | Path, streams: Sequence[Stream]) -> None:
+    """Write the record of a run's streams into a folder, which is made if need be, whole."""
     record = {"format_version": FORMAT_VERSION, "streams": list(streams)}
-    write_whole(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    write_text(in_folder(folder, RECORD), json.dumps(record, indent=2) + "\n")
 
 
 def go_on(streams: Sequence[Stream], now: Stream, consumed: int) -> list[Stream] | None:

@@ -93,6 +93,12 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
         "with its first row. The log says which. Off by default: other data are refused.",
     )
     group.add_argument(
+        "--packing-resume-without-record",
+        action="store_true",
+        help="Go on from a checkpoint that has no packing_stream.json, and take the data of this "
+        "run for those of the checkpoint. Off by default: such checkpoints are refused.",
+    )
+    group.add_argument(
         "--packing-allow-other-tokenizer",
         action="store_true",
         help="Train on corpora that were tokenized with another tokenizer than each other or than "

@@ -11,6 +11,7 @@ import megatron.core
 
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.flags import REFUSED, flag_of
+from megatron_packing.megatron.storage_checks import storage_problems
 from megatron_packing.thd.alignment import row_multiple, segment_alignment
 from megatron_packing.thd.layout import positions_of
 
@@ -84,6 +85,7 @@ def _problems(args: Namespace) -> Iterator[str]:
             "--dataloader-inter-document-masking keeps documents apart and --packing-attention "
             "pack does not: leave one of the two out"
         )
+    yield from storage_problems(args)
     yield from _model_problems(args)
     if args.num_experts is not None:
         yield from _expert_problems(args)

@@ -2,14 +2,14 @@
 
 Sample i of a training dataset is a function of its pack indexes, the seed and i alone, and Megatron
 counts samples: so a run goes on exactly where its datasets are what they were. What they were is
-kept in the folder of the checkpoints; see ``index.stream_record``.
+kept in every checkpoint and beside them; see ``index.stream_record``.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from argparse import Namespace
-from pathlib import Path
 
 import megatron_packing.needs.megatron_core
 import megatron_packing.needs.megatron_training
@@ -20,8 +20,8 @@ from megatron.core.datasets.blended_dataset import BlendedDataset
 from megatron.training import print_rank_0
 
 from megatron_packing.errors import InputError
+from megatron_packing.index.record_file import in_folder, is_url, read_text
 from megatron_packing.index.stream_record import (
-    RECORD,
     Stream,
     begin_new,
     describe_stream,
@@ -31,6 +31,7 @@ from megatron_packing.index.stream_record import (
     read_streams,
     write_streams,
 )
+from megatron_packing.megatron.checkpoint_record import read_loaded, write_into_checkpoints
 from megatron_packing.megatron.dataset import PackedDataset
 from megatron_packing.megatron.endless import EndlessDataset, count_samples
 
@@ -43,7 +44,7 @@ def recorded_alignment(args: Namespace, smallest: int) -> int | None:
     So a run that started under context parallelism keeps its packs without it. None where there is
     no record, or it is no multiple of ``smallest``: then ``open_stream`` will say so.
     """
-    streams = read_streams(Path(args.load)) if _resumes(args) else None
+    streams = read_loaded(args)[0] if _resumes(args) else None
     if streams is None:
         return None
     alignments = {packs["alignment"] for packs in streams[-1]["datasets"]}
@@ -54,7 +55,7 @@ def recorded_alignment(args: Namespace, smallest: int) -> int | None:
 def open_stream(dataset: PackedDataset | BlendedDataset, args: Namespace) -> EndlessDataset:
     """The samples that this run trains on, from the one at which its checkpoint left off.
 
-    Keeps the record of the run's streams in ``--save``.
+    Keeps the record of the run's streams in ``--save`` and in every checkpoint.
 
     Args:
         dataset: For training. Where an earlier stream of the run read some of its rows, it is told
@@ -62,8 +63,8 @@ def open_stream(dataset: PackedDataset | BlendedDataset, args: Namespace) -> End
         args: Megatron's arguments, with a checkpoint's consumed samples where one was loaded.
 
     Raises:
-        InputError: The datasets are not those of the checkpoint, and ``--packing-new-stream`` was
-            not given.
+        InputError: The datasets are not those of the checkpoint, or nothing says what those were,
+            and neither ``--packing-new-stream`` nor ``--packing-resume-without-record`` was given.
     """
     parts = dataset.datasets if isinstance(dataset, BlendedDataset) else [dataset]
     now = describe_stream(
@@ -94,19 +95,26 @@ def first_sample_of_run(args: Namespace) -> int:
 
 def _resumes(args: Namespace) -> bool:
     """Whether samples were consumed before; with --finetune Megatron counts from 0."""
-    return bool(args.load) and args.consumed_train_samples > 0
+    return bool(args.consumed_train_samples > 0)
 
 
 def _resume(now: Stream, args: Namespace) -> list[Stream]:
     """The streams of a run that goes on with ``now``."""
-    path, consumed = Path(args.load) / RECORD, args.consumed_train_samples
-    was = read_streams(Path(args.load))
+    consumed = args.consumed_train_samples
+    was, path = read_loaded(args)
     if was is None:
         if args.packing_new_stream:
             return [{**now, "first sample": consumed}]
+        if not args.packing_resume_without_record:
+            raise InputError(
+                f"{path} does not exist, so nothing says which rows the {consumed:,} samples of "
+                f"the checkpoint were; copy it from where the checkpoint was saved, or give "
+                f"--packing-resume-without-record if the data are the same and only the record "
+                f"was lost, or --packing-new-stream to begin them with their first rows"
+            )
         logger.warning(
-            f"{path} does not exist, so nothing proves that the data of this run are those of its "
-            f"checkpoint"
+            f"{path} does not exist: this run takes its data for those of the checkpoint and goes "
+            f"on with sample {consumed:,}, as --packing-resume-without-record says"
         )
         return [now]
     if not holds_digests(was[-1]):
@@ -144,9 +152,9 @@ def _announce(stream: Stream, parts: list[PackedDataset], args: Namespace) -> No
 
 def _keep(streams: list[Stream], args: Namespace) -> None:
     """Write the record of ``streams`` to ``--save``, which holds no checkpoints of others."""
-    folder = Path(args.save)
-    resumes_here = _resumes(args) and Path(args.load).resolve() == folder.resolve()
-    has_checkpoints = (folder / "latest_checkpointed_iteration.txt").exists()
+    folder = str(args.save)
+    resumes_here = _resumes(args) and _is_same(folder, args.load)
+    has_checkpoints = read_text(in_folder(folder, "latest_checkpointed_iteration.txt")) is not None
     was = read_streams(folder) if has_checkpoints and not resumes_here else None
     if was is not None and not args.packing_new_stream:
         other = difference(was[-1], streams[-1])
@@ -159,5 +167,12 @@ def _keep(streams: list[Stream], args: Namespace) -> None:
                 f"--save {folder} holds checkpoints that were trained on other packs ({other}): "
                 f"give another folder, or --packing-new-stream"
             )
+    write_into_checkpoints(streams)
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         write_streams(folder, streams)
+
+
+def _is_same(folder: str, other: str | None) -> bool:
+    if other is None or is_url(folder) or is_url(other):
+        return folder.rstrip("/") == str(other).rstrip("/")
+    return os.path.realpath(folder) == os.path.realpath(other)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -174,3 +175,10 @@ def test_a_copy_in_another_process_opens_the_files_anew(tmp_path):
     pickled = pickle.dumps(corpus)
     assert len(pickled) < 1000
     assert np.array_equal(pickle.loads(pickled).tokens(1), corpus.tokens(1))
+
+
+@pytest.mark.parametrize("prefix", ["s3://bucket/chat", "msc://lab/chat"])
+def test_a_corpus_in_an_object_store_is_refused(prefix):
+    for name in (prefix, Path(prefix)):
+        with pytest.raises(InputError, match="is in an object store, but corpora are read from"):
+            Corpus(name)

@@ -23,22 +23,24 @@ CHECKED = _names(
         eval_micro_batch_size experimental_attention_variant fp4 fp8 full_validation
         heterogeneous_layers_config_encoded_json heterogeneous_layers_config_path
         layernorm_zero_centered_gamma log_max_attention_logit micro_batch_size
-        moe_router_enable_expert_bias moe_router_load_balancing_type multi_latent_attention
-        position_embedding_type qk_clip rampup_batch_size softmax_type spec
+        mmap_bin_files moe_router_enable_expert_bias moe_router_load_balancing_type
+        multi_latent_attention non_persistent_global_ckpt_dir position_embedding_type
+        pretrained_checkpoint qk_clip rampup_batch_size softmax_type spec
         step_batch_size_schedule transformer_impl window_size
     """
 )
-"""Refused with some values or beside some other flags: megatron_packing/megatron/checks.py and
-layer_spec.py."""
+"""Refused with some values or beside some other flags: megatron_packing/megatron/checks.py,
+storage_checks.py and layer_spec.py."""
 
 PACKING = _names(
     """
         check_for_nan_in_loss_and_grad context_parallel_size data_cache_path
         eval_global_batch_size eval_iters ffn_hidden_size fp8_recipe global_batch_size
         group_query_attention hidden_size kv_channels load mid_level_dataset_surplus
-        multiple_validation_sets num_attention_heads num_dataset_builder_threads num_experts
-        num_query_groups rope_scaling_factor save seed seq_length sequence_parallel
-        skip_train split swiglu tensor_model_parallel_size use_rope_scaling
+        multiple_validation_sets non_persistent_ckpt_type num_attention_heads
+        num_dataset_builder_threads num_experts num_query_groups rope_scaling_factor save
+        seed seq_length sequence_parallel skip_train split swiglu tensor_model_parallel_size
+        use_rope_scaling
     """
 )
 """Read by this package, perhaps by Megatron too."""
@@ -47,11 +49,6 @@ HARMLESS = {
     "masks of the corpus say what is trained, and pads are never documents' tokens": _names(
         """
         allow_ambiguous_pad_tokens
-        """
-    ),
-    "corpora are always mapped into memory": _names(
-        """
-        mmap_bin_files
         """
     ),
     "corpora tell their lengths as fast as that file would": _names(
@@ -332,7 +329,7 @@ MEGATRON = _names(
         mup_base_hidden_size mup_embedding_mult mup_output_mult mup_width_mult
         nccl_communicator_config_path nccl_ub no_load_optim no_load_rng
         no_persist_layer_norm no_rope_freq no_save_optim no_save_rng
-        no_weight_decay_cond_type non_persistent_ckpt_type non_persistent_global_ckpt_dir
+        no_weight_decay_cond_type
         non_persistent_local_ckpt_algo non_persistent_local_ckpt_dir
         non_persistent_save_interval normalization null_tokenizer_eod_id
         null_tokenizer_pad_id num_distributed_optimizer_instances num_layers
@@ -347,7 +344,7 @@ MEGATRON = _names(
         override_opt_param_scheduler pad_vocab_size padded_vocab_size
         per_split_data_args_path perform_initialization phase_transition_iterations
         pin_cpu_grads pin_cpu_params pipeline_model_parallel_comm_backend
-        pipeline_model_parallel_layout pipeline_model_parallel_size pretrained_checkpoint
+        pipeline_model_parallel_layout pipeline_model_parallel_size
         profile profile_ranks profile_step_end profile_step_start
         pytorch_profiler_collect_callstack pytorch_profiler_collect_chakra
         pytorch_profiler_collect_shapes q_lora_rank qk_clip_alpha qk_clip_threshold

@@ -17,6 +17,7 @@ pytest.importorskip("megatron.core")
 import megatron.core
 from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
 from megatron.core.distributed import DistributedDataParallelConfig
+from megatron.core.msc_utils import MultiStorageClientFeature
 from megatron.core.optimizer import OptimizerConfig
 from megatron.core.transformer import MLATransformerConfig
 from megatron.core.transformer.dot_product_attention import DotProductAttention
@@ -175,11 +176,18 @@ def test_each_refused_flag_is_named_with_its_reason(right, name):
         ("experimental_attention_variant", "dsa", "selects its keys counts padding"),
         ("dataloader_inter_document_masking", True, "leave one of the two out"),
         ("eval_micro_batch_size", 2, "--eval-micro-batch-size is 2"),
+        ("save", "s3://bucket/run", "--save is s3://bucket/run, for which Megatron would make"),
+        ("save", "msc://lab/run", "--save is msc://lab/run, but Megatron's multi-storage client"),
+        ("load", "msc://lab/run", "--load is msc://lab/run, but Megatron's multi-storage client"),
+        ("data_cache_path", "msc://lab/cache", "what is cached is mapped into memory"),
+        ("packing_indexes", ["s3://bucket/packs"], "pack indexes are read from file systems"),
+        ("mmap_bin_files", False, "--no-mmap-bin-files does not go with packing"),
     ],
 )
 def test_other_values_that_packed_rows_cannot_follow_are_refused(right, name, value, message):
     right.packing_attention = "pack"
     setattr(right, name, value)
+    MultiStorageClientFeature.disable()
     with pytest.raises(InputError, match=message):
         check_packing_arguments(right)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from pathlib import Path
 from signal import SIGKILL
 
 import numpy as np
@@ -112,7 +113,7 @@ def test_other_packs_than_the_checkpoint_s_are_refused(corpora, tmp_path, change
     train(f"{flags} --train-iters 1")
     run = pretrain(f"{flags} --train-iters 2 {change}", ranks)
     assert run.status != 0
-    assert f"error: {folder / RECORD} says" in run.output
+    assert f"error: {folder / 'iter_0000001' / RECORD} says" in run.output
     assert message in run.output
     assert not run.steps
 
@@ -162,8 +163,9 @@ def test_an_index_made_again_with_other_packs_is_refused(corpora, tmp_path):
     assert "datasets 0 has the same settings but other packs" in run.output
     assert not run.steps
     train(f"{flags} {copy} --train-iters 2")
-    # A record of an earlier release does not hold what tells the two apart.
+    # A record of an earlier release does not hold what tells the two apart, and lies beside.
     record = tmp_path / "checkpoints" / RECORD
+    (tmp_path / "checkpoints" / "iter_0000002" / RECORD).unlink()
     (stream,) = json.loads(record.read_text())["streams"]
     del stream["datasets"][0]["arrays"]
     record.write_text(json.dumps({"format_version": 1, **stream}))
@@ -227,6 +229,125 @@ def test_a_record_without_a_checkpoint_decides_nothing(corpora, tmp_path):
     train(f"{flags} --train-iters 1")
     record = json.loads((folder / RECORD).read_text())
     assert record["streams"][0]["datasets"][0]["alignment"] == 1
+
+
+def copy_newest(run, folder):
+    """Copy the newest checkpoint alone, as ``cp -r iter_*`` does, and announce it there."""
+    newest = max(run.glob("iter_*"))
+    shutil.copytree(newest, folder / newest.name)
+    (folder / "latest_checkpointed_iteration.txt").write_text(str(int(newest.name[5:])))
+    return folder / newest.name / RECORD
+
+
+@pytest.mark.parametrize(
+    ("how", "kept"),
+    [
+        ("--save-retain-interval 4", {"iter_0000004"}),
+        ("--async-save", {"iter_0000002", "iter_0000004"}),
+    ],
+    ids=["retention", "async"],
+)
+def test_every_checkpoint_has_its_record_and_loses_it_with_its_folder(corpora, tmp_path, how, kept):
+    folder = tmp_path / "checkpoints"
+    data = f"--data-path {corpora[0].prefix} --data-cache-path {tmp_path / 'cache'}"
+    run = train(
+        f"{data} {saving(folder)} --train-iters 4 --save-interval 2 {how} "
+        f"--non-persistent-save-interval 3 --non-persistent-ckpt-type global",
+        ranks=2,
+    )
+    records = {str(path.parent.relative_to(folder)): path for path in folder.rglob(RECORD)}
+    assert records.keys() == {".", "non_persistent/iter_0000003", *kept}
+    assert len({path.read_text() for path in records.values()}) == 1
+    assert "Overwriting old incomplete" not in run.output
+
+
+@pytest.mark.parametrize("checkpoint_format", ["torch_dist", "torch"])
+def test_a_checkpoint_s_own_folder_resumes_and_refuses_other_data(
+    corpora, tmp_path, checkpoint_format
+):
+    cache = f"--data-cache-path {tmp_path / 'cache'} --ckpt-format {checkpoint_format}"
+    data = f"--data-path {corpora[0].prefix} {cache}"
+    whole = train(f"{data} --train-iters 4").rows
+    train(f"{data} {saving(tmp_path / 'run')} --train-iters 2")
+    record = copy_newest(tmp_path / "run", tmp_path / "copy")
+    flags = f"{saving(tmp_path / 'copy')} --train-iters 4"
+    refused = pretrain(f"--data-path {corpora[1].prefix} {cache} {flags}")
+    assert f"error: {record} says that the checkpoint was trained on other packs" in refused.output
+    assert not refused.steps
+    # The record of another run beside the checkpoint does not count.
+    train(
+        f"--data-path {corpora[1].prefix} {cache} --train-iters 1 --save {tmp_path / 'other'} "
+        f"--save-interval 1"
+    )
+    shutil.copy(tmp_path / "other" / RECORD, tmp_path / "copy" / RECORD)
+    assert train(f"{data} {flags}").rows == {step: whole[step] for step in (3, 4)}
+
+
+def test_the_record_is_that_of_the_checkpoint_that_is_loaded(corpora, tmp_path):
+    """After the data were changed at step 2, step 1 still goes on with the former ones."""
+    cache = f"--data-cache-path {tmp_path / 'cache'}"
+    first, second = (f"--data-path {corpus.prefix} {cache}" for corpus in corpora)
+    flags = f"{saving(tmp_path / 'run')} --packing-new-stream"
+    begun = train(f"{first} {flags} --train-iters 2")
+    train(f"{second} {flags} --train-iters 3")
+    run = tmp_path / "run"
+    streams = [
+        len(json.loads((run / f"iter_000000{step}" / RECORD).read_text())["streams"])
+        for step in (1, 2, 3)
+    ]
+    assert streams == [1, 1, 2]
+    again = f"--load {run} --ckpt-step 1 --train-iters 2 --override-opt_param-scheduler"
+    assert train(f"{first} {again}").rows == {2: begun.rows[2]}
+    refused = pretrain(f"{second} {again}")
+    assert f"error: {run / 'iter_0000001' / RECORD} says" in refused.output
+
+
+def test_a_checkpoint_without_a_record_is_refused_unless_its_data_are_vouched_for(
+    corpora, tmp_path
+):
+    folder = tmp_path / "checkpoints"
+    data = f"--data-path {corpora[0].prefix} --data-cache-path {tmp_path / 'cache'}"
+    whole = train(f"{data} --train-iters 3").rows
+    train(f"{data} {saving(folder)} --train-iters 1")
+    text = (folder / RECORD).read_text()
+    (folder / "iter_0000001" / RECORD).unlink()
+    (folder / RECORD).unlink()
+    flags = f"{data} {saving(folder)}"
+    run = pretrain(f"{flags} --train-iters 2")
+    assert f"error: {folder / 'iter_0000001' / RECORD} does not exist" in run.output
+    assert "--packing-resume-without-record" in run.output
+    assert not run.steps
+    # As earlier releases left it: beside the checkpoints.
+    (folder / RECORD).write_text(text)
+    assert train(f"{flags} --train-iters 2").rows == {2: whole[2]}
+    for path in folder.rglob(RECORD):
+        path.unlink()
+    run = train(f"{flags} --train-iters 3 --packing-resume-without-record")
+    assert run.rows == {3: whole[3]}
+
+
+def test_records_are_written_through_the_multi_storage_client(corpora, tmp_path):
+    pytest.importorskip("multistorageclient", reason="multi-storage-client is not installed")
+    store = tmp_path / "store"
+    store.mkdir()
+    profile = {"storage_provider": {"type": "file", "options": {"base_path": str(store)}}}
+    settings = tmp_path / "client.json"
+    settings.write_text(json.dumps({"profiles": {"lab": profile}}))
+    environment = {"MSC_CONFIG": str(settings)}
+    data = f"--data-path {corpora[0].prefix} --data-cache-path {tmp_path / 'cache'} --enable-msc"
+    whole = train(f"{data} --train-iters 2", environment=environment).rows
+    flags = f"{data} {saving('msc://lab/run')}"
+    train(f"{flags} --train-iters 1", environment=environment)
+    record = store / "run" / "iter_0000001" / RECORD
+    assert record.exists()
+    run = train(f"{flags} --train-iters 2", environment=environment)
+    assert run.rows == {2: whole[2]}
+    other = pretrain(f"{flags} --train-iters 3 --seed 9", environment=environment)
+    assert (
+        f"error: msc://lab/run/iter_0000002/{RECORD} says that the checkpoint was trained on other"
+        in other.output
+    )
+    assert not list(Path().glob("msc:*"))
 
 
 def test_a_checkpoint_is_evaluated_on_other_data(corpora, tmp_path):

@@ -1,0 +1,51 @@
+"""Refuses places in object stores from which a packed run cannot read, or cannot write to."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+
+from megatron.core.msc_utils import MultiStorageClientFeature
+
+from megatron_packing.index.record_file import CLIENT_SCHEME, is_url
+from megatron_packing.megatron.flags import flag_of
+
+_CHECKPOINTS = ("save", "load", "pretrained_checkpoint", "non_persistent_global_ckpt_dir")
+_LOCAL = ("data_cache_path", "object_storage_cache_path")
+
+
+def storage_problems(args: Namespace) -> Iterator[str]:
+    """What is wrong with the places that the arguments name, a sentence each."""
+    for name in _CHECKPOINTS:
+        place = getattr(args, name, None)
+        if place is None or not is_url(place):
+            continue
+        if not str(place).startswith(CLIENT_SCHEME):
+            yield (
+                f"{flag_of(name)} is {place}, for which Megatron would make a folder of this name "
+                f"here: give a folder, or {CLIENT_SCHEME}PROFILE/... with --enable-msc"
+            )
+        elif not MultiStorageClientFeature.is_enabled():
+            yield (
+                f"{flag_of(name)} is {place}, but Megatron's multi-storage client is off, so it "
+                f"would make a folder of this name here: install multi-storage-client and give "
+                f"--enable-msc"
+            )
+    for name in _LOCAL:
+        place = getattr(args, name, None)
+        if place is not None and is_url(place):
+            yield (
+                f"{flag_of(name)} is {place}, but what is cached is mapped into memory: give a "
+                f"folder of a file system that all nodes share"
+            )
+    for place in args.packing_indexes:
+        if is_url(place):
+            yield (
+                f"--packing-indexes names {place}, but pack indexes are read from file systems "
+                f"alone: copy the folder to one, and name that"
+            )
+    if not getattr(args, "mmap_bin_files", True):
+        yield (
+            "--no-mmap-bin-files does not go with packing, which maps corpora into memory: leave "
+            "it out"
+        )
