@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +13,7 @@ from megatron_packing.corpus.corpus import Corpus, bad_mask_value, loss_mask_pre
 from megatron_packing.corpus.indexed_dataset import DocumentIndex, data_path
 from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.corpus.record import corpus_record_path
-from megatron_packing.errors import InputError, UnreadableError
-from megatron_packing.regular_file import open_regular
+from megatron_packing.errors import InputError
 
 LARGEST_TOKEN = int(np.iinfo(np.int32).max)
 _BLOCK_BYTES = 1 << 22
@@ -51,7 +49,7 @@ def read_tokens(corpus: Corpus, on_read: OnRead | None = None) -> TokenContent:
     """
     digest, index = hashlib.sha256(), corpus.token_index
     largest = -1
-    for start, block in _blocks(corpus.prefix, index, on_read):
+    for start, block in _blocks(corpus, on_read):
         digest.update(block)
         tokens = block.view(index.dtype)
         low, high = int(tokens.min()), int(tokens.max())
@@ -138,7 +136,7 @@ def _trained_before(
     places = places[order]
     found = np.zeros(len(places), np.int64)
     digest, trained = hashlib.sha256(), 0
-    for start, block in _blocks(loss_mask_prefix(corpus.prefix), index, on_read):
+    for start, block in _blocks(corpus, on_read, is_mask=True):
         digest.update(block)
         if block.max() > 1:
             at = int(np.argmax(block > 1))
@@ -168,18 +166,14 @@ def _document(index: DocumentIndex, byte: int) -> int:
 
 
 def _blocks(
-    prefix: Path, index: DocumentIndex, on_read: OnRead | None
+    corpus: Corpus, on_read: OnRead | None, *, is_mask: bool = False
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """The data of ``PREFIX.bin``, block by block, and where each begins."""
-    path, size = data_path(prefix), index.num_values * index.dtype.itemsize
-    with open_regular(path) as file:
-        for start in range(0, size, _BLOCK_BYTES):
-            block = np.frombuffer(file.read(min(_BLOCK_BYTES, size - start)), np.uint8)
-            if len(block) < min(_BLOCK_BYTES, size - start):
-                raise UnreadableError(
-                    f"{path} ends at byte {start + len(block)} where it had {size} bytes when the "
-                    f"corpus was opened; write or copy it again"
-                )
-            if on_read is not None:
-                on_read(len(block))
-            yield start, block
+    """The data of the tokens or the loss mask, block by block, and where each begins."""
+    index = corpus.mask_index if is_mask else corpus.token_index
+    assert index is not None
+    data, size = corpus.open_data(is_mask=is_mask), index.num_bytes
+    for start in range(0, size, _BLOCK_BYTES):
+        block = data.read(start, min(start + _BLOCK_BYTES, size))
+        if on_read is not None:
+            on_read(len(block))
+        yield start, block

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,16 +14,14 @@ from megatron_packing.corpus.indexed_dataset import (
     DocumentIndex,
     data_path,
     index_path,
-    map_data,
     read_index,
 )
 from megatron_packing.corpus.record import corpus_record_path as corpus_record_path
 from megatron_packing.corpus.record import read_corpus_record
+from megatron_packing.corpus.storage import FILES, DataReader, Storage, corpus_path
 from megatron_packing.errors import InputError, UnreadableError
-from megatron_packing.regular_file import open_regular
 
 LOSS_MASK_SUFFIX = "_loss_mask"
-_URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.ASCII)  # pathlib keeps one of two slashes
 _SAMPLED_BLOCKS = 256
 _BLOCK_BYTES = 1 << 16
 
@@ -76,7 +72,7 @@ class TokenDocuments(Documents, Protocol):
 
 
 class Corpus:
-    """Documents of a Megatron ``.bin/.idx`` pair, memory-mapped.
+    """Documents of a Megatron ``.bin/.idx`` pair, memory-mapped unless ``storage`` says otherwise.
 
     Beside it may lie ``PREFIX_loss_mask.bin/.idx`` (uint8, the same lengths): 1 where a token is
     trained, else 0. Without it every token is. Copies of a corpus in other processes open the files
@@ -87,39 +83,40 @@ class Corpus:
     cut off while it is mapped ends the process with SIGBUS, as for every memory-mapped file.
     """
 
-    def __init__(self, prefix: str | Path) -> None:
+    def __init__(self, prefix: str | Path, storage: Storage = FILES) -> None:
         """Open the corpus.
+
+        Args:
+            prefix: Of its files.
+            storage: Where they are and how the ``.bin`` files are read.
 
         Raises:
             UnreadableError: A file is missing, or its size is wrong; the loss mask too, where the
                 record says that the corpus has one.
             InputError: A file is damaged, or the loss mask or the record is of another corpus.
         """
-        if _URL.match(str(prefix)):
-            raise InputError(
-                f"{prefix} is in an object store, but corpora are read from file systems alone: "
-                f"copy its .idx and .bin files and those of its loss mask to one, and name that"
-            )
-        self.prefix = Path(prefix)
+        self.prefix = corpus_path(prefix)
+        self._storage = storage
         if not self.prefix.name:
             raise InputError(
                 f"{str(prefix)!r} is not the prefix of a corpus; give the path of its .bin and "
                 f".idx files without the ending"
             )
-        self._tokens = read_index(self.prefix)
+        self._files = storage.local_prefix(self.prefix)
+        self._tokens = read_index(self._files, data_size=storage.data_size(self.prefix))
         if self._tokens.dtype.kind == "f":
             raise InputError(
                 f"{index_path(self.prefix)} holds {self._tokens.dtype}; tokens must be integers: "
                 f"write the corpus again"
             )
-        self.record = read_corpus_record(self.prefix)
+        self.record = read_corpus_record(self._files)
         self._check_record()
         self._masks = self._read_masks()
 
     @property
     def folder(self) -> Path:
         """Where what is made from it may be kept."""
-        return self.prefix.parent
+        return self._files.parent
 
     @property
     def corpora(self) -> list[Corpus]:
@@ -136,8 +133,8 @@ class Corpus:
         """Which of ``corpora`` each document is in, and which of its documents it is."""
         return np.zeros(len(documents), np.int64), documents
 
-    def __reduce__(self) -> tuple[type[Corpus], tuple[str]]:
-        return Corpus, (str(self.prefix),)
+    def __reduce__(self) -> tuple[type[Corpus], tuple[str, Storage]]:
+        return Corpus, (str(self.prefix), self._storage)
 
     def __len__(self) -> int:
         """Documents."""
@@ -197,25 +194,22 @@ class Corpus:
         Raises:
             InputError: What was read of the loss mask holds other values than 0 and 1.
         """
+        known = self._storage.known_fingerprint(self.prefix)
+        if known is not None:
+            return known
         digest = hashlib.sha256()
-        for prefix, index in (
-            (self.prefix, self._tokens),
-            (loss_mask_prefix(self.prefix), self._masks),
-        ):
+        for index, is_mask in ((self._tokens, False), (self._masks, True)):
             if index is None:
                 digest.update(b"no loss mask")
                 continue
-            path, is_mask = data_path(prefix), index is self._masks
-            with open_regular(path) as file:
-                size = os.fstat(file.fileno()).st_size
-                digest.update(f"{index.dtype.str} {len(index.lengths)} {size} ".encode())
-                digest.update(np.ascontiguousarray(index.lengths))
-                for start, length in _sample(size):
-                    file.seek(start)
-                    block = file.read(length)
-                    digest.update(block)
-                    if is_mask:
-                        self._check_mask_block(np.frombuffer(block, np.uint8), start)
+            data, size = self.open_data(is_mask=is_mask), index.num_bytes
+            digest.update(f"{index.dtype.str} {len(index.lengths)} {size} ".encode())
+            digest.update(np.ascontiguousarray(index.lengths))
+            for start, length in _sample(size):
+                block = data.read(start, start + length)
+                digest.update(block)
+                if is_mask:
+                    self._check_mask_block(block, start)
         return f"sha256:{digest.hexdigest()}"
 
     def _check_mask_block(self, block: NDArray[np.uint8], start: int) -> None:
@@ -243,10 +237,14 @@ class Corpus:
                 )
 
     def _read_masks(self) -> DocumentIndex | None:
-        prefix = loss_mask_prefix(self.prefix)
+        prefix = loss_mask_prefix(self._files)
+        remote_size = self._storage.data_size(loss_mask_prefix(self.prefix))
         paths = (data_path(prefix), index_path(prefix))
         # A link whose target is not mounted does not exist, but says that there is a loss mask.
-        if not any(path.exists() or path.is_symlink() for path in paths):
+        is_there = remote_size is not None or any(
+            path.exists() or path.is_symlink() for path in paths
+        )
+        if not is_there:
             if self.record is not None and self.record.needs_loss_mask:
                 trained = self.record.num_trained_tokens
                 how_many = "" if trained is None else f", of which {trained:,} are trained"
@@ -257,7 +255,11 @@ class Corpus:
                     f"corpus, or tokenize it again"
                 )
             return None
-        masks = read_index(prefix, missing="copy both files of the loss mask beside the corpus")
+        masks = read_index(
+            prefix,
+            missing="copy both files of the loss mask beside the corpus",
+            data_size=remote_size,
+        )
         if masks.dtype != np.uint8:
             raise InputError(f"{index_path(prefix)} holds {masks.dtype}; loss masks must be uint8")
         if not np.array_equal(masks.lengths, self._tokens.lengths):
@@ -267,9 +269,20 @@ class Corpus:
             )
         return masks
 
+    def open_data(self, *, is_mask: bool = False) -> DataReader:
+        """Open the ``.bin`` of the tokens or of the loss mask anew.
+
+        Raises:
+            UnreadableError: It is missing, or its size has changed since the corpus was opened.
+        """
+        index = self._masks if is_mask else self._tokens
+        assert index is not None
+        prefix = loss_mask_prefix(self.prefix) if is_mask else self.prefix
+        return self._storage.open_data(prefix, index.num_bytes)
+
     @staticmethod
     def _read(
-        data: NDArray[np.uint8], index: DocumentIndex, document: int, start: int, stop: int | None
+        data: DataReader, index: DocumentIndex, document: int, start: int, stop: int | None
     ) -> NDArray[Any]:
         length = int(index.lengths[document])
         stop = length if stop is None else stop
@@ -277,16 +290,15 @@ class Corpus:
             raise IndexError(f"document {document} has {length} tokens, not {start} to {stop}")
         offset = int(index.offsets[document])
         size = index.dtype.itemsize
-        return data[offset + start * size : offset + stop * size].view(index.dtype)
+        return data.read(offset + start * size, offset + stop * size).view(index.dtype)
 
     @cached_property
-    def _token_data(self) -> NDArray[np.uint8]:
-        return map_data(self.prefix, self._tokens)
+    def _token_data(self) -> DataReader:
+        return self.open_data()
 
     @cached_property
-    def _mask_data(self) -> NDArray[np.uint8]:
-        assert self._masks is not None
-        return map_data(loss_mask_prefix(self.prefix), self._masks)
+    def _mask_data(self) -> DataReader:
+        return self.open_data(is_mask=True)
 
 
 def bad_mask_value(prefix: Path, document: int, value: int) -> InputError:

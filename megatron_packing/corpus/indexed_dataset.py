@@ -80,8 +80,15 @@ class DocumentIndex:
     num_values: int
     """Of all documents; they fill the ``.bin``."""
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the ``.bin``."""
+        return self.num_values * self.dtype.itemsize
 
-def read_index(prefix: Path, missing: str = _GIVE_PREFIX) -> DocumentIndex:
+
+def read_index(
+    prefix: Path, missing: str = _GIVE_PREFIX, data_size: int | None = None
+) -> DocumentIndex:
     """Read ``PREFIX.idx`` and check all of it, and the size of ``PREFIX.bin``.
 
     Sequences must lie in the ``.bin`` one after another, without gaps, as Megatron writes them, and
@@ -90,14 +97,18 @@ def read_index(prefix: Path, missing: str = _GIVE_PREFIX) -> DocumentIndex:
     Args:
         prefix: Of the two files.
         missing: What to do where one of them does not exist, for the message.
+        data_size: Bytes of a ``.bin`` that is elsewhere; None to look at the one beside the index.
 
     Raises:
         UnreadableError: A file is missing, or shorter or longer than it says.
         InputError: It is not of this format, or what it says is contradictory.
     """
     path, data = index_path(prefix), data_path(prefix)
-    with _open(path, missing) as file, _open(data, missing) as data_file:
-        size, data_size = (os.fstat(opened.fileno()).st_size for opened in (file, data_file))
+    if data_size is None:
+        with _open(path, missing), _open(data, missing) as data_file:
+            data_size = os.fstat(data_file.fileno()).st_size
+    with _open(path, missing) as file:
+        size = os.fstat(file.fileno()).st_size
         dtype, num_sequences, num_boundaries = _read_header(path, file.read(HEADER.size), size)
         mapped: NDArray[np.uint8] = np.asarray(map_array(path, file, "|u1", 0, size))
     ends = HEADER.size + np.cumsum([0, 4 * num_sequences, 8 * num_sequences, 8 * num_boundaries])
@@ -121,25 +132,6 @@ def read_index(prefix: Path, missing: str = _GIVE_PREFIX) -> DocumentIndex:
     return DocumentIndex(
         dtype=dtype, lengths=lengths, offsets=offsets, num_values=end // dtype.itemsize
     )
-
-
-def map_data(prefix: Path, index: DocumentIndex) -> NDArray[np.uint8]:
-    """Map the bytes of ``PREFIX.bin``.
-
-    Raises:
-        UnreadableError: It is missing, or its size has changed since the index was read.
-    """
-    path, expected = data_path(prefix), index.num_values * index.dtype.itemsize
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size != expected:
-            raise UnreadableError(
-                f"{path} has {size} bytes where it had {expected} when the corpus was opened; "
-                f"write or copy it again"
-            )
-        if size == 0:
-            return np.zeros(0, np.uint8)
-        return np.asarray(map_array(path, file, "|u1", 0, size))
 
 
 def _open(path: Path, missing: str) -> BinaryIO:

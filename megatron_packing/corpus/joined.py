@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from megatron_packing.corpus.changing_part import ChangingPart
 from megatron_packing.corpus.corpus import Corpus
+from megatron_packing.corpus.storage import FILES, Storage, corpus_path
 from megatron_packing.errors import InputError
 
 _VIEWS = 2  # rows of two epochs are laid out at one time where one epoch ends
@@ -33,7 +34,7 @@ class JoinedCorpus:
         Raises:
             InputError: They hold no document.
         """
-        self.prefix = Path(
+        self.prefix = corpus_path(
             ",".join(
                 f"{corpus.prefix}" if epochs == 1 else f"{corpus.prefix}:{_write_number(epochs)}"
                 for corpus, epochs in corpora
@@ -174,8 +175,12 @@ def split_entry(entry: str) -> tuple[str, str | None]:
     return (prefix, epochs) if colon and "/" not in epochs else (entry, None)
 
 
-def open_corpus(prefixes: str | Path) -> Corpus | JoinedCorpus:
+def open_corpus(prefixes: str | Path, storage: Storage = FILES) -> Corpus | JoinedCorpus:
     """Open ``PREFIX``, or ``PREFIX[:EPOCHS],PREFIX[:EPOCHS],...`` as one corpus.
+
+    Args:
+        prefixes: As above.
+        storage: Where the files are and how the ``.bin`` files are read.
 
     Raises:
         InputError: A corpus cannot be opened, or EPOCHS is not a number over 0.
@@ -184,13 +189,13 @@ def open_corpus(prefixes: str | Path) -> Corpus | JoinedCorpus:
     for entry in str(prefixes).split(","):
         prefix, text = split_entry(entry)
         if text is None:
-            corpora.append((Corpus(entry), 1.0))
+            corpora.append((Corpus(entry, storage), 1.0))
             continue
         try:
             epochs = float(text)
         except ValueError:
             epochs = 0.0
-        corpus = Corpus(prefix)
+        corpus = Corpus(prefix, storage)
         if not 0 < epochs < 1e6 or round(epochs * len(corpus)) == 0:
             raise InputError(
                 f"{entry!r} asks for {text!r} epochs of {prefix}, which has {len(corpus):,} "

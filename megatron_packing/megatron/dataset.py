@@ -17,7 +17,7 @@ from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.config import PackedDatasetConfig
-from megatron_packing.megatron.indexes import find_index
+from megatron_packing.megatron.indexes import find_index, storage_of
 from megatron_packing.megatron.shared_files import open_corpus_on_every_rank
 from megatron_packing.thd.layout import positions_of
 from megatron_packing.thd.rows import PackedRows
@@ -110,10 +110,10 @@ class PackedDataset(MegatronDataset):
     @staticmethod
     def build_low_level_dataset(
         dataset_path: str,
-        config: PackedDatasetConfig,  # noqa: ARG004  # Megatron gives it
+        config: PackedDatasetConfig,
     ) -> Corpus | JoinedCorpus:
         """Open a corpus, or several that are packed together: ``A,B:2``."""
-        return open_corpus_on_every_rank(dataset_path)
+        return open_corpus_on_every_rank(dataset_path, storage_of(config))
 
     @staticmethod
     def _key_config_attributes() -> list[str]:

@@ -20,7 +20,6 @@ REFUSED = {
     "reset_attention_mask": "--packing-attention says what documents see",
     "eod_mask_loss": "the corpus says which tokens are trained",
     "dataloader_fast_cache_load": "pack indexes are memory-mapped and load at once",
-    "object_storage_cache_path": "corpora are mapped into memory from a file system; copy them",
     "hybrid_context_parallel": "packs have one length, so ranks share all rows alike",
     "yaml_cfg": "flags of packing are not read from it; give flags on the command line",
     # The model.

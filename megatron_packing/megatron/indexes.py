@@ -30,6 +30,7 @@ from megatron_packing.files import open_patiently
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.pack_index import MANIFEST, PackIndex, PlanSettings
 from megatron_packing.megatron.config import PackedDatasetConfig
+from megatron_packing.megatron.object_storage import MegatronStorage
 from megatron_packing.megatron.shared_files import (
     open_corpus_on_every_rank,
     open_on_every_rank,
@@ -53,10 +54,15 @@ def prepare_indexes(config: PackedDatasetConfig) -> None:
         InputError: As ``find_index`` does.
     """
     for prefix, split, bounds in _corpora_and_splits(config):
-        corpus = open_corpus_on_every_rank(prefix)
+        corpus = open_corpus_on_every_rank(prefix, storage_of(config))
         begin, end = (round(bound * float(len(corpus))) for bound in bounds)
         if begin < end:
             find_index(corpus, range(begin, end), split, config, quietly=True)
+
+
+def storage_of(config: PackedDatasetConfig) -> MegatronStorage:
+    """How the corpora of a run are read."""
+    return MegatronStorage(config.mmap_bin_files, config.object_storage_cache_path)
 
 
 def corpora_of(config: PackedDatasetConfig) -> list[Corpus]:
@@ -66,7 +72,10 @@ def corpora_of(config: PackedDatasetConfig) -> list[Corpus]:
         InputError: One cannot be opened.
     """
     prefixes = dict.fromkeys(prefix for prefix, _, _ in _corpora_and_splits(config))
-    found = [one for prefix in prefixes for one in open_corpus_on_every_rank(prefix).corpora]
+    storage = storage_of(config)
+    found = [
+        one for prefix in prefixes for one in open_corpus_on_every_rank(prefix, storage).corpora
+    ]
     return list({one.prefix: one for one in found}.values())
 
 

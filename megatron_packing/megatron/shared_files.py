@@ -16,6 +16,7 @@ import torch
 
 from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
+from megatron_packing.corpus.storage import FILES, Storage
 from megatron_packing.errors import InputError
 from megatron_packing.files import open_patiently
 from megatron_packing.index.pack_index import PackIndex
@@ -60,9 +61,9 @@ def _num_ranks() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def open_corpus_on_every_rank(prefixes: str) -> Corpus | JoinedCorpus:
+def open_corpus_on_every_rank(prefixes: str, storage: Storage = FILES) -> Corpus | JoinedCorpus:
     """Open a corpus, or several as one, as ``open_corpus`` does; see ``open_on_every_rank``."""
-    return open_on_every_rank(lambda: open_corpus(prefixes), _first(prefixes))
+    return open_on_every_rank(lambda: open_corpus(prefixes, storage), _first(prefixes))
 
 
 def _first(prefixes: str) -> Path:

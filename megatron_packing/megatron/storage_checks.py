@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from megatron.core.msc_utils import MultiStorageClientFeature
 
@@ -11,6 +12,7 @@ from megatron_packing.index.record_file import CLIENT_SCHEME, is_url
 from megatron_packing.megatron.flags import flag_of
 
 _CHECKPOINTS = ("save", "load", "pretrained_checkpoint", "non_persistent_global_ckpt_dir")
+_DATA = ("data_path", "train_data_path", "valid_data_path", "test_data_path")
 _LOCAL = ("data_cache_path", "object_storage_cache_path")
 
 
@@ -44,8 +46,26 @@ def storage_problems(args: Namespace) -> Iterator[str]:
                 f"--packing-indexes names {place}, but pack indexes are read from file systems "
                 f"alone: copy the folder to one, and name that"
             )
-    if not getattr(args, "mmap_bin_files", True):
+    for name in _DATA:
+        words = getattr(args, name, None) or []
+        for place in ",".join(words).split(","):
+            if is_url(place):
+                yield from _data_problems(name, place, args)
+
+
+def _data_problems(name: str, place: str, args: Namespace) -> Iterator[str]:
+    scheme = place.partition("://")[0]
+    if scheme not in ("s3", "msc"):
+        yield f"{flag_of(name)} names {place}, but Megatron reads s3:// and msc:// only: copy it"
+    elif scheme == "msc" and not MultiStorageClientFeature.is_enabled():
         yield (
-            "--no-mmap-bin-files does not go with packing, which maps corpora into memory: leave "
-            "it out"
+            f"{flag_of(name)} names {place}, but Megatron's multi-storage client is off: install "
+            f"multi-storage-client and give --enable-msc"
+        )
+    elif scheme == "s3" and find_spec("boto3") is None:
+        yield f"{flag_of(name)} names {place}, but boto3 is not installed: pip install boto3"
+    elif getattr(args, "object_storage_cache_path", None) is None:
+        yield (
+            f"{flag_of(name)} names {place}: give --object-storage-cache-path too, a folder that "
+            f"all nodes share, for its .idx files"
         )

@@ -73,8 +73,9 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
     tokenizer = build_tokenizer(args)
     config = dataset_config_from_args(args, tokenizer, get_blend_and_blend_per_split)
     check_data(config, args)
-    corpora = corpora_of(config)
-    _on_first_rank("compare", vp_stage, lambda: check_tokenizer(corpora, args, tokenizer))
+    _on_first_rank(
+        "compare", vp_stage, lambda: check_tokenizer(corpora_of(config), args, tokenizer)
+    )
     config.packing_alignment = config.packing_alignment or recorded_alignment(
         args, config.smallest_alignment
     )
@@ -82,7 +83,10 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
     config.packing_for_own_step = True
     print_rank_0("> packing the training, validation and test documents ...")
     is_built = partial(is_dataset_built_on_rank, vp_stage=vp_stage)
-    prepare_indexes(config)
+    if is_built() and torch.distributed.get_rank() != 0:
+        prepare_indexes(config)
+    else:  # ranks that read nothing open no files
+        _on_first_rank("pack", vp_stage, lambda: prepare_indexes(config))
     builder = BlendedMegatronDatasetBuilder(PackedDataset, num_samples, is_built, config)
     splits = builder.build()
     _on_first_rank("check", vp_stage, lambda: _check_and_report(splits, args))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from megatron_packing import Corpus
 from megatron_packing.corpus.corpus import corpus_record_path
 from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
+from megatron_packing.corpus.storage import FileStorage
 from megatron_packing.errors import InputError, UnreadableError
 from tests.conftest import write_corpus
 
@@ -177,8 +179,24 @@ def test_a_copy_in_another_process_opens_the_files_anew(tmp_path):
     assert np.array_equal(pickle.loads(pickled).tokens(1), corpus.tokens(1))
 
 
+def test_data_read_by_position_are_those_mapped(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", [5, 1, 700, 30])
+    read = pickle.loads(pickle.dumps(Corpus(corpus.prefix, FileStorage(mapped=False))))
+    for document in range(len(corpus)):
+        for start in (0, 1):
+            assert read.tokens(document, start).tolist() == corpus.tokens(document, start).tolist()
+            assert (read.loss_mask(document, start) == corpus.loss_mask(document, start)).all()
+    assert read.fingerprint == corpus.fingerprint
+    maps = Path("/proc/self/maps").read_text()
+    assert f"{corpus.prefix}.bin" in maps  # of the other
+    data = corpus.prefix.with_name("corpus.bin")
+    os.truncate(data, data.stat().st_size - 4)
+    with pytest.raises(UnreadableError, match="was cut off since the corpus was opened"):
+        read.tokens(3)
+
+
 @pytest.mark.parametrize("prefix", ["s3://bucket/chat", "msc://lab/chat"])
 def test_a_corpus_in_an_object_store_is_refused(prefix):
     for name in (prefix, Path(prefix)):
-        with pytest.raises(InputError, match="is in an object store, but corpora are read from"):
+        with pytest.raises(InputError, match=f"^{prefix} is in an object store, from which"):
             Corpus(name)

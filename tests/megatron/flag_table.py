@@ -23,7 +23,7 @@ CHECKED = _names(
         eval_micro_batch_size experimental_attention_variant fp4 fp8 full_validation
         heterogeneous_layers_config_encoded_json heterogeneous_layers_config_path
         layernorm_zero_centered_gamma log_max_attention_logit micro_batch_size
-        mmap_bin_files moe_router_enable_expert_bias moe_router_load_balancing_type
+        moe_router_enable_expert_bias moe_router_load_balancing_type
         multi_latent_attention non_persistent_global_ckpt_dir position_embedding_type
         pretrained_checkpoint qk_clip rampup_batch_size softmax_type spec
         step_batch_size_schedule transformer_impl window_size
@@ -37,7 +37,8 @@ PACKING = _names(
         check_for_nan_in_loss_and_grad context_parallel_size data_cache_path
         eval_global_batch_size eval_iters ffn_hidden_size fp8_recipe global_batch_size
         group_query_attention hidden_size kv_channels load mid_level_dataset_surplus
-        multiple_validation_sets non_persistent_ckpt_type num_attention_heads
+        mmap_bin_files multiple_validation_sets non_persistent_ckpt_type num_attention_heads
+        object_storage_cache_path
         num_dataset_builder_threads num_experts num_query_groups rope_scaling_factor save
         seed seq_length sequence_parallel skip_train split swiglu tensor_model_parallel_size
         use_rope_scaling

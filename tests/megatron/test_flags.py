@@ -181,7 +181,9 @@ def test_each_refused_flag_is_named_with_its_reason(right, name):
         ("load", "msc://lab/run", "--load is msc://lab/run, but Megatron's multi-storage client"),
         ("data_cache_path", "msc://lab/cache", "what is cached is mapped into memory"),
         ("packing_indexes", ["s3://bucket/packs"], "pack indexes are read from file systems"),
-        ("mmap_bin_files", False, "--no-mmap-bin-files does not go with packing"),
+        ("data_path", ["s3://b/a"], "give --object-storage-cache-path too"),
+        ("train_data_path", ["1", "/a,msc://lab/a"], "multi-storage client is off"),
+        ("data_path", ["gs://b/a"], "Megatron reads s3:// and msc:// only"),
     ],
 )
 def test_other_values_that_packed_rows_cannot_follow_are_refused(right, name, value, message):
