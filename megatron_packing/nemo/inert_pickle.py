@@ -8,7 +8,12 @@ whatever a pickle may name is one of the classes and functions below, which only
 from __future__ import annotations
 
 import math
+import os
 import pickle
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,6 +24,9 @@ _NUMBERS = ("b1", "?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4
 _DTYPE_VERSION = 3
 _OBJECT_FLAGS = 63  # NPY_OBJECT_DTYPE_FLAGS
 _MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
+# An integer of 3 bytes becomes an object of 32 and its place in a list.
+_MEMORY_OF_A_BYTE = 64
+_MEMORY_TO_BEGIN = 1 << 30
 
 
 def load_inert(file: BinaryIO) -> Any:
@@ -26,9 +34,29 @@ def load_inert(file: BinaryIO) -> Any:
 
     Raises:
         InputError: It names anything that arrays of numbers, lists and dicts do not need.
-        Exception: It is damaged; of whatever kind.
+        Exception: It is damaged; of whatever kind. A MemoryError where it asks for more memory
+            than a file of its size can fill.
     """
-    return _plain(_Loader(file).load())
+    with _bounded_memory(os.fstat(file.fileno()).st_size):
+        return _plain(_Loader(file).load())
+
+
+@contextmanager
+def _bounded_memory(num_bytes: int) -> Iterator[None]:
+    """Bound what a pickle of a size may take.
+
+    A damaged one can number an object four billion, and C's unpickler makes a table of so many.
+    """
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    bound = pages * os.sysconf("SC_PAGE_SIZE") + _MEMORY_TO_BEGIN + _MEMORY_OF_A_BYTE * num_bytes
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        bound = min(bound, soft)
+    resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 class _DType:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import resource
+import struct
 from _codecs import encode as codecs_encode
 from pathlib import Path
 
@@ -190,6 +192,19 @@ def test_a_pickle_cannot_reach_the_memory_of_numpy(tmp_path, made):
     with pytest.raises(InputError):
         import_packed([file], tmp_path / "corpus")
     assert not list(tmp_path.glob("*corpus*"))
+
+
+def test_a_pickle_that_numbers_an_object_four_billion_takes_no_memory(tmp_path):
+    """C's unpickler makes a table of as many places, which it fills."""
+    file = save_npy(tmp_path / "packed.npy", PACKED)
+    header = file.read_bytes().partition(b"\n")[0] + b"\n"
+    put = pickle.LONG_BINPUT + struct.pack("<I", 2**32 - 1)
+    pickled = pickle.dumps(np.array(PACKED, object), protocol=2)
+    file.write_bytes(header + pickled[:-1] + put + pickle.STOP)
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(InputError, match=r"packed.npy cannot be read .*MemoryError"):
+        import_packed([file], tmp_path / "corpus")
+    assert resource.getrlimit(resource.RLIMIT_AS) == limit
 
 
 def test_programs_in_a_pickle_are_not_run(tmp_path):
