@@ -94,17 +94,23 @@ def _beginning(stream: Stream) -> Beginning:
 
 def _go_on(resumed: _Resumed, stream: Stream, new_stream: bool) -> list[Stream]:
     record = read_streams(resumed.folder)
-    if record is None:
-        if _is_first_rank():
-            logger.warning(
-                f"{resumed.folder / RECORD} does not exist, so nothing proves that the packs of "
-                f"this run are those of its checkpoint"
-            )
-        return [stream]
-    streams = go_on(record, stream, resumed.consumed)
+    if record is None and 0 < resumed.consumed < _UNKNOWN and not new_stream:
+        raise InputError(
+            f"{resumed.folder / RECORD} does not exist, so nothing says which rows the checkpoint "
+            f"was trained on; copy it from where the checkpoint was saved, beside its iter_ "
+            f"folder, or give new_stream=True to begin the packs of this run with their first rows"
+        )
+    streams = None if record is None else go_on(record, stream, resumed.consumed)
     if streams is not None:
         return streams
-    if not new_stream:
+    if record is None and (resumed.consumed == 0 or not new_stream):
+        if resumed.consumed and _is_first_rank():
+            logger.warning(
+                f"{resumed.folder / RECORD} does not exist, so nothing proves that the packs of "
+                f"this run are those of its checkpoint, which does not say what it consumed"
+            )
+        return [stream]
+    if record is not None and not new_stream:
         raise InputError(
             f"{resumed.folder / RECORD} says that the checkpoint was trained on other packs "
             f"({difference(record[-1], stream)}), so the rows that it consumed are not the first "
@@ -116,6 +122,8 @@ def _go_on(resumed: _Resumed, stream: Stream, new_stream: bool) -> list[Stream]:
             f"new_stream is set, but the checkpoint in {resumed.folder} does not say how many rows "
             f"it consumed; resume from a checkpoint of Megatron-Bridge that has {_TRAIN_STATE}"
         )
+    if record is None:
+        return [{**stream, "first sample": resumed.consumed}]
     streams = begin_new(record, stream, resumed.consumed, count_samples)
     if _is_first_rank():
         rows = " and ".join(
