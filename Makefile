@@ -4,7 +4,7 @@
 export MEGATRON_PACKING_WERROR ?= 1
 PYTEST = -m pytest
 
-.PHONY: demo test test-3.11 lint sanitize aarch64 wheel environment-3.12 environment-3.11 clean
+.PHONY: demo test test-3.11 lint sanitize aarch64 wheel sbom environment-3.12 environment-3.11 clean
 
 DEMO ?= .demo
 
@@ -32,6 +32,9 @@ aarch64: environment-3.11 ## Cross-compile the wheel for ARM64 and compare its p
 
 wheel: environment-3.12 ## Build a wheel for this machine into dist
 	.venv-3.12/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+sbom: environment-3.12 ## Write a CycloneDX bill of materials of the run-time packages into dist
+	tools/make_sbom.sh .venv-3.12/bin/python dist/sbom.json
 
 environment-3.12 environment-3.11: environment-%:
 	@tools/make_environment.sh $*

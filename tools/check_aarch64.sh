@@ -38,7 +38,7 @@ for package in "$apt"/cache/archives/*.deb; do dpkg-deb -x "$package" "$root"; d
 
 # The wheel. setuptools asks this machine's Python for the settings of the other's.
 mkdir "$work/source" "$work/settings" "$work/site" "$work/wheel"
-cp -r setup.py pyproject.toml README.md LICENSE csrc megatron_packing "$work/source"
+cp -r setup.py pyproject.toml README.md LICENSE NOTICE csrc megatron_packing "$work/source"
 rm -f "$work"/source/megatron_packing/*.so
 settings=_sysconfigdata__aarch64-linux-gnu
 cp "$root/usr/lib/python$version/$settings.py" "$work/settings"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Writes requirements/pythonVERSION.txt: the versions that a fresh install for developers gets.
+# Writes requirements/pythonVERSION.txt, the versions that a fresh install for developers gets, and
+# requirements/runtime.txt, the versions and hashes that users get.
 #
 #     tools/lock_requirements.sh PYTHON [PACKAGE==VERSION ...]
 #
@@ -19,3 +20,8 @@ trap 'rm -rf "$folder"' EXIT
 "$folder/bin/python" -m pip install --quiet --quiet --no-deps -r requirements/files_only.txt
 "$folder/bin/python" -m pip freeze --all --exclude megatron-packing \
   | sed 's/ @ .*//; s/+cpu$//' > "requirements/python$version.txt"
+
+# What users may install with --require-hashes: wheels of every platform, Python 3.10 and later.
+"$folder/bin/python" -m pip install --quiet --quiet uv
+"$folder/bin/uv" pip compile --quiet pyproject.toml --extra tokenize --universal \
+  --python-version 3.10 --generate-hashes --no-header --output-file requirements/runtime.txt

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 python=$PWD/$1
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
-cp -r setup.py pyproject.toml README.md LICENSE csrc megatron_packing tests "$copy"
+cp -r setup.py pyproject.toml README.md LICENSE NOTICE csrc megatron_packing tests "$copy"
 rm -f "$copy"/megatron_packing/*.so
 cd "$copy"
 MEGATRON_PACKING_SANITIZE=1 "$python" setup.py --quiet build_ext --inplace

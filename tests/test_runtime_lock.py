@@ -1,0 +1,41 @@
+"""requirements/runtime.txt: what an install with hashes takes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+
+LOCK = ROOT / "requirements" / "runtime.txt"
+ENTRIES = re.split(r"\n(?=\S)", LOCK.read_text(encoding="utf-8"))
+NAMES = {entry.partition("==")[0] for entry in ENTRIES}
+
+
+def test_every_package_is_pinned_and_hashed():
+    for entry in ENTRIES:
+        assert re.match(r"[\w.-]+==\S+", entry)
+        assert "--hash=sha256:" in entry
+
+
+def test_it_has_what_is_needed_and_no_torch_or_megatron():
+    assert {"numpy", "rich", "pyarrow", "jinja2", "transformers", "zstandard"} <= NAMES
+    assert not [name for name in NAMES if re.match(r"torch|triton|nvidia|megatron", name)]
+
+
+def test_pip_takes_it_for_both_processors(tmp_path):
+    """Wheels alone, so that nothing is built, each with the hash that the file gives."""
+    for machine in ("x86_64", "aarch64"):
+        platforms = [f"manylinux{name}_{machine}" for name in ("_2_28", "_2_27", "2014")]
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed"]
+            + ["--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", str(LOCK)]
+            + ["--target", str(tmp_path), "--python-version", "3.12"]
+            + [argument for name in platforms for argument in ("--platform", name)],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr

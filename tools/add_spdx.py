@@ -1,0 +1,43 @@
+"""Puts the line that names the licence at the top of each source file that lacks it.
+
+python tools/add_spdx.py
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+LICENCE = "SPDX-License-Identifier: Apache-2.0"
+COMMENTS = {".py": "#", ".pyi": "#", ".sh": "#", ".slurm": "#", ".cpp": "//", ".hpp": "//"}
+
+
+def sources(root: Path) -> list[Path]:
+    """The source files that git knows, or would take."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    output = subprocess.run(listed, cwd=root, capture_output=True, text=True, check=True).stdout
+    paths = [root / name for name in output.split("\0") if name]
+    return sorted(path for path in paths if path.suffix in COMMENTS and path.is_file())
+
+
+def lacks_licence(path: Path) -> bool:
+    """Whether the first two lines, of which one may be for the shell, do not name it."""
+    first = path.read_text(encoding="utf-8").split("\n", 2)[:2]
+    return f"{COMMENTS[path.suffix]} {LICENCE}" not in first
+
+
+def add_licence(path: Path) -> None:
+    """Write it as the first line, or the second after the shell's."""
+    text = path.read_text(encoding="utf-8")
+    line = f"{COMMENTS[path.suffix]} {LICENCE}\n"
+    shell = ""
+    if text.startswith("#!"):
+        shell, _, text = text.partition("\n")
+        shell += "\n"
+    path.write_text(f"{shell}{line}{text}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    for source in sources(Path(__file__).resolve().parent.parent):
+        if lacks_licence(source):
+            add_licence(source)
