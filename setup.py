@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds the native core. Metadata and settings are in pyproject.toml.
 
 MEGATRON_PACKING_WERROR=1 turns compiler warnings into errors, as CI does.

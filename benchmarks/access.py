@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random access to packs: this project's provider beside Megatron-Bridge's Parquet dataset.
 
     python benchmarks/access.py [--packs N] [--reads N] [--processes N] [--json FILE]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares the heaviest rank's work, packs dealt in turn and balanced, on heavy-tailed lengths.
 
     python benchmarks/balance_steps.py [--batches N] [--json FILE]

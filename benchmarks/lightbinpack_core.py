@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds lightbinpack's C++ function apart from its Python module, to time it alone.
 
 Its source is fetched with pip, compiled with the options of its own build and called on a vector

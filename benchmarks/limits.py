@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plans where planning is hardest: the longest rows, very many documents of one length.
 
     python benchmarks/limits.py [--scale S] [--cases NAME ...] [--json FILE]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a benchmark ran on, for the JSON beside its figures."""
 
 from __future__ import annotations

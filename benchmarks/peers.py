@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a step costs under the ways to batch that people use now, by their own functions.
 
     python benchmarks/peers.py PREFIX... [--lengths FILE.npy] [--sequence-length L] [--json FILE]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counts packs over the lower bound, on many seeds of several length sets.
 
     python benchmarks/quality.py [--seeds N] [--effort high] [--sets a f ...]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Times planning beside other packers, in one run, on lengths like those of conversations.
 
     python benchmarks/speed.py [--large] [--huge] [--documents N] [--json FILE]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Watches the memory of tokenising a large file.
 
     python benchmarks/tokenize_memory.py INPUT --tokenizer PATH [--chat-template FILE]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Times tokenising beside the tokenizer alone, and two workers beside one, in one run.
 
     python benchmarks/tokenize_speed.py INPUT... --tokenizer PATH [--chat-template FILE]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How wrong training becomes where packing is done carelessly.
 
     python benchmarks/wrong_packing.py [--steps N] [--json FILE]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Longest processing time first (Graham, SIAM J. Appl. Math. 1969) with as many packs for every
 // rank, then swaps of two packs between the heaviest rank and another, each the one that evens the
 // two out best. Every swap lowers the sum of the squared loads, so the swaps come to an end.

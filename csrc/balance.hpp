@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which data-parallel rank takes which pack of a global batch.
 #pragma once
 

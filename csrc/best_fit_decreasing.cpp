@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Best-fit decreasing on counts: rows that are alike are kept as one group, and a whole group takes
 // the next length at once. A group's contents are a path in a tree of placements.
 #include <algorithm>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The only file that knows Python: contiguous numpy arrays in, numpy arrays out.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>

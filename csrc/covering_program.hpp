@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A small linear program: the fewest columns that cover a demand.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Strategies that look at documents one after another in a random order, not at counts of lengths.
 #pragma once
 

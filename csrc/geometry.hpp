@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Packs as lengths, before documents take their places.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How many segments of each length are still to be placed.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What there is to pack: documents, or what --overlong leaves of them.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How many packs any plan needs at least.
 #pragma once
 

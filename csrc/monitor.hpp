@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Long work that can be watched and stopped.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A balanced Feistel network over the smallest even number of bits that holds `size`, walked until
 // it lands inside [0, size). Luby and Rackoff, SIAM J. Comput. 1988; cycle walking: Black and
 // Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002. The domain is less than four times

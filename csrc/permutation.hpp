@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Computed permutations: the order of an epoch without storing it.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // From the lengths of documents to packs.
 #pragma once
 

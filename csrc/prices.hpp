@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a segment of each length is worth, in packs.
 #pragma once
 

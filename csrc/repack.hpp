@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Better packs for some of the segments of a plan.
 #pragma once
 

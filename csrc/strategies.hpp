@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Packing strategies that need nothing but how many segments there are of each length.
 #pragma once
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real conversations and a real tokenizer, from packages of the registry.
 
     python examples/chitchat.py DIR

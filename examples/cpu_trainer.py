@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a Megatron training script on a machine without CUDA, for tests and demonstrations.
 
     torchrun --nproc-per-node N examples/cpu_trainer.py SCRIPT.py --distributed-backend gloo ...

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads what other tools curated: deduplicated, filtered and scored elsewhere.
 
     python examples/curated.py DIR --tokenizer PATH

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Padding against packing in Megatron's own trainer, on real conversations, in a few minutes.
 
     python examples/demo.py [DIR]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains a GPT on packed conversations with Megatron's own pretrain().
 
 What is Megatron's is as in its pretrain_gpt.py; what packing adds comes from megatron_packing and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sequence packing for Megatron-style trainers. This is the public API."""
 
 from megatron_packing.corpus.corpus import Corpus

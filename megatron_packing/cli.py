@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command ``megatron-packing``."""
 
 from __future__ import annotations

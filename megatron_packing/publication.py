@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gives files and folders their final names, without overwriting anything.
 
 A set of files (a corpus) takes several renames. Before the first one a note of them is left in the

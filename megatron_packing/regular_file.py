@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Regular files that a user names: opened without waiting, mapped, and JSON read from them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What several rooms' tests start from: small corpora, a real tokenizer, the example scripts."""
 
 from __future__ import annotations

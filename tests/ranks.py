@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a script in several processes at once, as the ranks of one run."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Installing changes nothing in an image that has its own torch and Megatron."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names are given without overwriting, and a set of files as a whole."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """requirements/runtime.txt: what an install with hashes takes."""
 
 from __future__ import annotations

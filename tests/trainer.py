@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs training scripts through Megatron's own pretrain() on this machine."""
 
 from __future__ import annotations

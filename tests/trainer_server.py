@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs Megatron training scripts, each in forked ranks, so that torch is imported once.
 
 Reads one JSON request a line and answers each with one line: see ``tests.trainer``. Ranks run as

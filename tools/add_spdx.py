@@ -1,11 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
 """Puts the line that names the licence at the top of each source file that lacks it.
 
-python tools/add_spdx.py
+python tools/add_spdx.py          # writes
+python tools/add_spdx.py --check  # names the files that lack it and fails
 """
 
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 LICENCE = "SPDX-License-Identifier: Apache-2.0"
@@ -38,6 +41,10 @@ def add_licence(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    for source in sources(Path(__file__).resolve().parent.parent):
-        if lacks_licence(source):
-            add_licence(source)
+    lacking = [
+        path for path in sources(Path(__file__).resolve().parent.parent) if lacks_licence(path)
+    ]
+    if "--check" in sys.argv[1:]:
+        sys.exit("\n".join(map(str, lacking)) or 0)
+    for source in lacking:
+        add_licence(source)

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Builds the wheel for ARM64 (Grace hosts) with a cross-compiler, installs it beside Debian's ARM64
 # Python, and compares the plans that it makes under qemu with those of this machine.
 #

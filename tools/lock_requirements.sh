@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Writes requirements/pythonVERSION.txt, the versions that a fresh install for developers gets, and
 # requirements/runtime.txt, the versions and hashes that users get.
 #

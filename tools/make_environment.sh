@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Makes the virtual environment .venv-VERSION with this checkout installed in it.
 #
 #     tools/make_environment.sh 3.12

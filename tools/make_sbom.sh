@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Writes a CycloneDX bill of materials of what the wheel needs at run time (requirements/runtime.txt).
 #
 #     tools/make_sbom.sh PYTHON FILE.json

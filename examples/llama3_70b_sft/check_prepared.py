@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Says whether what prepare.sh made before is what it would make now.
 
     check_prepared.py remember PREFIX TOKENIZER CONVERSATIONS [FLAGS OF TOKENIZE]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Llama 3.1's sizes, layout and batch of a run, chosen by SIZE and ROW; sourced by the scripts here.
 # The reasons are in README.md. GPUs are taken to have 80 GB.
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Starts this node's share of a run; the same on every node.
 #
 #     SIZE=70b ROW=8192 DATA=data TOKENIZER=... INITIAL=... SAVE=... \

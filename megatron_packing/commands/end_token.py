@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The end token that ``export`` is given, or that a corpus's tokenizer has."""
 
 from __future__ import annotations

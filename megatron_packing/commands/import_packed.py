@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``megatron-packing import``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parses command lines: checks numbers and paths, and suggests what was meant."""
 
 from __future__ import annotations

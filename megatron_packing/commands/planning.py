@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The arguments that commands have in common which plan packs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A part of a corpus that is another one in each epoch: which documents it holds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads all of a corpus's data, and proves what opening it cannot: every token and loss mask."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A corpus on disk: the tokens of many documents, and which of them are trained."""
 
 from __future__ import annotations

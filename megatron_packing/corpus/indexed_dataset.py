@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 r"""Megatron's IndexedDataset files, read and written with numpy alone.
 
 The format is that of ``megatron/core/datasets/indexed_dataset.py``: ``PREFIX.bin`` holds the values

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several corpora as one, each as often as is asked for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lengths of documents in a file: enough to plan packs where there is no corpus yet."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads ``PREFIX_corpus.json``: what a corpus was made from, as far as later steps ask."""
 
 from __future__ import annotations

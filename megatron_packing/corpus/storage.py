@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the files of corpora are, and how their data are read: mapped, by position, or remotely."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Refuses tokens of one tokenizer where those of another belong."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Opens the ``.npy`` arrays of a pack index: only such as ``numpy.save`` writes for it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes the pack index of a corpus, or of a range of its documents."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads the manifest of a pack index: every field is there and is what it should be."""
 
 from __future__ import annotations

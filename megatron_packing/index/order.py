@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The order in which packs are seen: computed, not stored."""
 
 from __future__ import annotations

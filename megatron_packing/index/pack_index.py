@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The packs of one corpus on disk.
 
 A pack index is a folder:

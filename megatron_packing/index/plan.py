@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plans packs from the lengths of documents: the Python face of the native core."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small text files in folders of checkpoints, which may be in an object store.
 
 Megatron reads and writes checkpoints whose names begin with ``msc://`` through NVIDIA's

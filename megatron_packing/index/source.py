@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds the corpus that a pack index was made from."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a training stream is made of, and the record of it in every checkpoint.
 
 Row i of a stream is a function of its pack indexes, their weights, a seed and i alone, and trainers

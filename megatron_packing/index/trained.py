@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a pack index says of its corpus's content: tokenizer, largest token, what is trained."""
 
 from __future__ import annotations

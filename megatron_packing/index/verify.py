@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Proves that a pack index holds its corpus, and that its figures are true."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Flags for a Megatron pretrain script."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Step balance: the packs of a global batch dealt so that every data-parallel rank has equal work.
 
 A step lasts as long as its slowest rank. Which rank takes which pack of a global batch does not

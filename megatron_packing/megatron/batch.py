@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From the data iterator to what the model is called with, on every rank."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The record of a run's streams in the checkpoints that Megatron saves and loads.
 
 Megatron has no hook for what else belongs into a checkpoint. It asks for the name of the file that
@@ -13,6 +14,8 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import megatron_packing.needs.megatron_training  # noqa: F401
 
 import megatron.training.checkpointing as checkpointing
 import megatron.training.training as training

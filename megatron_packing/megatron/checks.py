@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Refuses what would train wrongly on packed rows, before anything is built."""
 
 from __future__ import annotations

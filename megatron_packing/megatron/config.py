@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a Megatron dataset's corpora are packed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Data paths and splits with which Megatron would stop, at the start or after work was done."""
 
 from __future__ import annotations

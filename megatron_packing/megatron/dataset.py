@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packs as samples of a Megatron dataset."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Datasets without an end.
 
 Megatron asks a dataset for the samples that training will take by the settings of this run alone,

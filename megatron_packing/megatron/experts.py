@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the balancing losses of experts weigh, where the loss is divided by trained tokens.
 
 With ``calculate_per_token_loss`` Megatron multiplies the auxiliary and z losses of a micro-batch by

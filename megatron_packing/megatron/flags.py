@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Megatron's flags that a packed run cannot honor, each with the reason.
 
 Only what is refused whenever it is set stands here; refusals that depend on other flags are in

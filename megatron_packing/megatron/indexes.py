@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds the pack index of each split, or makes it.
 
 On one rank; the others look for its files meanwhile. None waits in a collective operation, which

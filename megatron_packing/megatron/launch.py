@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a training script starts, and how it ends where its input is wrong."""
 
 from __future__ import annotations

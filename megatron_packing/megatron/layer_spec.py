@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Layers whose attention takes packed rows, with or without Transformer Engine."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Corpora in ``s3://`` and ``msc://``, read as Megatron's own datasets read theirs.
 
 The ``.idx`` files and the record are copied once into ``--object-storage-cache-path``, under the
@@ -16,6 +17,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import megatron_packing.needs.megatron_core  # noqa: F401
 
 import numpy as np
 from megatron.core.datasets.indexed_dataset import OBJECT_STORAGE_BIN_READERS

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shows what a user gave wrong as one sentence, in scripts that do not catch it themselves."""
 
 from __future__ import annotations

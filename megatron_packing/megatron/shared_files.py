@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files that every rank opens, which another machine may just have written."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a start says about its data: rows, steps of an epoch, what is trained and evaluated."""
 
 from __future__ import annotations

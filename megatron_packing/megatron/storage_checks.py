@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Refuses places in object stores from which a packed run cannot read, or cannot write to."""
 
 from __future__ import annotations
@@ -5,6 +6,8 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Iterator
 from importlib.util import find_spec
+
+import megatron_packing.needs.megatron_core  # noqa: F401
 
 from megatron.core.msc_utils import MultiStorageClientFeature
 

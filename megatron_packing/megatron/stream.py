@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Proves that a resumed run goes on with the documents that its checkpoint left off at.
 
 Sample i of a training dataset is a function of its pack indexes, the seed and i alone, and Megatron

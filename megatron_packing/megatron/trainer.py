@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What Megatron's ``pretrain()`` is called with: datasets and the forward step.
 
 Imports ``megatron.training``, which megatron-core's wheel holds from 0.17 on and a checkout of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares the corpora of a run with its tokenizer and with the vocabulary of its model."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Looks for the packages that an image or the user installs, never this project."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Says that megatron-bridge is missing, where it is."""
 
 from megatron_packing.needs.installed import require

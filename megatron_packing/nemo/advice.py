@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run on packs should know at its start."""
 
 from __future__ import annotations

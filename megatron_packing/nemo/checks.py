@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recipes of Megatron-Bridge that cannot be trained on packs, or that it would train wrongly."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``SHA256SUMS``: the hashes of files in their folder, as ``sha256sum`` writes and checks them."""
 
 from __future__ import annotations

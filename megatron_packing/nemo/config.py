@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packed data as Megatron-Bridge 0.6 and later take data: a config, and a builder of datasets.
 
 Bridge finds the builder by the type of ``cfg.dataset`` in a table that importing this module adds

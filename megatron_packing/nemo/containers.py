@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lets a dataset provider see the settings of its run, which Bridge does not hand it.
 
 Bridge tells a provider how many samples are asked for, the tokenizer and, from 0.4 on, the process

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packed rows as samples of Megatron-Bridge."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes a pack index in the formats that NeMo and Megatron-Bridge read on their own."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes a corpus of packed files that NeMo or Megatron-Bridge wrote, without tokenising again."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loads a pickled array of numbers, lists and dicts without letting the pickle do anything else.
 
 A pickle is a program: it names functions to be called and objects whose state is to be set. numpy's

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kinds of models that packs cannot train: other inputs than tokens, and layers that leak."""
 
 from __future__ import annotations

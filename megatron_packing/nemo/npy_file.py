@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stored rows as a ``.npy`` file of Python objects: NeMo 2.x and Megatron-Bridge up to 0.3.
 
 Such a file is numpy's header and a pickle of an array of dicts of lists. Here it is written as it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a Bridge recipe says about its packed data, and what makes datasets of it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds packed files, and refuses to make one corpus of several splits."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stored rows in Parquet, as Megatron-Bridge 0.4 and later read them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packed data as Megatron-Bridge before 0.6 takes data: a provider of datasets.
 
 Later releases still take it, for recipes in YAML that name it, but call it deprecated: see

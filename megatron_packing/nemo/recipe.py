@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Puts pack indexes into a Megatron-Bridge recipe, with all that has to change for them."""
 
 from __future__ import annotations

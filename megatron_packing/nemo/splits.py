@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pack indexes of each split of a Bridge run: one, or several with weights."""
 
 from __future__ import annotations
@@ -7,6 +8,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import megatron_packing.needs.megatron_core  # noqa: F401
 
 from megatron.core.datasets.utils import get_blend_from_list, normalize
 

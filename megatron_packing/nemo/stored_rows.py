@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packs as NeMo 2.x and Megatron-Bridge store them.
 
 A stored row is, for one pack,

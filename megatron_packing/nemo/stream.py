@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Proves that a resumed run of Bridge goes on with the rows that its checkpoint left off at.
 
 The record of what was read, ``packing_stream.json``, lies in the folder of the checkpoints, as the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What Megatron-Bridge's releases call what is needed of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares the tokens of a corpus with the tokenizer and the vocabulary of a Bridge run."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Batches of records on their way from a file to a worker."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Renders conversations through a chat template.
 
 A conversation is rendered as ``transformers.utils.chat_template_utils`` renders it. What is more

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads the conversations that people have into one form: a list of messages.
 
 The schema of a record is found by its fields, those that are not null, or named:

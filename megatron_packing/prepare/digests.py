@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SHA-256 of each input: of local files read beside the work, of remote ones while they come in."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Turns batches of records into tokens and loss masks. One encoder lives in each worker."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Encodes batches in other processes and gives the results in the order of the batches."""
 
 from __future__ import annotations

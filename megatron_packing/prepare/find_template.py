@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds the chat templates that a run renders with."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads records that hold one question and its answer, or texts in turns, into messages."""
 
 from __future__ import annotations

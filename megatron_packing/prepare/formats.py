@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tells by its first bytes what a file holds, whatever it is called."""
 
 from __future__ import annotations

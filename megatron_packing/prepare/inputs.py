@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds the files that a corpus is made from, here or wherever fsspec reaches."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cuts JSON into the texts of its records: the elements of an array, or objects side by side.
 
 Only brackets and strings are looked at: what stands between them is for the parser to judge, and an

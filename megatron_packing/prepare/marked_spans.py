@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds whose answer each span between ``{% generation %}`` marks is."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a message says: its content, as one text, and its thought, if it has one.
 
 Content comes as a text, or as parts: ``{"type": "text", "text": ...}`` (OpenAI), ``input_text`` and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a chat template writes each part of a conversation.
 
 A conversation is rendered once more with a tag of noncharacters inside each of its parts: contents,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Messages that notice how far a chat template has read them.
 
 A template that reads messages one after another, and never looks at one before its turn or at how

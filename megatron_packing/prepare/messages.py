@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads lists of messages, in OpenAI's form or ShareGPT's, into OpenAI's."""
 
 from __future__ import annotations

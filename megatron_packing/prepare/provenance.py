@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``PREFIX_corpus.json``: what a corpus was made from, and how."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Encodes batches on a Ray cluster: the one that RAY_ADDRESS names, else one of this machine."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads records from inputs in order, in batches, within bounded memory, from any position on."""
 
 from __future__ import annotations

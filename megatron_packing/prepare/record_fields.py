@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fields of a record under their standard names, and which of them were read."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One record as it was read: JSON text or a row of a table, and what may be wrong with it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Records that look like conversations or texts and are something else."""
 
 from __future__ import annotations

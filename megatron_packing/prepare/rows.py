@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows of Arrow tables as the values that JSON would hold.
 
 pyarrow's own conversion makes lists of pairs of maps, writes float32 with the digits of float64,

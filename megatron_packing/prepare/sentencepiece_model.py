@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Turns a SentencePiece model into a ``tokenizer.json`` that gives the same tokens."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads stored bytes of any file system, and tells a failed read from a damaged file.
 
 All that a file system raises is turned into a ``StorageError`` here, at the one place where files

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds out where files belong to a table or to splits that must not be read as one corpus."""
 
 from __future__ import annotations

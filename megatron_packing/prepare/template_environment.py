@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Jinja environment that chat templates run in.
 
 It is the one of ``transformers.utils.chat_template_utils``: a sandbox with ``raise_exception``,

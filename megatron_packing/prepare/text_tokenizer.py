@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Texts to tokens, with the bytes of the text that each token stands for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tokenises records with all workers and writes a corpus.
 
 Records are read in order by this process, encoded in batches by workers, and written in order by

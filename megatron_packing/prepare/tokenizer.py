@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds tokenizers in files, or by name, and holds what worker processes need of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads what lies beside a tokenizer's file: special tokens, chat templates, added tokens.
 
 transformers writes these files: ``tokenizer_config.json``, ``special_tokens_map.json``,

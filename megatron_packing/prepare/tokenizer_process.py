@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds a tokenizer in a process of its own, whose memory is gone afterwards.
 
 transformers, which knows where tokenizers are, imports torch where it is installed: half a gigabyte

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tools of a record and the calls in its messages, whatever form they came in.
 
 Tables hold them as JSON text, or filled with nulls: every row of an Arrow table, and every line of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Marks by which a record or a message says whether it is trained.
 
 Each framework has its own word: ``weight`` (OpenAI), ``train`` and ``training`` (axolotl),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds what of a rendered conversation is trained.
 
 Trained is what the model itself would have written: the text of each assistant turn and the token

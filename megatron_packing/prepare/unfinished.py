@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A corpus while it is being written: a folder beside it, from which a killed run goes on.
 
 ``PREFIX.unfinished/`` holds what will be the corpus, appended to, and ``state.json``, replaced

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decompresses as far as a file is whole.
 
 The libraries' own file objects lose what they decoded when the file breaks off, or take its end for

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """What people read: tables, progress and packs in a terminal."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The figures of one corpus under several strategies, side by side."""
 
 from __future__ import annotations

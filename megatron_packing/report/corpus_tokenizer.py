@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds the tokenizer that a corpus was made with."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Results as JSON, to a file or to standard output."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an epoch costs a model, in floating-point operations."""
 
 from __future__ import annotations

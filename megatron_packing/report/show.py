@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packs, documents and corpora, readably."""
 
 from __future__ import annotations

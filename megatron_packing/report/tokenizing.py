@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How tokenising goes, and what came of it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Texts of others on a terminal: what would steer the terminal is shown instead of sent."""
 
 from __future__ import annotations

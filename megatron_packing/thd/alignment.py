@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What lengths a run's parallelism asks for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Causal attention over packed rows.
 
 ``packed_attention`` is the reference, for any device: tests and machines without a GPU use it.

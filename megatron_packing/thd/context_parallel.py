@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which positions of a packed row each context-parallel rank holds.
 
 Every segment is cut into ``2 * size`` chunks of one length, of which rank r holds chunks r and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lays a pack out in its row.
 
 A row is its stretches one after another, each followed by pads up to the alignment, then the tail.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How much each trained token weighs in the loss of a global batch.
 
 The loss is the sum of weight * loss over all trained tokens of the batch, divided by the sum of the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The endless stream of rows that a pack index gives: row i is a function of (index, seed, i)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prints a hash of each plan of many, which must be the same on every kind of processor.
 
 Imported by no test: tools/check_aarch64.sh runs it on this machine's Python and on that of another

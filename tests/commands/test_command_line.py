@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every verb has in common: help, mistakes in arguments, JSON, and what the terminal gets."""
 
 from __future__ import annotations

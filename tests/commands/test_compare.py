@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``megatron-packing compare`` as its users type it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The end token of an export is the tokenizer's, whether it is given or not."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is left when pack, export or import is killed, and when many write one thing at once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A part of a corpus that is another one in each epoch, against counting and brute force."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of lengths: read in place, and refused by name."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gives command lines to Megatron's own parser and checks, with faked numbers of ranks.
 
     parse_commands.py COMMANDS.json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The scripts of examples/llama3_70b_sft say what Megatron understands, and train."""
 
 from __future__ import annotations

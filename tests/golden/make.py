@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes this folder's files anew; only for a release that breaks the promise.
 
 python -m tests.golden.make

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Readable, slow packings to hold the native core against."""
 
 from __future__ import annotations

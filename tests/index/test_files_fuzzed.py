@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Damaged indexes and corpora give the rows of the whole ones, or one sentence.
 
 MEGATRON_PACKING_FUZZ_CASES=10000 for a longer run of each test.

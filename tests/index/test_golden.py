@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The promise: indexes that an earlier release wrote give the same rows, byte for byte."""
 
 from __future__ import annotations

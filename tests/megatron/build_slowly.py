@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds datasets on two ranks whose process group gives up sooner than rank 0 has packed.
 
     build_slowly.py FOLDER SECONDS BUILD_MINUTES shared|apart|failing

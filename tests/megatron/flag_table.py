@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every argument of Megatron's parser means for a packed run.
 
 A new argument of Megatron belongs here, or into ``megatron_packing.megatron.flags.REFUSED``, once

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares documents in packed rows with the same documents alone, in megatron-core's GPTModel.
 
 Run by test_packed_equals_separate.py in processes of their own, as CUDA's stand-ins are put in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the script that SCRIPT names, with a model of which only the projections after attention and
 the output layer are trained, as low-rank adapters leave the rest frozen.
 """

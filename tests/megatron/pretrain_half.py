@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains as a stock script does of which only a part was replaced; HALF names what was left out."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains on one padded row a document, by Megatron's own unpacked batches, layers and attention.
 
 What packed runs are compared with. Nothing of the packed batch path, attention or loss is used, but

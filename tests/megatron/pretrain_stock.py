@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What Megatron's pretrain_gpt.py has where a packed script has the packing's."""
 
 from functools import partial

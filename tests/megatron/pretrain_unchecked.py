@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains as examples/pretrain_packed_gpt.py does, without its check of Megatron's flags."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains on packed rows as examples/pretrain_packed_gpt.py does, with one mistake put in.
 
 WRONG names it: "averaged" divides the loss of each row by its own trained tokens and takes

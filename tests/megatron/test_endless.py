@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs that take more samples than Megatron counts at their start train to their end."""
 
 from __future__ import annotations

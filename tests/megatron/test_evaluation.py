@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packed validation and test splits have the losses of unpacked ones."""
 
 from __future__ import annotations

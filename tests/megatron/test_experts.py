@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Balancing losses of experts weigh the same whatever is trained, and in every layout."""
 
 from __future__ import annotations

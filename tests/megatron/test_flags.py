@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every argument of Megatron has a decision: used, harmless or refused."""
 
 from __future__ import annotations

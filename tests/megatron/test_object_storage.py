@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Corpora in object stores, and in file systems without memory maps."""
 
 from __future__ import annotations

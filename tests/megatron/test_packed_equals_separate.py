@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packed rows against documents alone, in megatron-core, with and without its trainer."""
 
 from __future__ import annotations

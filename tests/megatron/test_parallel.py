@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packed training is padded training, in every parallel layout, under every normaliser."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run that was stopped goes on with the documents that it left off at."""
 
 from __future__ import annotations

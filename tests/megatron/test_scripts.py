@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scripts of users: with parts left out, asked for help, and ended by torchrun."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Many ranks, one of which packs, and file systems that show files late."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run says, and what it refuses, before its first step."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lets the own code of Megatron-Bridge and NeMo be imported on a machine without GPUs.
 
 They import packages at their start that are built for CUDA (Transformer Engine, Triton) or that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Megatron-Bridge, where it is installed, or a source tree of it that takes its place."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads exported packs with the classes of Megatron-Bridge or NeMo, in a process of its own.
 
     read_exported.py bridge|nemo END_TOKEN ROW FILE:MULTIPLE...

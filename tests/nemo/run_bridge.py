@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs Megatron-Bridge's own code on this project's data, in processes of their own.
 
 Prints one JSON object.

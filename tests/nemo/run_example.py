@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a script that trains Llama 3 70B by Bridge's recipe, up to where Bridge begins to train.
 
     run_example.py SCRIPT ARGUMENT...

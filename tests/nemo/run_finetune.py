@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains a tiny Llama by Megatron-Bridge's own ``finetune()`` on packs, on CPU.
 
     run_finetune.py CASES.json STORE

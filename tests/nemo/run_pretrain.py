@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains tiny models by Megatron-Bridge's own ``pretrain()`` on packs, on CPU.
 
     run_pretrain.py CASES.json STORE

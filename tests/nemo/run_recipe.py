@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Puts packed data into Bridge's own recipe for Llama 3 70B, in a process of its own.
 
     run_recipe.py FOLDER CASES.json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A source tree of Megatron-Bridge in place of the installed release.
 
 ``MEGATRON_BRIDGE_SOURCE`` names a checkout of Megatron-Bridge, and ``MEGATRON_SOURCE`` one of the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is exported, read back by the classes of Megatron-Bridge and NeMo themselves."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bridge's own ``finetune()`` on packs, against Hugging Face's model and Megatron's trainer."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packed files of all kinds become the content that another reader finds, or one sentence.
 
 MEGATRON_PACKING_FUZZ_CASES=20000 for a longer run of each test.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packed files of NeMo and Megatron-Bridge become corpora again."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What Megatron-Bridge wants can be installed beside this project."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs on packs by Bridge's own ``pretrain()``: resumed, finished, evaluated and on other data."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the provider hands to Bridge's own loaders, batches and training step."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packed data in Bridge's own recipe for Llama 3 70B, by Bridge's own checks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows that are stored hold the corpus's tokens and masks of 0 and 1, or the corpus is refused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Corpora and tokenizers that do not belong together: in Bridge's ``pretrain()``, and real ones."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real tokenizers and chat templates, from packages that carry them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loss masks found another way: transformers renders, and each answer is changed in turn.
 
 Nothing of how the project finds what is trained is used here. A marked template's spans belong to

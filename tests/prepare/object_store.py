@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """moto's S3 behind a proxy that counts requests and bytes, and fails when it is told to."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rendering, beside that of transformers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a file is is told by its first bytes: read rightly, or refused in a sentence."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inputs of every kind give the same records, from any position on."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sets of conversations that were joined in one table, whose rows have each other's fields."""
 
 from __future__ import annotations

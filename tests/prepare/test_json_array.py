@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Elements are those that the JSON parser finds, wherever the file is cut into blocks."""
 
 from __future__ import annotations

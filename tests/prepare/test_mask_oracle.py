@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Masks are those of an oracle that shares no code, on a few random conversations a template.
 
 ``python -m tests.prepare.mask_oracle`` does the same with more tokenizers and conversations.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The same bytes from a Ray cluster of two nodes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loss masks with the templates and tokenizers of real models, on real conversations."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A failed read of a remote file loses no record: the run ends with a sentence and goes on.
 
 More runs: ``FAULT_RUNS=200 pytest tests/prepare/test_remote_faults.py -k random -s``

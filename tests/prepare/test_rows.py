@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows of tables are what the same records would be as JSON."""
 
 from __future__ import annotations

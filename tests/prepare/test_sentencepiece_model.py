@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Models of several kinds give SentencePiece's own tokens, or are refused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files that must not be read as one corpus are refused: of tables, of splits, the same twice."""
 
 from __future__ import annotations

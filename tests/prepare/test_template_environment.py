@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What templates may do, and what they may not write."""
 
 from __future__ import annotations

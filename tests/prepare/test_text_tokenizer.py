@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is trained is what the spans hold, whatever the text and wherever they lie."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mutated records never stop a run, and none of them is lost."""
 
 from __future__ import annotations

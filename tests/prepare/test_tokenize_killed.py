@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What remains when a run is killed, or the disk is full.
 
 More kills: ``MEGATRON_PACKING_KILLS=100 pytest tests/prepare/test_tokenize_killed.py -k kill``

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tokenizers of every kind give the tokens of their own libraries."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A tokenizer.json is read with the files beside it, alone as in its folder."""
 
 from __future__ import annotations

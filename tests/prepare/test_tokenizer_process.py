@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A tokenizer is found without the libraries that find it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The figures of a comparison, held against sums that can be read."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows of a corpus over a fraction of an epoch: each document is read as often as promised."""
 
 from __future__ import annotations
