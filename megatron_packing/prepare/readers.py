@@ -227,7 +227,9 @@ def _open_parquet(stored: Any) -> tuple[Any, int, Iterator[Any]]:
     import pyarrow.parquet
 
     # Buffered, so that a row group is not read as a whole.
-    table = pyarrow.parquet.ParquetFile(stored, buffer_size=1 << 20, pre_buffer=False)
+    table = pyarrow.parquet.ParquetFile(
+        stored, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
+    )
     rows = table.iter_batches(_ROWS_AT_A_TIME, use_threads=False)
     return table.schema_arrow, table.metadata.num_rows, rows
 
