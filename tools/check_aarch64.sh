@@ -46,7 +46,7 @@ cp "$root/usr/lib/python$version/$settings.py" "$work/settings"
 env _PYTHON_HOST_PLATFORM=linux-aarch64 _PYTHON_SYSCONFIGDATA_NAME="$settings" \
   PYTHONPATH="$work/settings" CC=aarch64-linux-gnu-gcc CXX=aarch64-linux-gnu-g++ \
   LDSHARED="aarch64-linux-gnu-g++ -shared" LDCXXSHARED="aarch64-linux-gnu-g++ -shared" \
-  CPPFLAGS="-I$root/usr/include/python$version -I$root/usr/include" \
+  CPPFLAGS="-isystem $root/usr/include/python$version -isystem $root/usr/include" \
   "$python" -m pip --disable-pip-version-check wheel --quiet --no-deps --no-build-isolation \
   --wheel-dir "$work/wheel" "$work/source"
 
