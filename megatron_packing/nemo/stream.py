@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Proves that a resumed run of Bridge goes on with the rows that its checkpoint left off at.
 
-The record of what was read, ``packing_stream.json``, lies in the folder of the checkpoints, as the
-Megatron path keeps it; see ``index.stream_record``.
+The record of what was read, ``packing_stream.json``, lies in the folder of each checkpoint and
+beside them, as the Megatron path keeps it; see ``index.stream_record``.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from megatron_packing.index.stream_record import (
     write_streams,
 )
 from megatron_packing.megatron.endless import count_samples
+from megatron_packing.nemo.checkpoint_record import write_into_checkpoints
 from megatron_packing.nemo.splits import Split
 
 logger = logging.getLogger(__name__)
@@ -42,9 +43,24 @@ class _Resumed:
     """The checkpoint that a run goes on from."""
 
     folder: Path
-    """Where its record is."""
+    """Of the run's checkpoints."""
     consumed: int
     """Rows that were read until then; ``_UNKNOWN`` where the checkpoint does not say it."""
+    own_folder: Path | None = None
+    """Of this checkpoint, where it is known."""
+
+    def read_streams(self) -> tuple[list[Stream] | None, Path]:
+        """What the checkpoint was trained on and the file that says so.
+
+        The record in its own folder counts, else the one beside it, where earlier releases kept
+        the only one.
+        """
+        folders = [one for one in (self.own_folder, self.folder) if one is not None]
+        for folder in folders:
+            streams = read_streams(folder)
+            if streams is not None:
+                return streams, folder / RECORD
+        return None, folders[0] / RECORD
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +101,7 @@ def keep_stream(cfg: Any, train: Split, seed: int, *, new_stream: bool) -> Begin
             _refuse_other_checkpoints(save, stream)
         if _is_first_rank():
             write_streams(save, streams)
+        write_into_checkpoints(streams)
     return _beginning(streams[-1])
 
 
@@ -94,12 +111,12 @@ def _beginning(stream: Stream) -> Beginning:
 
 
 def _go_on(resumed: _Resumed, stream: Stream, new_stream: bool) -> list[Stream]:
-    record = read_streams(resumed.folder)
+    record, path = resumed.read_streams()
     if record is None and 0 < resumed.consumed < _UNKNOWN and not new_stream:
         raise InputError(
-            f"{resumed.folder / RECORD} does not exist, so nothing says which rows the checkpoint "
-            f"was trained on; copy it from where the checkpoint was saved, beside its iter_ "
-            f"folder, or give new_stream=True to begin the packs of this run with their first rows"
+            f"{path} does not exist, so nothing says which rows the checkpoint was trained on; "
+            f"copy it from where the checkpoint was saved, or give new_stream=True to begin the "
+            f"packs of this run with their first rows"
         )
     streams = None if record is None else go_on(record, stream, resumed.consumed)
     if streams is not None:
@@ -107,13 +124,13 @@ def _go_on(resumed: _Resumed, stream: Stream, new_stream: bool) -> list[Stream]:
     if record is None and (resumed.consumed == 0 or not new_stream):
         if resumed.consumed and _is_first_rank():
             logger.warning(
-                f"{resumed.folder / RECORD} does not exist, so nothing proves that the packs of "
+                f"{path} does not exist, so nothing proves that the packs of "
                 f"this run are those of its checkpoint, which does not say what it consumed"
             )
         return [stream]
     if record is not None and not new_stream:
         raise InputError(
-            f"{resumed.folder / RECORD} says that the checkpoint was trained on other packs "
+            f"{path} says that the checkpoint was trained on other packs "
             f"({difference(record[-1], stream)}), so the rows that it consumed are not the first "
             f"of these; give use_packed_data what it was trained with, another folder for "
             f"cfg.checkpoint.load and save, or new_stream=True to go on with the new packs"
@@ -153,8 +170,11 @@ def _resumed(checkpoint: Any) -> _Resumed | None:
     if load is None or checkpoint.finetune:  # which is set where only weights are loaded
         return None
     if (load / _TRAIN_STATE).exists():  # the folder of one iteration
-        return _Resumed(load.parent, _consumed(load / _TRAIN_STATE))
-    found = [_Resumed(load, _consumed(path)) for path in _train_states(checkpoint, load)]
+        return _Resumed(load.parent, _consumed(load / _TRAIN_STATE), load)
+    found = [
+        _Resumed(load, _consumed(path), _own_folder(path))
+        for path in _train_states(checkpoint, load)
+    ]
     if not found and any((load / name).exists() for name in _TRACKERS):
         return _Resumed(load, _UNKNOWN)
     return max(found, key=lambda one: one.consumed, default=None)
@@ -174,11 +194,25 @@ def _train_states(checkpoint: Any, load: Path) -> list[Path]:
 
 
 def _consumed(path: Path) -> int:
+    state = _read_state(path)
+    return _UNKNOWN if state is None else int(state["consumed_train_samples"])
+
+
+def _own_folder(path: Path) -> Path | None:
+    """The folder of the checkpoint that a state of training is of."""
+    if path.name == _TRAIN_STATE:
+        return path.parent
+    state = _read_state(path)
+    return None if state is None else path.parent / f"iter_{int(state['step']):07d}"
+
+
+def _read_state(path: Path) -> dict[str, Any] | None:
+    """Bridge's state of training; None where Bridge itself says what is wrong with its file."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return int(state["consumed_train_samples"])
+        return {name: int(state[name]) for name in ("consumed_train_samples", "step")}
     except (KeyError, OSError, RuntimeError, TypeError, ValueError):
-        return _UNKNOWN  # Bridge says what is wrong with its own files
+        return None
 
 
 def _local(folder: Any) -> Path | None:

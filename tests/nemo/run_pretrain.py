@@ -18,6 +18,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -162,6 +163,13 @@ def run(case: dict) -> dict:
     try:
         cfg = tiny_recipe(case["folder"])
         change(cfg, case.get("before", {}))
+        if "copy" in case:  # the folder of one checkpoint, without what lies beside it
+            cfg.checkpoint.load = f"{case['folder']} copy/{Path(case['copy']).name}"
+            shutil.copytree(case["copy"], cfg.checkpoint.load)
+            if not hasattr(cfg, "validation"):  # Bridge 0.3 looks for what announces a checkpoint
+                state = Path(cfg.checkpoint.load, "train_state.pt")
+                cfg.checkpoint.load = str(state.parent.parent)
+                shutil.copy(state, state.parent.with_name("latest_train_state.pt"))
         arguments = {"keep": "rows", "quiet": True, **case.get("use", {})}
         recipe.use_packed_data(cfg, train=case["train"], validation=case["validation"], **arguments)
         change(cfg, case.get("after", {}))

@@ -62,6 +62,15 @@ def results(folder) -> dict[str, dict]:
         {
             "whole": whole,
             "begun": {"folder": "run"},
+            **{
+                name: {
+                    "folder": f"{name} run",
+                    "copy": f"{folder / 'run' / 'iter_0000003'}",
+                    "train": train,
+                    **iterations(4),
+                }
+                for name, train in (("copied", "packs"), ("copied, other index", "other"))
+            },
             "finished": {"folder": "run"},
             "evaluated": {
                 "folder": "run",
@@ -113,6 +122,14 @@ def test_resumed_runs_read_each_row_once_in_order_whatever_batches_and_evaluatio
         for values in (results[name]["losses"], results[name]["norms"]):
             assert len(values) == steps
             assert np.isfinite(values).all()
+
+
+def test_a_copy_of_a_checkpoints_folder_alone_goes_on_and_refuses_other_packs(results):
+    assert results["copied"]["rows"] == [12, 13, 14, 15]
+    assert results["copied"]["losses"] == results["fewer evaluations"]["losses"]
+    error = results["copied, other index"]["error"]
+    assert "iter_0000003/packing_stream.json says that the checkpoint was trained on oth" in error
+    assert "strategy was optimal and is greedy" in error
 
 
 def test_finished_runs_that_are_started_again_or_evaluated_end_cleanly(results):
