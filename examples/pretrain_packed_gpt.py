@@ -6,6 +6,10 @@ is marked with numbers. Run it under torchrun with Megatron's flags and those of
 group, "packing".
 """
 
+from megatron_packing.megatron.versions import require_trainer
+
+require_trainer()  # 0: ends older versions of Megatron with one sentence
+
 from megatron.core.enums import ModelType
 from megatron.training import pretrain
 from megatron.training.argument_utils import gpt_config_from_args, pretrain_cfg_container_from_args

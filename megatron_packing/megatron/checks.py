@@ -13,6 +13,7 @@ import megatron.core
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.flags import REFUSED, flag_of
 from megatron_packing.megatron.storage_checks import storage_problems
+from megatron_packing.megatron.versions import core_version
 from megatron_packing.thd.alignment import row_multiple, segment_alignment
 from megatron_packing.thd.layout import positions_of
 
@@ -115,7 +116,7 @@ def _model_problems(args: Namespace) -> Iterator[str]:
             f"learned_absolute, rope, yarn and none take it: give one of these"
         )
     variant = getattr(args, "experimental_attention_variant", None)
-    if variant == "gated_delta_net" and _core_version() < (0, 19):
+    if variant == "gated_delta_net" and core_version() < (0, 19):
         yield (
             f"--experimental-attention-variant gated_delta_net does not keep documents apart under "
             f"megatron-core {megatron.core.__version__}: use 0.19 or later"
@@ -146,17 +147,12 @@ def _expert_problems(args: Namespace) -> Iterator[str]:
                 f"tokens: give aux_loss, seq_aux_loss, global_aux_loss or none"
             )
     # Before 0.20 the shapes of two masks do not match (router.py, ``_apply_expert_bias``).
-    if getattr(args, "moe_router_enable_expert_bias", False) and _core_version() < (0, 20):
+    if getattr(args, "moe_router_enable_expert_bias", False) and core_version() < (0, 20):
         yield (
             f"--moe-router-enable-expert-bias does not go with packing under megatron-core "
             f"{megatron.core.__version__}, whose routers fail where padding is not to be counted; "
             f"use 0.20 or later, or leave it out"
         )
-
-
-def _core_version() -> tuple[int, int]:
-    major, minor = megatron.core.__version__.split(".")[:2]
-    return int(major), int(minor)
 
 
 def _length_problems(args: Namespace) -> Iterator[str]:

@@ -10,6 +10,7 @@ import megatron_packing.needs.megatron_core  # noqa: F401
 from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
 
 from megatron_packing.index.plan import OVERLONG, STRATEGIES
+from megatron_packing.megatron.versions import warn_if_older_than_tested
 from megatron_packing.thd.alignment import segment_alignment
 from megatron_packing.thd.layout import (
     ATTENTION,
@@ -62,6 +63,7 @@ class PackedDatasetConfig(GPTDatasetConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        warn_if_older_than_tested()
         if self.packing_position_ids is None:
             self.packing_position_ids = positions_of(self.packing_attention)
         for name, choices in (

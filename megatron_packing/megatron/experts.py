@@ -17,12 +17,13 @@ from typing import Any
 import megatron_packing.needs.megatron_core
 import megatron_packing.needs.torch  # noqa: F401
 
-import megatron.core
 import torch
 from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
 from megatron.core.transformer.moe.router import Router
 from megatron.core.utils import get_model_config
 from torch import Tensor
+
+from megatron_packing.megatron.versions import core_version
 
 _PREPARED = "counts_tokens_of_whole_rows"
 
@@ -77,8 +78,7 @@ def _count_whole_rows(router: Any) -> None:
     signature = inspect.signature(attach)
     ranks = router.tp_cp_group.size()
     # Until 0.19 Megatron did not multiply by the ranks.
-    major, minor = megatron.core.__version__.split(".")[:2]
-    multiplied = ranks if (int(major), int(minor)) >= (0, 19) else 1
+    multiplied = ranks if core_version() >= (0, 19) else 1
     row_tokens: Tensor | None = None
 
     @functools.wraps(routing)

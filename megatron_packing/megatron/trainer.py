@@ -54,6 +54,7 @@ from megatron_packing.megatron.stream import (
     open_stream,
     recorded_alignment,
 )
+from megatron_packing.megatron.versions import describe_untested_trainer
 from megatron_packing.megatron.vocabulary import check_tokenizer, check_tokens
 
 
@@ -68,6 +69,9 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
     show_input_errors_as_sentences()
     check_packing_arguments(args)
     raise_open_files_limit()
+    untested = describe_untested_trainer()
+    if untested and not vp_stage:
+        print_rank_0(untested)
     # Megatron's own reads rows as its script does, which fails under context parallelism.
     megatron.training.training.dummy_train_step = skip_step
     check_data_paths(args)
