@@ -104,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(args: Namespace) -> int:
     try:
         _refuse_empty(args)
+        _refuse_addresses(args)
         output = JsonOutput(args.json)
         with output.alone_on_standard_output():
             record = args.run(args)
@@ -128,6 +129,21 @@ def _refuse_empty(args: Namespace) -> None:
         if value == "" or (isinstance(value, list) and "" in value):
             what = _flag(name, args) or f"one of the {name}"
             raise InputError(f"{what} is empty; is a variable unset?")
+
+
+def _refuse_addresses(args: Namespace) -> None:
+    """Refuse addresses where files of this machine are read or written; inputs are texts."""
+    for name, value in vars(args).items():
+        for path in value if isinstance(value, list) else [value]:
+            # pathlib keeps one of the two slashes.
+            address = re.match(r"([a-z][a-z0-9+.-]+):/", str(path))
+            if address is None or not isinstance(path, Path):
+                continue
+            what = _flag(name, args) or f"the {name}"
+            raise InputError(
+                f"{what} is the address {address[1]}://{str(path)[address.end() :]}; "
+                f"{args.command} needs a local path here: give one, and copy the files"
+            )
 
 
 def _with_flag(message: str, args: Namespace) -> str:

@@ -104,7 +104,7 @@ def run(args: Namespace) -> dict[str, Any]:
         console.print(
             f"note: {counted(figures.num_with_inner_end, 'sequence holds', 'sequences hold')} "
             f"token {end_token} before the end, where NeMo 2.x ends attention: train with "
-            f"Megatron-Bridge, or without export"
+            f"Megatron-Bridge, or from the pack index itself"
         )
     return {
         "packs": str(file),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections import Counter
 from pathlib import Path
 
 from megatron_packing.corpus.corpus import Corpus, Documents
@@ -83,9 +84,23 @@ def describe_use(corpus: Corpus | JoinedCorpus) -> list[str]:
         for part in corpus.corpora
         if not part.has_loss_mask
     ]
+    known = [part.prefix for part in corpus.corpora if _names_tokenizer(part)]
+    unknown = [part.prefix for part in corpus.corpora if not _names_tokenizer(part)]
+    if known and unknown:
+        lines.append(
+            f"{unknown[0]} does not say which tokenizer it was made with, so nothing shows that "
+            f"its tokens mean the texts that they mean in {known[0]}"
+        )
+    for prefix, count in Counter(part.prefix for part in corpus.corpora).items():
+        if count > 1:
+            lines.append(f"{prefix} is given {count} times: its documents are read as often")
     if isinstance(corpus, JoinedCorpus) and corpus.changes_each_epoch:
         lines.append(
             f"{corpus.prefix}: a fraction of an epoch is another part of the documents in each "
             f"epoch of training"
         )
     return lines
+
+
+def _names_tokenizer(corpus: Corpus) -> bool:
+    return corpus.record is not None and corpus.record.tokenizer_sha256 is not None

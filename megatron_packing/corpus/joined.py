@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_packing.corpus.changing_part import ChangingPart
-from megatron_packing.corpus.corpus import Corpus
+from megatron_packing.corpus.corpus import LOSS_MASK_SUFFIX, Corpus
+from megatron_packing.corpus.indexed_dataset import index_path
 from megatron_packing.corpus.storage import FILES, Storage, corpus_path
 from megatron_packing.errors import InputError
 
@@ -184,11 +185,13 @@ def open_corpus(prefixes: str | Path, storage: Storage = FILES) -> Corpus | Join
         storage: Where the files are and how the ``.bin`` files are read.
 
     Raises:
-        InputError: A corpus cannot be opened, or EPOCHS is not a number over 0.
+        InputError: A corpus cannot be opened or holds the loss masks of another, or EPOCHS is not
+            a number over 0.
     """
     corpora = []
     for entry in str(prefixes).split(","):
         prefix, text = split_entry(entry)
+        _refuse_loss_masks(prefix)
         if text is None:
             corpora.append((Corpus(entry, storage), 1.0))
             continue
@@ -206,6 +209,15 @@ def open_corpus(prefixes: str | Path, storage: Storage = FILES) -> Corpus | Join
     if len(corpora) == 1 and corpora[0][1] == 1:
         return corpora[0][0]
     return JoinedCorpus(corpora)
+
+
+def _refuse_loss_masks(prefix: str) -> None:
+    """Refuse the loss masks of a corpus in its place: ``PREFIX_loss_mask``."""
+    corpus = prefix.removesuffix(LOSS_MASK_SUFFIX)
+    if corpus != prefix and "://" not in prefix and index_path(Path(corpus)).exists():
+        raise InputError(
+            f"{prefix} holds the loss masks of {corpus}, which are read with it; give {corpus}"
+        )
 
 
 def _write_number(value: float) -> str:

@@ -254,3 +254,39 @@ def test_a_terminal_without_unicode_gets_escapes(corpus, tmp_path):
     )
     assert b"wrote" in process.stdout
     assert b"\\xe9" in process.stdout
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/new", "msc://profile/new"])
+def test_addresses_are_refused_where_files_are_local(index, corpus, tmp_path, monkeypatch, address):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    pack = ["pack", f"{corpus.prefix}", "--sequence-length", "128"]
+    commands = [
+        [*pack, "--output", address],
+        [*pack, "--output", f"{tmp_path / 'packs'}", "--json", f"{address}.json"],
+        ["export", f"{index}", "--format", "nemo-npy", "--end-token", "3", "--output", address],
+        ["import", f"{index}", "--output-prefix", address],
+        ["verify", address],
+    ]
+    for words in commands:
+        process = subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=60)
+        assert process.returncode == 1
+        assert f"is the address {address}" in process.stderr
+        assert f"{words[0]} needs a local path" in process.stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_corpora_without_a_tokenizers_name_beside_others_and_given_twice_are_told(
+    corpus, tmp_path, capsys
+):
+    named = write_corpus(tmp_path / "named", chat_like_lengths(50, longest=129))
+    record = {"tokenizer": "some", "tokenizer_sha256": "0" * 64}
+    (tmp_path / "named_corpus.json").write_text(json.dumps(record))
+    words = ["--sequence-length", "128", "--output", str(tmp_path / "packs")]
+    assert main(["pack", f"{corpus.prefix}", f"{named.prefix}", *words]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"{corpus.prefix} does not say which tokenizer it was made with" in printed
+    assert f"the texts that they mean in {named.prefix}" in printed
+    words[-1] += "2"
+    assert main(["pack", f"{corpus.prefix}", f"{corpus.prefix}", *words]) == 0
+    assert f"{corpus.prefix} is given 2 times" in " ".join(capsys.readouterr().out.split())

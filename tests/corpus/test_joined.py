@@ -140,3 +140,9 @@ def test_an_index_of_joined_corpora_is_right(corpora, tmp_path):
 def test_bad_epochs_are_named(corpora, epochs):
     with pytest.raises(InputError, match=r"epochs of .*first, which has 4 documents"):
         open_corpus(f"{corpora[0].prefix}:{epochs}")
+
+
+def test_loss_masks_are_not_taken_for_a_corpus(corpora):
+    prefix = f"{corpora[0].prefix}"
+    with pytest.raises(InputError, match=f"holds the loss masks of {prefix}, which are read with"):
+        open_corpus(f"{prefix}_loss_mask")
