@@ -1,17 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The record of a run's streams in the checkpoints that Megatron saves and loads.
-
-Megatron has no hook for what else belongs into a checkpoint. It asks for the name of the file that
-announces checkpoints (``latest_checkpointed_iteration.txt``) once all ranks have written one, or
-have begun to under ``--async-save``; the record is written then, into the checkpoint's own folder.
-So it is there before the checkpoint is announced, and it is removed with its folder.
-"""
+"""The record of a run's streams in the checkpoints that Megatron saves and loads."""
 
 from __future__ import annotations
 
-import functools
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +13,12 @@ import megatron_packing.needs.megatron_training  # noqa: F401
 import megatron.training.checkpointing as checkpointing
 import megatron.training.training as training
 
+from megatron_packing.index import record_on_save
 from megatron_packing.index.record_file import in_folder, read_text
-from megatron_packing.index.stream_record import RECORD, Stream, read_streams, write_streams
+from megatron_packing.index.stream_record import RECORD, Stream, read_streams
 
 _NON_PERSISTENT = "non_persistent"
 _TRACKER = "latest_checkpointed_iteration.txt"
-_kept: list[Stream] = []
 
 
 def read_loaded(args: Namespace) -> tuple[list[Stream] | None, str]:
@@ -53,50 +46,21 @@ def read_loaded(args: Namespace) -> tuple[list[Stream] | None, str]:
 
 
 def write_into_checkpoints(streams: Sequence[Stream]) -> None:
-    """Write the record of ``streams`` into every checkpoint that is saved from now on.
-
-    By the rank that announces checkpoints, the first.
-    """
-    _kept[:] = streams
-    saved = checkpointing.save_checkpoint
-    if not hasattr(saved, "writes_record"):
-        checkpointing.save_checkpoint = training.save_checkpoint = _writing_the_record(saved)
+    """Write the record of ``streams`` into every checkpoint that is saved from now on."""
+    record_on_save.write_into_checkpoints(streams, checkpointing, [training], _folder_of)
 
 
-def _writing_the_record(save: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(save)
-    def save_with_record(iteration: int, *args: Any, **kwargs: Any) -> None:
-        options = checkpointing.get_args()
-        is_passing = bool(kwargs.get("non_persistent_ckpt"))
-        if is_passing and options.non_persistent_ckpt_type != "global":
-            save(iteration, *args, **kwargs)  # it has no folder of its own
-            return
-        name_tracker = checkpointing.get_checkpoint_tracker_filename
-
-        def write_and_name_tracker(folder: str) -> str:
-            # wandb asks once more, on the last rank, after the checkpoint was announced.
-            checkpointing.get_checkpoint_tracker_filename = name_tracker
-            if not _is_distributed() or checkpointing.torch.distributed.get_rank() == 0:
-                write_streams(
-                    checkpointing.get_checkpoint_name(
-                        folder, iteration, kwargs.get("release", False), return_base_dir=True
-                    ),
-                    _kept,
-                )
-            return str(name_tracker(folder))
-
-        checkpointing.get_checkpoint_tracker_filename = write_and_name_tracker
-        try:
-            save(iteration, *args, **kwargs)
-        finally:
-            checkpointing.get_checkpoint_tracker_filename = name_tracker
-
-    save_with_record.writes_record = True  # type: ignore[attr-defined]
-    return save_with_record
-
-
-def _is_distributed() -> bool:
-    return bool(checkpointing.torch.distributed.is_initialized())
+def _folder_of(
+    folder: str,
+    iteration: int,
+    *_: Any,
+    non_persistent_ckpt: bool = False,
+    release: bool = False,
+    **__: Any,
+) -> str | None:
+    if non_persistent_ckpt and checkpointing.get_args().non_persistent_ckpt_type != "global":
+        return None
+    return str(checkpointing.get_checkpoint_name(folder, iteration, release, return_base_dir=True))
 
 
 def _loaded_folders(args: Namespace) -> Iterator[str]:

@@ -17,6 +17,7 @@ import megatron_packing.needs.torch  # noqa: F401
 import torch
 
 from megatron_packing.errors import InputError
+from megatron_packing.index.record_file import is_url
 from megatron_packing.index.stream_record import (
     RECORD,
     Stream,
@@ -112,23 +113,12 @@ def _beginning(stream: Stream) -> Beginning:
 
 def _go_on(resumed: _Resumed, stream: Stream, new_stream: bool) -> list[Stream]:
     record, path = resumed.read_streams()
-    if record is None and 0 < resumed.consumed < _UNKNOWN and not new_stream:
-        raise InputError(
-            f"{path} does not exist, so nothing says which rows the checkpoint was trained on; "
-            f"copy it from where the checkpoint was saved, or give new_stream=True to begin the "
-            f"packs of this run with their first rows"
-        )
-    streams = None if record is None else go_on(record, stream, resumed.consumed)
+    if record is None:
+        return _go_on_without_record(resumed, path, stream, new_stream)
+    streams = go_on(record, stream, resumed.consumed)
     if streams is not None:
         return streams
-    if record is None and (resumed.consumed == 0 or not new_stream):
-        if resumed.consumed and _is_first_rank():
-            logger.warning(
-                f"{path} does not exist, so nothing proves that the packs of "
-                f"this run are those of its checkpoint, which does not say what it consumed"
-            )
-        return [stream]
-    if record is not None and not new_stream:
+    if not new_stream:
         raise InputError(
             f"{path} says that the checkpoint was trained on other packs "
             f"({difference(record[-1], stream)}), so the rows that it consumed are not the first "
@@ -136,12 +126,7 @@ def _go_on(resumed: _Resumed, stream: Stream, new_stream: bool) -> list[Stream]:
             f"cfg.checkpoint.load and save, or new_stream=True to go on with the new packs"
         )
     if resumed.consumed == _UNKNOWN:
-        raise InputError(
-            f"new_stream is set, but the checkpoint in {resumed.folder} does not say how many rows "
-            f"it consumed; resume from a checkpoint of Megatron-Bridge that has {_TRAIN_STATE}"
-        )
-    if record is None:
-        return [{**stream, "first sample": resumed.consumed}]
+        raise _unknown_rows(resumed)
     streams = begin_new(record, stream, resumed.consumed, count_samples)
     if _is_first_rank():
         rows = " and ".join(
@@ -152,6 +137,36 @@ def _go_on(resumed: _Resumed, stream: Stream, new_stream: bool) -> list[Stream]:
             f"{rows}"
         )
     return streams
+
+
+def _go_on_without_record(
+    resumed: _Resumed, path: Path, stream: Stream, new_stream: bool
+) -> list[Stream]:
+    if resumed.consumed == 0:
+        return [stream]
+    if new_stream:
+        if resumed.consumed == _UNKNOWN:
+            raise _unknown_rows(resumed)
+        return [{**stream, "first sample": resumed.consumed}]
+    if resumed.consumed != _UNKNOWN:
+        raise InputError(
+            f"{path} does not exist, so nothing says which rows the checkpoint was trained on; "
+            f"copy it from where the checkpoint was saved, or give new_stream=True to begin the "
+            f"packs of this run with their first rows"
+        )
+    if _is_first_rank():
+        logger.warning(
+            f"{path} does not exist, so nothing proves that the packs of this run are those of its "
+            f"checkpoint, which does not say what it consumed"
+        )
+    return [stream]
+
+
+def _unknown_rows(resumed: _Resumed) -> InputError:
+    return InputError(
+        f"new_stream is set, but the checkpoint in {resumed.folder} does not say how many rows it "
+        f"consumed; resume from a checkpoint of Megatron-Bridge that has {_TRAIN_STATE}"
+    )
 
 
 def _refuse_other_checkpoints(folder: Path, stream: Stream) -> None:
@@ -170,11 +185,8 @@ def _resumed(checkpoint: Any) -> _Resumed | None:
     if load is None or checkpoint.finetune:  # which is set where only weights are loaded
         return None
     if (load / _TRAIN_STATE).exists():  # the folder of one iteration
-        return _Resumed(load.parent, _consumed(load / _TRAIN_STATE), load)
-    found = [
-        _Resumed(load, _consumed(path), _own_folder(path))
-        for path in _train_states(checkpoint, load)
-    ]
+        return _read_checkpoint(load.parent, load / _TRAIN_STATE)
+    found = [_read_checkpoint(load, path) for path in _train_states(checkpoint, load)]
     if not found and any((load / name).exists() for name in _TRACKERS):
         return _Resumed(load, _UNKNOWN)
     return max(found, key=lambda one: one.consumed, default=None)
@@ -193,31 +205,20 @@ def _train_states(checkpoint: Any, load: Path) -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
-def _consumed(path: Path) -> int:
-    state = _read_state(path)
-    return _UNKNOWN if state is None else int(state["consumed_train_samples"])
-
-
-def _own_folder(path: Path) -> Path | None:
-    """The folder of the checkpoint that a state of training is of."""
-    if path.name == _TRAIN_STATE:
-        return path.parent
-    state = _read_state(path)
-    return None if state is None else path.parent / f"iter_{int(state['step']):07d}"
-
-
-def _read_state(path: Path) -> dict[str, Any] | None:
-    """Bridge's state of training; None where Bridge itself says what is wrong with its file."""
+def _read_checkpoint(folder: Path, path: Path) -> _Resumed:
+    """A checkpoint of the run in ``folder``, by its state of training or a copy beside it."""
+    own = path.parent if path.name == _TRAIN_STATE else None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: int(state[name]) for name in ("consumed_train_samples", "step")}
+        consumed, step = int(state["consumed_train_samples"]), int(state["step"])
     except (KeyError, OSError, RuntimeError, TypeError, ValueError):
-        return None
+        return _Resumed(folder, _UNKNOWN, own)  # Bridge says what is wrong with its own files
+    return _Resumed(folder, consumed, own or path.parent / f"iter_{step:07d}")
 
 
 def _local(folder: Any) -> Path | None:
     """A folder of this machine; object stores (``msc://``) keep no record."""
-    return None if not folder or "://" in str(folder) else Path(folder)
+    return None if not folder or is_url(folder) else Path(folder)
 
 
 def _skips_training(cfg: Any) -> bool:

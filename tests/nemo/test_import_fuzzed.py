@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.errors import InputError
 from megatron_packing.nemo.import_packed import import_packed
+from tests.fuzzing import damage
 
 CASES = int(os.environ.get("MEGATRON_PACKING_FUZZ_CASES", "150"))
 COLUMNS = ("input_ids", "loss_mask", "seq_start_id")
@@ -211,18 +212,7 @@ def test_files_with_changed_bytes(tmp_path, suffix):
     original = file.read_bytes()
     accepted = 0
     for _ in range(CASES):
-        content = bytearray(original)
-        for _ in range(chance.choice([1, 1, 1, 2, 8])):
-            kind, at = chance.randrange(4), chance.randrange(len(content))
-            if kind < 2:
-                content[at] = chance.randrange(256)
-            elif kind == 2:
-                del content[at : at + chance.choice([1, 2, 50])]
-            else:
-                content[at:at] = content[max(at - 20, 0) : at]
-            if not content:
-                content = bytearray(b"x")
-        file.write_bytes(content)
+        file.write_bytes(damage(original, chance))
         found = imported(file)
         accepted += found is not None
         if found is not None and found != documents_of(rows):

@@ -19,11 +19,11 @@ pytest.importorskip("pyarrow")
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from megatron_packing.errors import InputError
 from megatron_packing.prepare.batches import Position
 from megatron_packing.prepare.inputs import find_inputs
 from megatron_packing.prepare.readers import read_batches
 from megatron_packing.prepare.records import RecordError
+from tests.fuzzing import damage, read_unless_refused
 
 CASES = int(os.environ.get("MEGATRON_PACKING_FUZZ_CASES", "400"))
 ROWS = [{"prompt": f"What is {n} and {n}?", "completion": f"{n} \u4f60\u597d"} for n in range(60)]
@@ -46,20 +46,6 @@ def _text(value: object) -> object:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def damage(original: bytes, chance: random.Random, stop: int) -> bytes:
-    """Bytes before ``stop`` replaced, removed or doubled."""
-    content = bytearray(original)
-    for _ in range(chance.choice([1, 1, 1, 2, 8])):
-        kind, at = chance.randrange(4), chance.randrange(min(stop, len(content)))
-        if kind < 2:
-            content[at] = chance.randrange(256)
-        elif kind == 2:
-            del content[at : at + chance.choice([1, 2, 50])]
-        else:
-            content[at:at] = content[max(at - 20, 0) : at]
-    return bytes(content)
-
-
 @pytest.mark.parametrize("compression", ["none", "snappy"])
 def test_damaged_pages_give_rows_that_were_there_or_rejects(tmp_path, compression):
     file = tmp_path / "rows.parquet"
@@ -71,16 +57,11 @@ def test_damaged_pages_give_rows_that_were_there_or_rejects(tmp_path, compressio
     chance, seen = random.Random(4), Counter()
     for _ in range(CASES):
         file.write_bytes(damage(original, chance, footer))
-        try:
-            rows, rejects = read(file)
-        except InputError as error:
-            refusal = str(error)
-        else:
-            refusal = ""
-        if refusal:
-            assert str(file) in refusal
+        found = read_unless_refused(read, file)
+        if found is None:
             seen["refused"] += 1
             continue
+        rows, rejects = found
         assert rows == ROWS[: len(rows)]
         assert bool(rejects) == (len(rows) < len(ROWS)), rejects
         seen["rejects" if rejects else "the same"] += 1
@@ -98,11 +79,11 @@ def test_damaged_footers_give_what_pyarrow_reads_or_rejects(tmp_path):
         changed = damage(original[footer:-8], chance, len(original) - 8 - footer)
         size = len(changed).to_bytes(4, "little")
         file.write_bytes(original[:footer] + changed + size + b"PAR1")
-        try:
-            rows, rejects = read(file)
-        except InputError:
+        found = read_unless_refused(read, file)
+        if found is None:
             seen["refused"] += 1
             continue
+        rows, rejects = found
         if rejects:
             seen["rejects"] += 1
             continue
