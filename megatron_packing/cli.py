@@ -25,6 +25,7 @@ try:
         verify,
     )
     from megatron_packing.commands.parser import Parser
+    from megatron_packing.corpus.storage import corpus_path, is_remote
     from megatron_packing.report.console import close_standard_output
     from megatron_packing.report.json_output import JsonOutput
     from megatron_packing.report.visible import visible_line
@@ -135,15 +136,12 @@ def _refuse_addresses(args: Namespace) -> None:
     """Refuse addresses where files of this machine are read or written; inputs are texts."""
     for name, value in vars(args).items():
         for path in value if isinstance(value, list) else [value]:
-            # pathlib keeps one of the two slashes.
-            address = re.match(r"([a-z][a-z0-9+.-]+):/", str(path))
-            if address is None or not isinstance(path, Path):
-                continue
-            what = _flag(name, args) or f"the {name}"
-            raise InputError(
-                f"{what} is the address {address[1]}://{str(path)[address.end() :]}; "
-                f"{args.command} needs a local path here: give one, and copy the files"
-            )
+            if isinstance(path, Path) and is_remote(path):
+                what = _flag(name, args) or f"the {name}"
+                raise InputError(
+                    f"{what} is the address {corpus_path(path)}; {args.command} needs a local path "
+                    f"here: give one, and copy the files"
+                )
 
 
 def _with_flag(message: str, args: Namespace) -> str:

@@ -8,11 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megatron_packing.needs.installed import missing
-
 from megatron_packing.commands.end_token import choose_end_token
 from megatron_packing.corpus.joined import split_entry
 from megatron_packing.counted import counted
+from megatron_packing.errors import missing
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.source import open_source
 from megatron_packing.nemo.export import EXPORT_FORMATS, METADATA, export_packs

@@ -8,9 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megatron_packing.needs.installed import missing
-
 from megatron_packing.counted import counted
+from megatron_packing.errors import missing
 from megatron_packing.nemo.import_packed import import_packed
 from megatron_packing.nemo.packed_files import find_packed_files, packed_folders_below
 from megatron_packing.report.console import console, progress_bar

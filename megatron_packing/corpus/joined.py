@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from megatron_packing.corpus.changing_part import ChangingPart
 from megatron_packing.corpus.corpus import LOSS_MASK_SUFFIX, Corpus
 from megatron_packing.corpus.indexed_dataset import index_path
-from megatron_packing.corpus.storage import FILES, Storage, corpus_path
+from megatron_packing.corpus.storage import FILES, Storage, corpus_path, is_remote
 from megatron_packing.errors import InputError
 
 _VIEWS = 2  # rows of two epochs are laid out at one time where one epoch ends
@@ -214,7 +214,7 @@ def open_corpus(prefixes: str | Path, storage: Storage = FILES) -> Corpus | Join
 def _refuse_loss_masks(prefix: str) -> None:
     """Refuse the loss masks of a corpus in its place: ``PREFIX_loss_mask``."""
     corpus = prefix.removesuffix(LOSS_MASK_SUFFIX)
-    if corpus != prefix and "://" not in prefix and index_path(Path(corpus)).exists():
+    if corpus != prefix and not is_remote(prefix) and index_path(Path(corpus)).exists():
         raise InputError(
             f"{prefix} holds the loss masks of {corpus}, which are read with it; give {corpus}"
         )

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_packing.corpus.indexed_dataset import data_path
 from megatron_packing.errors import InputError, UnreadableError
 from megatron_packing.regular_file import map_array, open_regular
 
@@ -92,7 +93,7 @@ class FileStorage:
         Raises:
             UnreadableError: It is missing, or does not have ``size`` bytes.
         """
-        path = prefix.with_name(prefix.name + ".bin")
+        path = data_path(prefix)
         with open_regular(path) as file:
             found = os.fstat(file.fileno()).st_size
             if found != size:

@@ -12,9 +12,6 @@ from argparse import Namespace
 from dataclasses import dataclass
 from math import gcd
 
-import megatron_packing.needs.megatron_core
-import megatron_packing.needs.torch  # noqa: F401
-
 import numpy as np
 import torch
 from megatron.core.datasets.blended_dataset import BlendedDataset

@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import megatron_packing.needs.megatron_core
-import megatron_packing.needs.torch  # noqa: F401
-
 import torch
 from megatron.core import parallel_state
 from megatron.core.packed_seq_params import PackedSeqParams

@@ -6,8 +6,6 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Iterator
 
-import megatron_packing.needs.megatron_core  # noqa: F401
-
 import megatron.core
 
 from megatron_packing.errors import InputError

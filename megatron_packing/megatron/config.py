@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import megatron_packing.needs.megatron_core  # noqa: F401
-
 from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
 
 from megatron_packing.index.plan import OVERLONG, STRATEGIES

@@ -7,7 +7,6 @@ import math
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
-import megatron_packing.needs.megatron_core
 import megatron_packing.needs.megatron_training  # noqa: F401
 
 from megatron.core.datasets.utils import Split

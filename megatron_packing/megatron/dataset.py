@@ -5,9 +5,6 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-import megatron_packing.needs.megatron_core
-import megatron_packing.needs.torch  # noqa: F401
-
 import numpy as np
 import torch
 from megatron.core.datasets.megatron_dataset import MegatronDataset

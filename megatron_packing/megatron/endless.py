@@ -11,9 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import megatron_packing.needs.megatron_core
-import megatron_packing.needs.torch  # noqa: F401
-
 import numpy as np
 import torch
 from megatron.core.datasets import helpers

@@ -18,9 +18,6 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-import megatron_packing.needs.megatron_core
-import megatron_packing.needs.torch  # noqa: F401
-
 import torch
 from megatron.core.datasets.utils import Split
 

@@ -9,9 +9,6 @@ import math
 from importlib.util import find_spec
 from typing import Any
 
-import megatron_packing.needs.megatron_core
-import megatron_packing.needs.torch  # noqa: F401
-
 import torch
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
 from megatron.core.packed_seq_params import PackedSeqParams

@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import megatron_packing.needs.megatron_core
-import megatron_packing.needs.torch  # noqa: F401
-
 import torch
 from megatron.core.rerun_state_machine import get_rerun_state_machine
 from torch import Tensor

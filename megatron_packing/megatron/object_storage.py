@@ -18,8 +18,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import megatron_packing.needs.megatron_core  # noqa: F401
-
 import numpy as np
 from megatron.core.datasets.indexed_dataset import OBJECT_STORAGE_BIN_READERS
 from megatron.core.datasets.object_storage_utils import (

@@ -7,8 +7,6 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
-import megatron_packing.needs.megatron_core  # noqa: F401
-
 import numpy as np
 from megatron.core.datasets.blended_dataset import BlendedDataset
 

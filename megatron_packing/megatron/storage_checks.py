@@ -7,8 +7,6 @@ from argparse import Namespace
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-import megatron_packing.needs.megatron_core  # noqa: F401
-
 from megatron.core.msc_utils import MultiStorageClientFeature
 
 from megatron_packing.index.record_file import CLIENT_SCHEME, is_url

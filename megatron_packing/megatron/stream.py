@@ -12,9 +12,7 @@ import logging
 import os
 from argparse import Namespace
 
-import megatron_packing.needs.megatron_core
-import megatron_packing.needs.megatron_training
-import megatron_packing.needs.torch  # noqa: F401
+import megatron_packing.needs.megatron_training  # noqa: F401
 
 import torch
 from megatron.core.datasets.blended_dataset import BlendedDataset

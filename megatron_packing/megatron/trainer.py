@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import megatron_packing.needs.megatron_core
-import megatron_packing.needs.megatron_training
-import megatron_packing.needs.torch  # noqa: F401
+import megatron_packing.needs.megatron_training  # noqa: F401
 
 import megatron.training.training
 import torch

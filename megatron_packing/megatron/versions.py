@@ -9,8 +9,6 @@ import logging
 import re
 import sys
 
-import megatron_packing.needs.megatron_core  # noqa: F401
-
 import megatron.core
 from megatron.core.utils import log_single_rank
 

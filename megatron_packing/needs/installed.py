@@ -46,18 +46,3 @@ def require(module: str, package: str, requirement: str) -> None:
         )
         absent.name = module
         raise absent
-
-
-def missing(what: str, package: str, extra: str) -> InputError:
-    """The error that says how to get a package of an extra.
-
-    Args:
-        what: Who needs it: "tokenizing".
-        package: What is missing.
-        extra: The extra of this project that has it.
-    """
-    return InputError(
-        f"{what} needs {package}, which is not installed; install it with: "
-        f"pip install 'megatron-packing[{extra}]', or in NVIDIA's images with: "
-        f"pip install --no-deps {package}"
-    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from megatron_packing.nemo.packed_data import Datasets, PackedData, PackedDataBuilder
+from megatron_packing.nemo.packed_data import Datasets, PackedData, build_datasets
 from megatron_packing.nemo.versions import BUILDERS, DataloaderConfig
 
 
@@ -32,9 +32,9 @@ def packed_train_valid_test_datasets_provider(
         tokenizer: Of the run.
 
     Raises:
-        InputError: See ``PackedDataBuilder.build``.
+        InputError: See ``packed_data.build_datasets``.
     """
-    return PackedDataBuilder(dataset_config, tokenizer).build()
+    return build_datasets(dataset_config, tokenizer)
 
 
 BUILDERS[PackedDataConfig] = packed_train_valid_test_datasets_provider

@@ -8,7 +8,8 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from megatron_packing.errors import InputError
-from megatron_packing.nemo.versions import bridge_version, core_version
+from megatron_packing.megatron.versions import core_version
+from megatron_packing.nemo.versions import bridge_version
 
 # Words in the names of settings that only models with other inputs than one row of tokens have.
 _OTHER_INPUTS = re.compile(

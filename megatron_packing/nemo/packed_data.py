@@ -15,7 +15,7 @@ from megatron_packing.nemo.advice import advise, check_trained
 from megatron_packing.nemo.checks import check_run
 from megatron_packing.nemo.containers import show_settings_when_validated
 from megatron_packing.nemo.dataset import PackedRowDataset
-from megatron_packing.nemo.splits import Split, open_split
+from megatron_packing.nemo.splits import Split, open_splits
 from megatron_packing.nemo.stream import Beginning, keep_stream
 from megatron_packing.nemo.versions import PackedSequenceSpecs, takes_padding_mask
 from megatron_packing.nemo.vocabulary import check_tokens
@@ -109,11 +109,14 @@ class PackedData(_Watcher):
         Raises:
             InputError: One cannot be opened.
         """
-        return {
-            name: open_split(name, getattr(self, name), getattr(self, f"{name}_corpus"))
-            for name in ("train", "validation", "test")
-            if getattr(self, name) is not None
-        }
+        return open_splits(
+            {"train": self.train, "validation": self.validation, "test": self.test},
+            {
+                "train": self.train_corpus,
+                "validation": self.validation_corpus,
+                "test": self.test_corpus,
+            },
+        )
 
     def see_settings(self, cfg: Any) -> None:
         """Refuse settings that would train wrongly, before a model is built.
@@ -125,78 +128,71 @@ class PackedData(_Watcher):
         check_run(cfg, self.open_splits())
 
 
-class PackedDataBuilder:
-    """Makes the datasets of a run; on every rank, as indexes and corpora are memory-mapped."""
+def build_datasets(config: PackedData, tokenizer: Any) -> Datasets:
+    """Make the training, validation and test rows of a run.
 
-    def __init__(self, config: PackedData, tokenizer: Any) -> None:
-        """Take the settings.
+    On every rank, as indexes and corpora are memory-mapped.
 
-        Args:
-            config: ``cfg.dataset`` of the run.
-            tokenizer: Bridge's, of the run; None where it is not known.
-        """
-        self.config = config
-        self.tokenizer = tokenizer
+    Args:
+        config: ``cfg.dataset`` of the run.
+        tokenizer: Bridge's, of the run; None where it is not known.
 
-    def build(self) -> Datasets:
-        """Open the training, validation and test rows.
-
-        Raises:
-            InputError: An index or its corpus cannot be opened, or the run would train wrongly on
-                them: by its settings, its tokenizer and vocabulary, or the checkpoint it goes on
-                from.
-        """
-        config, cfg = self.config, self.config._cfg
-        if cfg is None or cfg.dataset is not config:
-            raise InputError(
-                "the settings of this run were not validated, so nothing proves that its rows fit "
-                "them; call cfg.validate(), as Bridge's pretrain and finetune do"
-            )
-        splits = config.open_splits()
-        check_run(cfg, splits)
-        for split in splits.values():
-            for part in split.parts:
-                check_trained(part.index, part.corpus)
-                check_tokens(
-                    part.corpus,
-                    self.tokenizer,
-                    cfg.model,
-                    allow_other_tokenizer=config.allow_other_tokenizer,
-                )
-        beginning = keep_stream(cfg, splits["train"], config.seed, new_stream=config.new_stream)
-        if not config._told and (not is_initialized() or get_rank() == 0):
-            for line in advise(cfg, splits):
-                console.print(line)
-        return (
-            self._serve(splits.get("train"), is_training=True, beginning=beginning),
-            self._serve(splits.get("validation")),
-            self._serve(splits.get("test")),
+    Raises:
+        InputError: An index or its corpus cannot be opened, or the run would train wrongly on
+            them: by its settings, its tokenizer and vocabulary, or the checkpoint it goes on from.
+    """
+    cfg = config._cfg
+    if cfg is None or cfg.dataset is not config:
+        raise InputError(
+            "the settings of this run were not validated, so nothing proves that its rows fit "
+            "them; call cfg.validate(), as Bridge's pretrain and finetune do"
         )
-
-    def _serve(
-        self,
-        split: Split | None,
-        *,
-        is_training: bool = False,
-        beginning: Beginning | None = None,
-    ) -> PackedRowDataset | None:
-        if split is None:
-            return None
-        rows = [
-            PackedRows(
-                index=part.index,
-                corpus=part.corpus,
-                seed=self.config.seed,
-                new_order_each_epoch=is_training,
-                attention=self.config.attention,
-                position_ids=positions_of(self.config.attention),
+    splits = config.open_splits()
+    check_run(cfg, splits)
+    for split in splits.values():
+        for part in split.parts:
+            check_trained(part.index, part.corpus)
+            check_tokens(
+                part.corpus,
+                tokenizer,
+                cfg.model,
+                allow_other_tokenizer=config.allow_other_tokenizer,
             )
-            for part in split.parts
-        ]
-        return PackedRowDataset(
-            rows,
-            _ENDLESS,
-            weights=split.weights,
-            beginning=beginning,
-            with_padding_mask=takes_padding_mask(),
+    beginning = keep_stream(cfg, splits["train"], config.seed, new_stream=config.new_stream)
+    if not config._told and (not is_initialized() or get_rank() == 0):
+        for line in advise(cfg, splits):
+            console.print(line)
+    return (
+        _serve(config, splits["train"], is_training=True, beginning=beginning),
+        _serve(config, splits.get("validation")),
+        _serve(config, splits.get("test")),
+    )
+
+
+def _serve(
+    config: PackedData,
+    split: Split | None,
+    *,
+    is_training: bool = False,
+    beginning: Beginning | None = None,
+) -> PackedRowDataset | None:
+    if split is None:
+        return None
+    rows = [
+        PackedRows(
+            index=part.index,
+            corpus=part.corpus,
+            seed=config.seed,
+            new_order_each_epoch=is_training,
+            attention=config.attention,
+            position_ids=positions_of(config.attention),
         )
+        for part in split.parts
+    ]
+    return PackedRowDataset(
+        rows,
+        _ENDLESS,
+        weights=split.weights,
+        beginning=beginning,
+        with_padding_mask=takes_padding_mask(),
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from megatron_packing.nemo.packed_data import Datasets, PackedData, PackedDataBuilder
+from megatron_packing.nemo.packed_data import Datasets, PackedData, build_datasets
 from megatron_packing.nemo.versions import DatasetProvider
 
 
@@ -25,6 +25,6 @@ class PackedDataProvider(PackedData, DatasetProvider):
             context: Bridge's ``DatasetBuildContext``.
 
         Raises:
-            InputError: See ``PackedDataBuilder.build``.
+            InputError: See ``packed_data.build_datasets``.
         """
-        return PackedDataBuilder(self, context.tokenizer).build()
+        return build_datasets(self, context.tokenizer)

@@ -15,7 +15,7 @@ from megatron_packing.nemo.advice import advise, check_trained
 from megatron_packing.nemo.checks import check_index, check_recipe, check_schedule
 from megatron_packing.nemo.model_kinds import needs_hybrid_flag
 from megatron_packing.nemo.packed_data import PackedData
-from megatron_packing.nemo.splits import Blend, Packs, Split, as_setting, open_split
+from megatron_packing.nemo.splits import Blend, Packs, Split, as_setting, open_splits
 from megatron_packing.nemo.versions import BUILDERS
 from megatron_packing.report.console import console
 from megatron_packing.thd.layout import ATTENTION, Attention
@@ -97,11 +97,7 @@ def use_packed_data(
             wrongly. ``cfg`` is as it was.
     """
     corpora = {"train": train_corpus, "validation": validation_corpus, "test": test_corpus}
-    splits = {
-        name: open_split(name, blend, corpora[name])
-        for name, blend in (("train", train), ("validation", validation), ("test", test))
-        if blend is not None
-    }
+    splits = open_splits({"train": train, "validation": validation, "test": test}, corpora)
     _check_choice("keep", keep, KEPT_BATCHES)
     _check_choice("attention", attention, ATTENTION)
     if documents_per_row is not None and (documents_per_row <= 0 or keep != "documents"):

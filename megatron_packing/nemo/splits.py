@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,11 +86,22 @@ def open_split(name: str, blend: Blend, corpora: Blend | None = None) -> Split:
     return Split(parts, tuple(shares))
 
 
+def open_splits(
+    blends: Mapping[str, Blend | None], corpora: Mapping[str, Blend | None]
+) -> dict[str, Split]:
+    """Open the splits that there are; see ``open_split``."""
+    return {
+        name: open_split(name, blend, corpora[name])
+        for name, blend in blends.items()
+        if blend is not None
+    }
+
+
 def as_setting(blend: Blend | None) -> str | list[str] | None:
     """A blend in types that a recipe in YAML holds."""
-    if blend is None or isinstance(blend, str | os.PathLike):
-        return None if blend is None else str(blend)
-    return _texts(blend)
+    if blend is None:
+        return None
+    return str(blend) if isinstance(blend, str | os.PathLike) else _texts(blend)
 
 
 def _texts(blend: Blend) -> list[str]:

@@ -52,7 +52,6 @@ __all__ = [
     "PackedSequenceSpecs",
     "bridge_version",
     "check_tested",
-    "core_version",
     "takes_padding_mask",
 ]
 
@@ -91,30 +90,16 @@ def bridge_version() -> tuple[int, int]:
     """
     from megatron.bridge import package_info
 
-    return _first_two("Megatron-Bridge", getattr(package_info, "__version__", ""))
+    text = str(getattr(package_info, "__version__", ""))
+    numbers = re.match(r"(\d+)\.(\d+)", text)
+    if numbers is None:
+        raise InputError(
+            f"the version of Megatron-Bridge is {text!r}, so it cannot be known whether it hands "
+            f"cu_seqlens to all layers; install a release of it"
+        )
+    return int(numbers[1]), int(numbers[2])
 
 
 def takes_padding_mask() -> bool:
     """Whether Bridge hands a row's padding mask to the model."""
     return bridge_version() >= _FIRST_WITH_PADDING_MASK
-
-
-def core_version() -> tuple[int, int]:
-    """The first two numbers of megatron-core's version.
-
-    Raises:
-        InputError: It cannot be found out.
-    """
-    import megatron.core
-
-    return _first_two("megatron-core", getattr(megatron.core, "__version__", ""))
-
-
-def _first_two(package: str, text: object) -> tuple[int, int]:
-    numbers = re.match(r"(\d+)\.(\d+)", str(text))
-    if numbers is None:
-        raise InputError(
-            f"the version of {package} is {text!r}, so it cannot be known whether it hands "
-            f"cu_seqlens to all layers; install a release of it"
-        )
-    return int(numbers[1]), int(numbers[2])

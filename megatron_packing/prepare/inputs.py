@@ -12,9 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from megatron_packing.needs.installed import missing
-
-from megatron_packing.errors import InputError
+from megatron_packing.errors import InputError, missing
 from megatron_packing.prepare import storage
 from megatron_packing.prepare.formats import START_BYTES, Format, tell_format
 from megatron_packing.prepare.storage import Download, Source, StorageError

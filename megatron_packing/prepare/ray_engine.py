@@ -9,9 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from megatron_packing.needs.installed import missing
-
-from megatron_packing.errors import InputError
+from megatron_packing.errors import InputError, missing
 from megatron_packing.prepare.batches import RecordBatch
 from megatron_packing.prepare.encoder import EncodedBatch, Encoder, EncoderOptions
 from megatron_packing.prepare.engine import Results

@@ -9,9 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from megatron_packing.needs.installed import missing
-
-from megatron_packing.errors import InputError
+from megatron_packing.errors import InputError, missing
 from megatron_packing.prepare import storage
 from megatron_packing.prepare.batches import Position, RecordBatch, Unreadable
 from megatron_packing.prepare.inputs import InputFile

@@ -21,9 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import BuiltinMethodType, MethodType
 from typing import Any
 
-from megatron_packing.needs.installed import missing
-
-from megatron_packing.errors import InputError
+from megatron_packing.errors import InputError, missing
 from megatron_packing.prepare.records import RecordError
 
 # Stand for generation marks in the text: noncharacters, which no text may hold.

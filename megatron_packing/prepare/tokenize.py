@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime
 import errno
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from megatron_packing.corpus.storage import corpus_path, is_remote
 from megatron_packing.errors import InputError
 from megatron_packing.prepare.batches import RecordBatch
 from megatron_packing.prepare.conversations import SCHEMAS
@@ -117,12 +117,10 @@ def tokenize(
             raise InputError(
                 f"--date is {options.date!r}; it must be a day such as 2026-01-31"
             ) from error
-    address = re.match(r"([a-z][a-z0-9+.-]+):/+", str(options.output_prefix))
-    if address:
+    if is_remote(options.output_prefix):
         raise InputError(
-            f"--output-prefix is the address {address[1]}://"
-            f"{str(options.output_prefix)[address.end() :]}; a corpus is written to a local "
-            f"folder: give one, and copy the files from there"
+            f"--output-prefix is the address {corpus_path(options.output_prefix)}; a corpus is "
+            f"written to a local folder: give one, and copy the files from there"
         )
     if not options.output_prefix.name or options.output_prefix.is_dir():
         raise InputError(

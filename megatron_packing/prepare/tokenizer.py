@@ -12,11 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from megatron_packing.needs.installed import missing
-
 import numpy as np
 
-from megatron_packing.errors import InputError
+from megatron_packing.errors import InputError, missing
 from megatron_packing.prepare.text_tokenizer import (
     HuggingFaceTokenizer,
     RankTokenizer,
