@@ -38,7 +38,8 @@ from rich.console import Console
 from rich.table import Table
 
 from megatron_packing import _core, plan_packs
-from megatron_packing.corpus.joined import open_corpus
+from megatron_packing.commands.planning import open_documents
+from megatron_packing.errors import InputError
 from megatron_packing.report.model_cost import MODELS, ModelShape
 
 Rows = list[tuple[int, NDArray[np.int64]]]
@@ -252,7 +253,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("prefixes", nargs="*", metavar="PREFIX")
-    parser.add_argument("--lengths", type=Path, metavar="FILE.npy", help="tokens of documents")
+    parser.add_argument("--lengths", type=Path, metavar="FILE.npy", help="as pack takes it")
     parser.add_argument("--sequence-length", type=int, default=8192)
     parser.add_argument("--ranks", type=int, default=16)
     parser.add_argument("--rows-per-step", type=int, default=64)
@@ -261,14 +262,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
-    if bool(args.prefixes) == (args.lengths is not None):
-        parser.error("give either PREFIX or --lengths FILE.npy")
     if args.rows_per_step % args.ranks:
         parser.error("--rows-per-step must be a multiple of --ranks")
-    if args.lengths is not None:
-        tokens = np.load(args.lengths).astype(np.int64)
-    else:
-        tokens = np.asarray(open_corpus(",".join(args.prefixes)).num_tokens, np.int64)
+    try:
+        tokens = np.asarray(open_documents(args).num_tokens, np.int64)
+    except InputError as error:
+        parser.error(str(error))
     lengths = np.minimum(tokens[tokens > 1] - 1, args.sequence_length)
     packs = plan_packs(lengths, args.sequence_length).num_packs
     if packs < args.rows_per_step:
