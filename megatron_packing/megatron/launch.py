@@ -8,6 +8,8 @@ import resource
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
 
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.arguments import add_packing_arguments
@@ -27,11 +29,26 @@ def run_training(main: Callable[[], None]) -> None:
         sys.stdout.write(all_help())
         return
     raise_open_files_limit()
+    use_compiled_helpers()
     try:
         main()
     except InputError as error:
         tell_torchrun(f"error: {error}")
         sys.exit(f"error: {error}")
+
+
+def use_compiled_helpers() -> None:
+    """Let Megatron use the dataset helpers that its wheel holds.
+
+    The trainer runs ``make`` for them and ends where that fails. The wheel has the compiled helpers
+    and no Makefile; a checkout has a Makefile, and there nothing changes.
+    """
+    import megatron.core.datasets
+    import megatron.core.datasets.utils
+
+    folder = Path(megatron.core.datasets.__path__[0])
+    if find_spec("megatron.core.datasets.helpers_cpp") and not (folder / "Makefile").exists():
+        megatron.core.datasets.utils.compile_helpers = lambda: None
 
 
 def all_help() -> str:

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Collects what measure.py needs on a machine with a GPU and no network.
+
+    python benchmarks/gpu/bring.py FOLDER [--architecture 90] [--lengths FILE.npy ...]
+
+Run it with the Python of the other machine's version where there is a network. It fetches the
+wheels of wheels.txt, checks their sizes and hashes, leaves one architecture's code in Transformer
+Engine's library, adds its extension for torch (build_extension.sh makes it), builds this project,
+and prepares the conversations of the demo. FOLDER then holds wheels, a corpus with its tokenizer,
+and copies of --lengths: token counts of documents, one .npy for each set to be measured beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from slim import slim_wheel
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+PIECE = 60 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A line of wheels.txt."""
+
+    requirement: str
+    file: str
+    size: int
+    sha256: str
+
+
+def read_list(path: Path = HERE / "wheels.txt") -> list[Listed]:
+    """Read the list: requirement, file, bytes and SHA-256 a line."""
+    lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    return [Listed(r, f, int(n), h) for r, f, n, h in (x for x in lines if x[0] != "#")]
+
+
+def check(listed: Listed, path: Path) -> None:
+    """End with a sentence where a file is not the listed one."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if (path.stat().st_size, digest) != (listed.size, listed.sha256):
+        sys.exit(
+            f"error: {path} has {path.stat().st_size} bytes and SHA-256 {digest}, but "
+            f"wheels.txt lists {listed.size} and {listed.sha256}: remove the file and try again"
+        )
+
+
+def fetch(listed: Listed, folder: Path) -> Path:
+    """Fetch a listed file unless it is there, and check it."""
+    path = folder / listed.file
+    if not path.exists():
+        words = ["download", "--quiet", "--no-deps", "--dest", str(folder), listed.requirement]
+        source = ["--no-binary", ":all:", "--no-build-isolation"]
+        words += source if listed.file.endswith(".tar.gz") else ["--only-binary", ":all:"]
+        subprocess.run([sys.executable, "-m", "pip", *words], check=True)
+    if not path.exists():
+        sys.exit(f"error: pip fetched another file of {listed.requirement} than {listed.file}")
+    check(listed, path)
+    return path
+
+
+def cut(path: Path) -> None:
+    """Replace a file over 60 MiB by pieces, which ``join`` of measure.py puts together."""
+    content = path.read_bytes()
+    if len(content) > PIECE:
+        for number, start in enumerate(range(0, len(content), PIECE)):
+            piece = path.with_name(f"{path.name}.piece{number:02}")
+            piece.write_bytes(content[start : start + PIECE])
+        path.unlink()
+
+
+def prepare_chat(folder: Path) -> None:
+    """Write the demo's conversations as a corpus, and its tokenizer."""
+    if (folder / "corpus.idx").exists():
+        return
+    subprocess.run([sys.executable, ROOT / "examples" / "chitchat.py", folder], check=True)
+    words = ["tokenize", folder / "conversations.jsonl", "--output-prefix", folder / "corpus"]
+    words += ["--tokenizer", folder / "tokenizer"]
+    subprocess.run([sys.executable, "-m", "megatron_packing.cli", *map(str, words)], check=True)
+    (folder / "conversations.jsonl").unlink()
+
+
+def main() -> None:
+    """Collect."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--architecture", type=int, default=90, help="of the card (default: 90)")
+    parser.add_argument("--lengths", type=Path, nargs="*", default=[])
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/megatron-packing/gpu")
+    options = parser.parse_args()
+    folder, cache = options.folder, options.cache
+    folder.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(parents=True, exist_ok=True)
+    prepare_chat(folder / "chitchat")
+    for path in options.lengths:
+        np.save(folder / path.name, np.load(path).astype(np.int32))
+    for listed in read_list():
+        path = fetch(listed, cache)
+        if path.suffix == ".gz":
+            built = sorted(cache.glob("transformer_engine_torch-*.whl"))
+            if not built:
+                subprocess.run(["bash", HERE / "build_extension.sh", path, cache], check=True)
+                built = sorted(cache.glob("transformer_engine_torch-*.whl"))
+            path = built[-1]
+        output = folder / path.name
+        if "transformer_engine_cu" in path.name:
+            kept, cleared = slim_wheel(path, output, options.architecture)
+            print(f"{path.name}: kept {kept:,} bytes of code, left out {cleared:,}")
+        else:
+            shutil.copy(path, output)
+        cut(output)
+    words = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT]
+    subprocess.run([sys.executable, "-m", "pip", *map(str, words)], check=True)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"{folder} holds {size:,} bytes; on the other machine run:")
+    print(f"    python3 benchmarks/gpu/measure.py --brought {folder} --out results")
+
+
+if __name__ == "__main__":
+    main()

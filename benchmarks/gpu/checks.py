@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stages that ask whether packed rows are right on this machine.
+
+Every one compares with something that knows nothing of packing: float64 on the CPU, Transformer
+Engine's own partition, the same documents alone.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from ground import (
+    Ground,
+    batches,
+    loss_of,
+    make_dataset,
+    make_model,
+    relative_error,
+)
+
+from megatron_packing.thd.attention import packed_attention, varlen_attention
+from megatron_packing.thd.context_parallel import partition_indices
+
+
+def fused_attention(ground: Ground) -> Any:
+    """Transformer Engine's attention as Megatron calls it; the reference in a dry run."""
+    shape = ground.shape
+    dim = shape.hidden_size // shape.num_heads
+    if ground.dry:
+        return lambda q, k, v, offsets, _: packed_attention(q, k, v, offsets, dim**-0.5)
+    from transformer_engine.pytorch import DotProductAttention
+
+    attention = DotProductAttention(
+        shape.num_heads,
+        dim,
+        num_gqa_groups=shape.num_query_groups,
+        attention_dropout=0.0,
+        qkv_format="thd",
+        attn_mask_type="padding_causal",
+    )
+
+    def attend(q: Any, k: Any, v: Any, offsets: Any, longest: int) -> Any:
+        output = attention(
+            q,
+            k,
+            v,
+            cu_seqlens_q=offsets,
+            cu_seqlens_kv=offsets,
+            max_seqlen_q=longest,
+            max_seqlen_kv=longest,
+            pad_between_seqs=False,
+        )
+        return output.view(q.shape)
+
+    return attend
+
+
+def torch_attention(ground: Ground) -> Any:
+    """torch's variable-length attention, for machines without Transformer Engine."""
+    scale = (ground.shape.hidden_size // ground.shape.num_heads) ** -0.5
+    if ground.dry:
+        return lambda q, k, v, offsets, _: packed_attention(q, k, v, offsets, scale)
+    return lambda q, k, v, offsets, longest: varlen_attention(
+        q, k, v, offsets, scale, max_seqlen=longest
+    )
+
+
+def random_qkv(ground: Ground, positions: int) -> list[torch.Tensor]:
+    """Queries, keys and values of a row, and a gradient of the output."""
+    shape, generator = ground.shape, torch.Generator().manual_seed(positions)
+    dim = shape.hidden_size // shape.num_heads
+    heads = (shape.num_heads, shape.num_query_groups, shape.num_query_groups, shape.num_heads)
+    tensors = [torch.randn(positions, count, dim, generator=generator) for count in heads]
+    return [tensor.to(ground.dtype) for tensor in tensors]
+
+
+def alone_in_float64(tensors: list[torch.Tensor], scale: float) -> list[torch.Tensor]:
+    """Causal attention of one document written out: its output and three gradients."""
+    query, key, value = (tensor.double().requires_grad_() for tensor in tensors[:3])
+    groups = query.shape[1] // key.shape[1]
+    scores = torch.einsum("qhd,khd->hqk", query, key.repeat_interleave(groups, 1)) * scale
+    future = torch.ones(scores.shape[1:], dtype=torch.bool).triu(1)
+    weights = scores.masked_fill(future, -math.inf).softmax(-1)
+    output = torch.einsum("hqk,khd->qhd", weights, value.repeat_interleave(groups, 1))
+    output.backward(tensors[3].double())
+    return [output.detach(), query.grad, key.grad, value.grad]
+
+
+def check_attention(ground: Ground) -> None:
+    """Forward and backward of packed attention against each document alone in float64."""
+    row = ground.check_row
+    dataset = make_dataset(ground.corpora[0][1], row, "optimal")
+    result: dict[str, Any] = {"row": row, "kernels": {}}
+    scale = (ground.shape.hidden_size // ground.shape.num_heads) ** -0.5
+    for pack in range(3):
+        sample = dataset[pack]
+        cu_seqlens, longest = sample["cu_seqlens"], int(sample["max_seqlen"])
+        tensors = random_qkv(ground, row)
+        segments = [(a, b) for a, b in pairwise(cu_seqlens.tolist()) if b > a]
+        exact = [alone_in_float64([t[a:b] for t in tensors], scale) for a, b in segments]
+        ways = (("fused", fused_attention(ground)), ("torch", torch_attention(ground)))
+        for name, attend in ways:
+            leaves = [tensor.clone().cuda().requires_grad_() for tensor in tensors[:3]]
+            output = attend(*leaves, cu_seqlens.cuda(), longest)
+            output.backward(tensors[3].cuda())
+            found = [output, *(leaf.grad for leaf in leaves)]
+            errors = [
+                relative_error(part[a:b], expected)
+                for (a, b), document in zip(segments, exact, strict=True)
+                for part, expected in zip(found, document, strict=True)
+            ]
+            here = result["kernels"].setdefault(name, {"documents": 0, "largest_error": 0.0})
+            here["documents"] += len(segments)
+            here["largest_error"] = max(here["largest_error"], *errors)
+    result["limit"] = 1e-2
+    result["ok"] = all(k["largest_error"] < result["limit"] for k in result["kernels"].values())
+    ground.save("attention", result)
+
+
+def check_partition(ground: Ground) -> None:
+    """Transformer Engine's own partition of rows for context parallelism against ours."""
+    if ground.dry:
+
+        def theirs(offsets: Any, total: int, size: int, rank: int) -> Any:
+            held = []
+            for a, b in pairwise(offsets.tolist()):
+                chunks = np.array_split(np.arange(a, b), 2 * size) if b > a else []
+                held += [*chunks[rank : rank + 1], *chunks[2 * size - 1 - rank : 2 * size - rank]]
+            return torch.from_numpy(np.concatenate(held))
+
+    else:
+        import transformer_engine_torch as tex
+
+        theirs = tex.thd_get_partitioned_indices
+    compared, different = 0, 0
+    for size in (2, 4, 8):
+        dataset = make_dataset(
+            ground.corpora[0][1], ground.rows[0], "optimal", packing_alignment=2 * size
+        )
+        for pack in range(20):
+            offsets = dataset[pack]["cu_seqlens"].cuda()
+            for rank in range(size):
+                ours = partition_indices(offsets, size, rank)
+                expected = theirs(offsets, ground.rows[0], size, rank)
+                compared += 1
+                different += not torch.equal(ours.long(), expected.to(ours.device).long())
+    ground.save(
+        "partition", {"compared": compared, "different": different, "ok": not different}
+    )
+
+
+def check_model(ground: Ground) -> None:
+    """A whole GPTModel: packed rows against documents alone, and what a document sees of others.
+
+    Rounding in half precision depends on the shapes that kernels see, so packed and alone are not
+    equal in bits. The comparison with documents that do see others shows how large a leak would be.
+    """
+    row = ground.check_row
+    dataset = make_dataset(ground.corpora[0][1], row, "optimal")
+    model = make_model(ground, num_layers=4 if not ground.dry else 2, row=row)
+    parameters = list(model.parameters())
+    result: dict[str, Any] = {"row": row, "documents": 0, "loss": 0.0, "leaking_loss": 0.0}
+    result |= {"gradient": 0.0, "leaking_gradient": 0.0, "bits_changed": 0, "bits_compared": 0}
+
+    def gradients(loss: torch.Tensor) -> list[torch.Tensor]:
+        return [g.float() for g in torch.autograd.grad(loss, parameters, allow_unused=True)]
+
+    def distance(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+        square = sum(((a - b) ** 2).sum() for a, b in zip(found, expected, strict=True))
+        size = sum((b**2).sum() for b in expected)
+        return float((square / size).sqrt())
+
+    for pack in range(2):
+        (batch,) = batches(dataset, [pack])
+        trained = max(1.0, float((batch.loss_mask != 0).sum()))
+        offsets = batch.packed_seq_params.cu_seqlens_q.tolist()
+        segments = [(a, b) for a, b in pairwise(offsets) if batch.loss_mask[0, a:b].any()]
+        alone = torch.zeros((), device=batch.loss_mask.device)
+        for a, b in segments:
+            part = slice(a, b)
+            losses = model(
+                batch.tokens[:, part],
+                batch.position_ids[:, part],
+                None,
+                labels=batch.labels[:, part],
+            )
+            alone = alone + (losses.float().view(-1) * batch.loss_mask[0, part]).sum()
+        expected = gradients(alone)
+        for name, packed in (("", True), ("leaking_", False)):
+            loss = loss_of(model, batch, packed=packed)
+            difference = abs(float(loss - alone)) / trained
+            result[f"{name}loss"] = max(result[f"{name}loss"], difference)
+            found = distance(gradients(loss), expected)
+            result[f"{name}gradient"] = max(result[f"{name}gradient"], found)
+        changed, compared = _bits_changed_by_others(model, batch, segments[0])
+        result["documents"] += len(segments)
+        result["bits_changed"] += changed
+        result["bits_compared"] += compared
+    result["ok"] = (
+        result["bits_changed"] == 0
+        and result["bits_compared"] > 0
+        and result["loss"] < 1e-2 < result["leaking_gradient"]
+        and result["gradient"] < 2e-2
+    )
+    ground.save("model", result)
+
+
+def _bits_changed_by_others(model: Any, batch: Any, segment: tuple[int, int]) -> tuple[int, int]:
+    """Change every token but those of one document and count its losses that changed."""
+    from dataclasses import replace
+
+    from megatron_packing.megatron.batch import run_model
+
+    a, b = segment
+    with torch.no_grad():
+        before = run_model(model, batch)[0, a:b]
+        tokens = (batch.tokens + 17) % 1000
+        tokens[:, a:b] = batch.tokens[:, a:b]
+        after = run_model(model, replace(batch, tokens=tokens))[0, a:b]
+    return int((before != after).sum()), b - a

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks and measures packed training on one GPU, in one command, without a network.
+
+    python benchmarks/gpu/measure.py --brought FOLDER --out FOLDER [--dry-run] [--stages NAME ...]
+
+FOLDER of --brought is what bring.py made on a machine with a network. Wheels in it are installed
+for this run alone. Every stage runs in a process of its own with a time limit and writes
+OUT/STAGE.json as it goes, so a run that is cut off keeps what it has. Correctness comes first. The
+dry run takes every stage in small on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+SECONDS = {
+    "machine": 60,
+    "attention": 90,
+    "partition": 60,
+    "model": 120,
+    "rows": 240,
+    "attention_time": 120,
+    "trainer": 300,
+    "loading": 90,
+    "graph": 120,
+    "waits": 60,
+    "kernels": 60,
+    "tests": 120,
+}
+"""Stages in their order, and how long each may take."""
+
+
+def run_stage(name: str, brought: Path, work: Path, out: Path, dry: bool) -> None:
+    """Run one stage in this process."""
+    from ground import open_ground
+
+    ground = open_ground(brought, work, out, dry)
+    import checks
+    import speed
+    import trainer
+
+    stage = {
+        "machine": speed.measure_machine,
+        "attention": checks.check_attention,
+        "partition": checks.check_partition,
+        "model": checks.check_model,
+        "rows": speed.measure_rows,
+        "attention_time": speed.measure_attention,
+        "trainer": trainer.train,
+        "loading": speed.measure_loading,
+        "graph": speed.measure_graph,
+        "waits": speed.count_waits,
+        "kernels": speed.name_kernels,
+        "tests": trainer.run_tests,
+    }[name]
+    if not dry and name not in ("trainer", "tests", "machine"):
+        import megatron.core.models.gpt  # noqa: F401 - takes seconds; before the turn comes
+        import transformer_engine.pytorch  # noqa: F401
+    sys.stdin.readline()  # imports were done while the stage before was running
+    began = time.perf_counter()
+    try:
+        stage(ground)
+    except Exception:
+        path = out / f"{name}.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        ground.save(name, known | {"ok": False, "error": traceback.format_exc()[-3000:]})
+        sys.exit(1)
+    finally:
+        path = out / f"{name}.json"
+        if path.exists():
+            took = time.perf_counter() - began
+            ground.save(name, json.loads(path.read_text()) | {"seconds": round(took, 1)})
+
+
+def install(brought: Path, site: Path) -> None:
+    """Install the wheels that were brought into a folder of this run's."""
+    site.mkdir()
+    for first in brought.glob("*.piece00"):  # bring.py cuts large files
+        pieces = sorted(brought.glob(f"{first.stem}.piece*"))
+        (site / first.stem).write_bytes(b"".join(piece.read_bytes() for piece in pieces))
+    wheels = sorted(map(str, [*brought.glob("*.whl"), *site.glob("*.whl")]))
+    if wheels:
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
+        subprocess.run([*command, "--no-compile", "--target", str(site), *wheels], check=True)
+
+
+def main() -> None:
+    """Run the stages in turn and print what they found."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--brought", type=Path, required=True, help="what bring.py made")
+    parser.add_argument("--out", type=Path, required=True, help="where results go")
+    parser.add_argument("--dry-run", action="store_true", help="every stage in small, on a CPU")
+    parser.add_argument("--stages", nargs="+", choices=SECONDS, default=list(SECONDS))
+    parser.add_argument("--minutes", type=float, default=60, help="stop after (default: 60)")
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=SECONDS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        run_stage(options.one, options.brought, options.work, options.out, options.dry_run)
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    ends = time.monotonic() + options.minutes * 60
+    temporary = tempfile.TemporaryDirectory(prefix="megatron-packing-")
+    work = Path(temporary.name)
+    site = work / "site"
+    if not options.dry_run:  # which uses what is installed
+        install(options.brought, site)
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(map(str, [site, ROOT, ROOT / "examples"])),
+        "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+    }
+    if options.dry_run:
+        environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+    corpora = [HERE / "ground.py", options.brought, work]
+    subprocess.run([sys.executable, *map(str, corpora)], env=environment, check=True)
+
+    def start(name: str) -> subprocess.Popen[str]:
+        words = ["--brought", options.brought, "--work", work, "--out", options.out, "--one", name]
+        words += ["--dry-run"] if options.dry_run else []
+        with (options.out / f"{name}.log").open("w") as log:
+            return subprocess.Popen(
+                [sys.executable, __file__, *map(str, words)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=environment,
+            )
+
+    stages = list(options.stages)
+    next_one = start(stages[0])
+    for position, name in enumerate(stages):
+        process = next_one
+        if position + 1 < len(stages):
+            next_one = start(stages[position + 1])
+        left = ends - time.monotonic()
+        try:
+            if left <= 0:
+                raise subprocess.TimeoutExpired(name, 0)
+            process.communicate("go\n", timeout=min(SECONDS[name], left))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            note(options.out / f"{name}.json", "stopped: its time was over")
+        else:
+            if process.returncode:
+                note(options.out / f"{name}.json", f"ended with {process.returncode}")
+        print(f"{name}: {summary(options.out / f'{name}.json')}", flush=True)
+    subprocess.run(
+        [sys.executable, HERE / "report.py", options.out], env=environment, check=False
+    )
+
+
+def note(path: Path, error: str) -> None:
+    """Leave in a stage's result why it has no more."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    known.setdefault("error", error)
+    path.write_text(json.dumps(known | {"ok": False}, indent=1))
+
+
+def summary(path: Path) -> str:
+    """One line on a stage."""
+    found = json.loads(path.read_text())
+    error = str(found.get("error", "")).strip().splitlines()[-1:]
+    return " ".join(["ok" if found.get("ok") else "FAILED", f"({found.get('seconds')} s)", *error])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prints what measure.py found.
+
+    python benchmarks/gpu/report.py FOLDER [--markdown]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Rows = list[list[str]]
+
+
+def speed_rows(found: dict[str, dict[str, Any]]) -> Rows:
+    """Of each setting a line for each way to fill rows."""
+    peak = found.get("machine", {}).get("data_sheet_flops")
+    lines = []
+    for setting in found.get("rows", {}).get("settings", []):
+        ways = setting["ways"]
+        for way, figures in ways.items():
+            faster = figures["tokens_per_second"] / ways["padded"]["tokens_per_second"]
+            fewer = ways["padded"]["rows"] / figures["rows"]
+            mfu = figures["useful_flops_per_second"] / peak if peak else None
+            lines.append(
+                [
+                    f"{setting['corpus']}, {setting['row']:,}, {setting['layers']} layers",
+                    way,
+                    f"{figures['rows']:,}",
+                    f"{figures['seconds_per_row'] * 1e3:.0f}",
+                    f"{figures['tokens_per_second']:,.0f}",
+                    f"{mfu:.1%}" if mfu else "-",
+                    f"{figures['computed_flops_per_second'] / 1e12:.0f}",
+                    f"{figures['peak_gigabytes']:.1f}",
+                    f"{faster:.2f}",
+                    f"{faster / fewer:.2f}",
+                ]
+            )
+    return lines
+
+
+SPEED = [
+    "documents, row, model",
+    "rows are",
+    "rows an epoch",
+    "ms a row",
+    "real tokens/s",
+    "MFU of real tokens",
+    "TFLOP/s computed",
+    "GB",
+    "faster",
+    "faster / fewer rows",
+]
+
+
+def check_rows(found: dict[str, dict[str, Any]]) -> Rows:
+    """Of each stage whether it went well and its figures in a line."""
+    lines = []
+    for stage, result in found.items():
+        said = "ok" if result.get("ok") else "failed"
+        lines.append([stage, said, f"{result.get('seconds', 0):.0f}", DETAILS[stage](result)])
+    return lines
+
+
+def _attention(result: dict[str, Any]) -> str:
+    return "; ".join(
+        f"{name}: {kernel['documents']} documents, largest error {kernel['largest_error']:.1e}"
+        for name, kernel in result.get("kernels", {}).items()
+    )
+
+
+def _attention_time(result: dict[str, Any]) -> str:
+    return "; ".join(
+        f"{row['kernel']} at {row['row']:,}: {row['measured_over_predicted']:.2f} of predicted, "
+        f"whole row {row['whole_row_flops'] / 1e12:.0f} TFLOP/s"
+        for row in result.get("rows", [])
+    )
+
+
+def _model(result: dict[str, Any]) -> str:
+    if "loss" not in result:
+        return ""
+    return (
+        f"{result['documents']} documents: loss {result['loss']:.1e}, gradient "
+        f"{result['gradient']:.1e} (leaking: {result['leaking_gradient']:.1e}); "
+        f"{result['bits_changed']} of {result['bits_compared']} losses changed by others"
+    )
+
+
+def _trainer(result: dict[str, Any]) -> str:
+    if "faster" not in result:
+        return ""
+    return f"{result['faster']:.2f} times faster with {result['ratio_of_rows']:.2f} times fewer rows"
+
+
+def _graph(result: dict[str, Any]) -> str:
+    if "graph_milliseconds" not in result:
+        return ""
+    return (
+        f"eager {result['eager_milliseconds']:.1f} ms, replayed "
+        f"{result['graph_milliseconds']:.1f} ms, difference {result['largest_difference']:.1e}"
+    )
+
+
+DETAILS: dict[str, Any] = {
+    "machine": lambda r: f"{r.get('card')}, {r.get('product_flops', 0) / 1e12:.0f} TFLOP/s",
+    "attention": _attention,
+    "partition": lambda r: f"{r.get('different')} of {r.get('compared')} differ",
+    "model": _model,
+    "rows": lambda r: ", ".join(f"{s:.2f}" for s in r.get("share_of_the_ratio_of_rows", [])),
+    "attention_time": _attention_time,
+    "trainer": _trainer,
+    "loading": lambda r: f"{r.get('slower', 0):.3f} of the time without loading",
+    "graph": _graph,
+    "waits": lambda r: f"{r.get('waits', '-')} waits of the host in {r.get('layers', '-')} layers",
+    "kernels": lambda r: r.get("skipped", "kernels.json"),
+    "tests": lambda r: r.get("last_line", ""),
+}
+
+
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """Results of the stages that ran, in their order."""
+    paths = {stage: folder / f"{stage}.json" for stage in DETAILS}
+    return {stage: json.loads(p.read_text()) for stage, p in paths.items() if p.exists()}
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description="Prints what measure.py found.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--markdown", action="store_true", help="for docs/gpu.md")
+    options = parser.parse_args()
+    found = read(options.folder)
+    tables = {
+        ("stage", "", "s", "found"): check_rows(found),
+        tuple(SPEED): speed_rows(found),
+    }
+    for head, rows in tables.items():
+        if options.markdown:
+            lines = [list(head), ["---"] * len(head), *rows]
+            print("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+            continue
+        table = Table(*head)
+        for row in rows:
+            table.add_row(*row)
+        Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

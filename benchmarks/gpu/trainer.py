@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stages in processes of their own: Megatron's real trainer, and the tests marked gpu."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+from ground import ROOT, Ground
+
+from megatron_packing import PackIndex
+
+TIME = re.compile(r"iteration +\d+/.*elapsed time per iteration \(ms\): ([\d.]+)")
+LOSS = re.compile(r"lm loss: ([\d.E+-]+)")
+COMMON = """
+    --position-embedding-type rope --normalization RMSNorm --swiglu --disable-bias-linear
+    --attention-dropout 0 --hidden-dropout 0 --untie-embeddings-and-output-weights
+    --micro-batch-size 1 --lr 1e-4 --lr-decay-style constant --clip-grad 1.0
+    --calculate-per-token-loss --no-create-attention-mask-in-dataloader --split 100,0,0
+    --eval-iters 0 --eval-interval 1000 --log-interval 1
+"""
+ON_A_GPU = """
+    --num-layers 12 --hidden-size 2048 --ffn-hidden-size 8192 --num-attention-heads 32
+    --group-query-attention --num-query-groups 8 --bf16 --use-distributed-optimizer
+    --transformer-impl transformer_engine --cross-entropy-loss-fusion
+    --cross-entropy-fusion-impl native --no-gradient-accumulation-fusion --num-workers 2
+"""
+DRY = """
+    --num-layers 2 --hidden-size 64 --num-attention-heads 4 --num-workers 0
+    --distributed-backend gloo --transformer-impl local --use-cpu-initialization --no-rope-fusion
+    --no-gradient-accumulation-fusion --no-masked-softmax-fusion --no-bias-swiglu-fusion
+    --no-bias-dropout-fusion --no-persist-layer-norm
+"""
+
+
+def train(ground: Ground) -> None:
+    """Megatron's pretrain() on the same documents, one in a row and packed.
+
+    Rows are truncated to half of the first sequence length, and a step holds about the same real
+    tokens both ways.
+    """
+    row = ground.rows[0] // (1 if ground.dry else 2)
+    prefix = ground.corpora[0][1]
+    result: dict[str, Any] = {"row": row, "runs": {}}
+    documents = "0:200" if ground.dry else "0:4000"
+    steps = 3 if ground.dry else 12
+    packs = {}
+    for name, strategy in {"packed": "optimal", "padded": "padding"}.items():
+        output = ground.out / f"{name}_index"
+        subprocess.run(
+            [sys.executable, "-m", "megatron_packing.cli", "pack", str(prefix)]
+            + ["--sequence-length", str(row), "--strategy", strategy, "--overlong", "truncate"]
+            + ["--documents", documents, "--output", str(output)],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        packs[name] = PackIndex.open(output)
+    ratio = len(packs["padded"]) / len(packs["packed"])
+    for name, index in packs.items():
+        batch = 4 if name == "packed" else round(4 * ratio)
+        words = f"""
+            --seq-length {row} --max-position-embeddings {row} --train-iters {steps}
+            --global-batch-size {batch} --data-path {prefix} --packing-indexes {index.path}
+            --tokenizer-type HuggingFaceTokenizer --tokenizer-model {ground.tokenizer}
+        """
+        scripts = [str(ROOT / "examples" / "pretrain_packed_gpt.py")]
+        if ground.dry:
+            scripts.insert(0, str(ROOT / "examples" / "cpu_trainer.py"))
+        with (ground.out / f"trainer_{name}.log").open("w") as log:
+            subprocess.run(
+                [sys.executable, "-m", "torch.distributed.run", "--standalone", *scripts]
+                + (COMMON + (DRY if ground.dry else ON_A_GPU) + words).split(),
+                check=True,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        text = (ground.out / f"trainer_{name}.log").read_text()
+        times, losses = (pattern.findall(text) for pattern in (TIME, LOSS))
+        assert len(times) == steps, f"trainer_{name}.log has {len(times)} of {steps} steps"
+        settled = [float(time) for time in times[2:]] or [float(times[-1])]
+        seconds = statistics.median(settled) / 1e3
+        real = index.figures.num_positions / len(index) * batch
+        result["runs"][name] = {
+            "rows": len(index),
+            "rows_per_step": batch,
+            "seconds_per_step": seconds,
+            "tokens_per_second": real / seconds,
+            "losses": [float(loss) for loss in losses],
+        }
+        ground.save("trainer", result)
+    packed, padded = (result["runs"][name]["tokens_per_second"] for name in packs)
+    result["faster"], result["ratio_of_rows"] = packed / padded, ratio
+    result["ok"] = ground.dry or packed / padded >= 0.95 * ratio
+    ground.save("trainer", result)
+
+
+def run_tests(ground: Ground) -> None:
+    """The tests marked ``gpu``."""
+    log = ground.out / "tests.log"
+    words = ["-P", "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/thd"]
+    with log.open("w") as output:
+        code = subprocess.run(
+            [sys.executable, *words], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
+        ).returncode
+    last = log.read_text().strip().splitlines()[-1:]
+    passed = code == 0 and "skipped" not in "".join(last)
+    ground.save("tests", {"exit": code, "last_line": "".join(last), "ok": passed or ground.dry})
