@@ -7,6 +7,8 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from ground import ROOT, Ground
@@ -47,9 +49,9 @@ def train(ground: Ground) -> None:
     result: dict[str, Any] = {"row": row, "runs": {}}
     documents = "0:200" if ground.dry else "0:4000"
     steps = 3 if ground.dry else 12
-    packs = {}
+    packs, indexes = {}, Path(tempfile.mkdtemp())
     for name, strategy in {"packed": "optimal", "padded": "padding"}.items():
-        output = ground.out / f"{name}_index"
+        output = indexes / name
         subprocess.run(
             [sys.executable, "-m", "megatron_packing.cli", "pack", str(prefix)]
             + ["--sequence-length", str(row), "--strategy", strategy, "--overlong", "truncate"]
