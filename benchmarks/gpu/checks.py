@@ -60,7 +60,7 @@ def fused_attention(ground: Ground) -> Any:
 
 
 def torch_attention(ground: Ground) -> Any:
-    """torch's variable-length attention, for machines without Transformer Engine."""
+    """Call torch's variable-length attention, for machines without Transformer Engine."""
     scale = (ground.shape.hidden_size // ground.shape.num_heads) ** -0.5
     if ground.dry:
         return lambda q, k, v, offsets, _: packed_attention(q, k, v, offsets, scale)
@@ -78,13 +78,27 @@ def random_qkv(ground: Ground, positions: int) -> list[torch.Tensor]:
     return [tensor.to(ground.dtype) for tensor in tensors]
 
 
-def alone_in_float64(tensors: list[torch.Tensor], scale: float) -> list[torch.Tensor]:
-    """Causal attention of one document written out: its output and three gradients."""
+def alone_in_float64(
+    tensors: list[torch.Tensor], scale: float, *, window: int = -1, sink: bool = False
+) -> list[torch.Tensor]:
+    """Causal attention of one document written out: its output and three gradients.
+
+    Args:
+        tensors: Queries, keys, values and the gradient of the output.
+        scale: Of the scores.
+        window: Positions to the left that are seen beside the own one; -1 for all.
+        sink: Whether the softmax has one more score, of 0, that no value belongs to.
+    """
     query, key, value = (tensor.double().requires_grad_() for tensor in tensors[:3])
     groups = query.shape[1] // key.shape[1]
     scores = torch.einsum("qhd,khd->hqk", query, key.repeat_interleave(groups, 1)) * scale
     future = torch.ones(scores.shape[1:], dtype=torch.bool).triu(1)
-    weights = scores.masked_fill(future, -math.inf).softmax(-1)
+    if window >= 0:
+        future |= torch.ones_like(future).tril(-window - 1)
+    scores = scores.masked_fill(future, -math.inf)
+    if sink:
+        scores = torch.cat([scores, torch.zeros_like(scores[..., :1])], -1)
+    weights = scores.softmax(-1)[..., : len(key)]
     output = torch.einsum("hqk,khd->qhd", weights, value.repeat_interleave(groups, 1))
     output.backward(tensors[3].double())
     return [output.detach(), query.grad, key.grad, value.grad]
@@ -121,11 +135,84 @@ def check_attention(ground: Ground) -> None:
     ground.save("attention", result)
 
 
+def check_variants(ground: Ground) -> None:
+    """Transformer Engine's attention of other kinds over the same rows, or why it has none.
+
+    Beside the model's own: many heads, other head sizes, a window, sinks, latent attention.
+    """
+    variants = {
+        "64 heads of 64": {"heads": 64, "groups": 64, "dim": 64},
+        "heads of 256": {"heads": 8, "groups": 2, "dim": 256},
+        "keys of 192, values of 128": {"heads": 16, "groups": 16, "dim": 192, "value_dim": 128},
+        "window of 128": {"window": 127},
+        "sink, off by one": {"softmax_type": "off-by-one"},
+        "sink, learnable": {"softmax_type": "learnable"},
+    }
+    if ground.dry:
+        ground.save("variants", {"ok": True, "skipped": "without Transformer Engine"})
+        return
+    from transformer_engine.pytorch import DotProductAttention
+
+    row = ground.check_row
+    sample = make_dataset(ground.corpora[0][1], row, "optimal")[0]
+    cu_seqlens, longest = sample["cu_seqlens"], int(sample["max_seqlen"])
+    segments = [(a, b) for a, b in pairwise(cu_seqlens.tolist()) if b > a]
+    result: dict[str, Any] = {"row": row, "kernels": {}, "limit": 1e-2}
+    for name, changes in variants.items():
+        kind = {"heads": 32, "groups": 8, "dim": 128, "window": -1, "softmax_type": "vanilla"}
+        kind |= changes
+        dims = (kind["dim"], kind["dim"], kind.get("value_dim", kind["dim"]))
+        dims = (*dims, dims[2])
+        heads = (kind["heads"], kind["groups"], kind["groups"], kind["heads"])
+        generator = torch.Generator().manual_seed(1)
+        tensors = [
+            torch.randn(row, count, dim, generator=generator).to(ground.dtype)
+            for count, dim in zip(heads, dims, strict=True)
+        ]
+        try:
+            attention = DotProductAttention(
+                kind["heads"],
+                dims[1] if dims[1] == dims[2] else (dims[1], dims[2]),
+                num_gqa_groups=kind["groups"],
+                attention_dropout=0.0,
+                qkv_format="thd",
+                attn_mask_type="padding_causal",
+                window_size=(kind["window"], 0),
+                softmax_type=kind["softmax_type"],
+            ).cuda()
+            leaves = [tensor.clone().cuda().requires_grad_() for tensor in tensors[:3]]
+            offsets = {f"cu_seqlens_{x}": cu_seqlens.cuda() for x in ("q", "kv")}
+            lengths = {f"max_seqlen_{x}": longest for x in ("q", "kv")}
+            output = attention(*leaves, **offsets, **lengths, pad_between_seqs=False)
+            output = output.view(row, kind["heads"], dims[2])
+            output.backward(tensors[3].cuda())
+        except Exception as error:  # each kind has its own; the others go on
+            result["kernels"][name] = {"error": f"{type(error).__name__}: {error}"[:300]}
+            continue
+        found = [output, *(leaf.grad for leaf in leaves)]
+        largest = 0.0
+        for a, b in segments:
+            exact = alone_in_float64(
+                [tensor[a:b] for tensor in tensors],
+                dims[0] ** -0.5,
+                window=kind["window"],
+                sink=kind["softmax_type"] != "vanilla",
+            )
+            errors = [relative_error(f[a:b], e) for f, e in zip(found, exact, strict=True)]
+            largest = max(largest, *errors)
+        result["kernels"][name] = {"documents": len(segments), "largest_error": largest}
+        ground.save("variants", result)
+    result["ok"] = all(
+        kernel.get("largest_error", 0.0) < result["limit"] for kernel in result["kernels"].values()
+    )
+    ground.save("variants", result)
+
+
 def check_partition(ground: Ground) -> None:
     """Transformer Engine's own partition of rows for context parallelism against ours."""
     if ground.dry:
 
-        def theirs(offsets: Any, total: int, size: int, rank: int) -> Any:
+        def theirs(offsets: Any, _: int, size: int, rank: int) -> Any:
             held = []
             for a, b in pairwise(offsets.tolist()):
                 chunks = np.array_split(np.arange(a, b), 2 * size) if b > a else []
@@ -148,9 +235,7 @@ def check_partition(ground: Ground) -> None:
                 expected = theirs(offsets, ground.rows[0], size, rank)
                 compared += 1
                 different += not torch.equal(ours.long(), expected.to(ours.device).long())
-    ground.save(
-        "partition", {"compared": compared, "different": different, "ok": not different}
-    )
+    ground.save("partition", {"compared": compared, "different": different, "ok": not different})
 
 
 def check_model(ground: Ground) -> None:
@@ -192,7 +277,7 @@ def check_model(ground: Ground) -> None:
         expected = gradients(alone)
         for name, packed in (("", True), ("leaking_", False)):
             loss = loss_of(model, batch, packed=packed)
-            difference = abs(float(loss - alone)) / trained
+            difference = abs(float((loss - alone).detach())) / trained
             result[f"{name}loss"] = max(result[f"{name}loss"], difference)
             found = distance(gradients(loss), expected)
             result[f"{name}gradient"] = max(result[f"{name}gradient"], found)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from megatron_packing import Corpus
 from megatron_packing.corpus.corpus import loss_mask_prefix
 from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
 from megatron_packing.report.model_cost import MODELS, ModelShape
@@ -115,8 +114,15 @@ def start_megatron(ground: Ground) -> None:
     model_parallel_cuda_manual_seed(1, te_rng_tracker=not ground.dry)
 
 
-def make_model(ground: Ground, *, num_layers: int, row: int) -> torch.nn.Module:
-    """Megatron's GPTModel in the shape of the run, by Transformer Engine on a GPU."""
+def make_model(ground: Ground, *, num_layers: int, row: int, **changes: Any) -> torch.nn.Module:
+    """Megatron's GPTModel in the shape of the run, by Transformer Engine on a GPU.
+
+    Args:
+        ground: Of the run.
+        num_layers: How many of its layers.
+        row: Positions of a row.
+        changes: Of the fields of TransformerConfig.
+    """
     from megatron.core.models.gpt import GPTModel
     from megatron.core.transformer import TransformerConfig
 
@@ -124,30 +130,31 @@ def make_model(ground: Ground, *, num_layers: int, row: int) -> torch.nn.Module:
 
     start_megatron(ground)
     shape, fused = ground.shape, not ground.dry
-    config = TransformerConfig(
-        num_layers=num_layers,
-        hidden_size=shape.hidden_size,
-        ffn_hidden_size=shape.ffn_hidden_size,
-        num_attention_heads=shape.num_heads,
-        num_query_groups=shape.num_query_groups,
-        hidden_dropout=0.0,
-        attention_dropout=0.0,
-        normalization="RMSNorm",
-        add_bias_linear=False,
-        gated_linear_unit=True,
-        activation_func=torch.nn.functional.silu,
-        bias_activation_fusion=fused,
-        apply_rope_fusion=fused,
-        cross_entropy_loss_fusion=fused,
-        cross_entropy_fusion_impl="te" if fused else "native",
-        persist_layer_norm=fused,
-        transformer_impl="transformer_engine" if fused else "local",
-        calculate_per_token_loss=True,
-        use_cpu_initialization=ground.dry,
-        bf16=fused,
-        params_dtype=ground.dtype,
-        pipeline_dtype=ground.dtype,
-    )
+    fields: dict[str, Any] = {
+        "num_layers": num_layers,
+        "hidden_size": shape.hidden_size,
+        "ffn_hidden_size": shape.ffn_hidden_size,
+        "num_attention_heads": shape.num_heads,
+        "num_query_groups": shape.num_query_groups,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "normalization": "RMSNorm",
+        "add_bias_linear": False,
+        "gated_linear_unit": True,
+        "activation_func": torch.nn.functional.silu,
+        "bias_activation_fusion": fused,
+        "apply_rope_fusion": fused,
+        "cross_entropy_loss_fusion": fused,
+        "cross_entropy_fusion_impl": "te" if fused else "native",
+        "persist_layer_norm": fused,
+        "transformer_impl": "transformer_engine" if fused else "local",
+        "calculate_per_token_loss": True,
+        "use_cpu_initialization": ground.dry,
+        "bf16": fused,
+        "params_dtype": ground.dtype,
+        "pipeline_dtype": ground.dtype,
+    }
+    config = TransformerConfig(**(fields | changes))
     return GPTModel(
         config,
         packed_layer_spec(config),
@@ -212,17 +219,22 @@ def loss_of(model: Any, batch: Any, *, packed: bool) -> torch.Tensor:
     return (losses.view(-1).float() * batch.loss_mask.view(-1)).sum()
 
 
-def milliseconds(work: Callable[[], object], repeats: int) -> float:
-    """The median time of some work on the device, after a warm-up."""
+def milliseconds(work: Callable[[], object], repeats: int, in_a_row: int = 1) -> float:
+    """The median time of some work on the device, after a warm-up.
+
+    Small kernels end sooner than the host starts the next: let it start several in a row.
+    """
     work()
     times = []
     for _ in range(repeats):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
         start.record()
-        work()
+        for _ in range(in_a_row):
+            work()
         end.record()
         torch.cuda.synchronize()
-        times.append(start.elapsed_time(end))
+        times.append(start.elapsed_time(end) / in_a_row)
     return statistics.median(times)
 
 

@@ -26,16 +26,19 @@ ROOT = HERE.parents[1]
 SECONDS = {
     "machine": 60,
     "attention": 90,
+    "variants": 90,
     "partition": 60,
     "model": 120,
     "rows": 240,
     "attention_time": 120,
-    "trainer": 300,
     "loading": 90,
     "graph": 120,
+    "width": 90,
+    "fp8": 90,
     "waits": 60,
     "kernels": 60,
     "tests": 120,
+    "trainer": 400,
 }
 """Stages in their order, and how long each may take."""
 
@@ -52,6 +55,7 @@ def run_stage(name: str, brought: Path, work: Path, out: Path, dry: bool) -> Non
     stage = {
         "machine": speed.measure_machine,
         "attention": checks.check_attention,
+        "variants": checks.check_variants,
         "partition": checks.check_partition,
         "model": checks.check_model,
         "rows": speed.measure_rows,
@@ -59,6 +63,8 @@ def run_stage(name: str, brought: Path, work: Path, out: Path, dry: bool) -> Non
         "trainer": trainer.train,
         "loading": speed.measure_loading,
         "graph": speed.measure_graph,
+        "width": speed.measure_width,
+        "fp8": speed.measure_fp8,
         "waits": speed.count_waits,
         "kernels": speed.name_kernels,
         "tests": trainer.run_tests,
@@ -159,9 +165,7 @@ def main() -> None:
             if process.returncode:
                 note(options.out / f"{name}.json", f"ended with {process.returncode}")
         print(f"{name}: {summary(options.out / f'{name}.json')}", flush=True)
-    subprocess.run(
-        [sys.executable, HERE / "report.py", options.out], env=environment, check=False
-    )
+    subprocess.run([sys.executable, HERE / "report.py", options.out], env=environment, check=False)
 
 
 def note(path: Path, error: str) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prints what measure.py found.
 
-    python benchmarks/gpu/report.py FOLDER [--markdown]
+python benchmarks/gpu/report.py FOLDER [--markdown]
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def speed_rows(found: dict[str, dict[str, Any]]) -> Rows:
                     f"{figures['computed_flops_per_second'] / 1e12:.0f}",
                     f"{figures['peak_gigabytes']:.1f}",
                     f"{faster:.2f}",
-                    f"{faster / fewer:.2f}",
+                    "-" if way == "random" else f"{faster / fewer:.2f}",  # it truncates nothing
                 ]
             )
     return lines
@@ -82,6 +82,28 @@ def _attention_time(result: dict[str, Any]) -> str:
     )
 
 
+def _variants(result: dict[str, Any]) -> str:
+    return "; ".join(
+        f"{name}: {kernel.get('error') or format(kernel['largest_error'], '.1e')}"
+        for name, kernel in result.get("kernels", {}).items()
+    )
+
+
+def _width(result: dict[str, Any]) -> str:
+    return "; ".join(
+        f"{kind}: " + ", ".join(f"{ms:.0f} ms at {w}" for w, ms in result.get(kind, {}).items())
+        for kind in ("fused", "unfused")
+    )
+
+
+def _fp8(result: dict[str, Any]) -> str:
+    if "largest_difference" not in result:
+        return str(result.get("skipped", ""))
+    bf16, fp8 = (result[kind]["milliseconds"] for kind in ("bf16", "fp8"))
+    apart = result["largest_difference"]
+    return f"bf16 {bf16:.0f} ms, FP8 {fp8:.0f} ms a row; losses differ by {apart:.1e}"
+
+
 def _model(result: dict[str, Any]) -> str:
     if "loss" not in result:
         return ""
@@ -95,7 +117,9 @@ def _model(result: dict[str, Any]) -> str:
 def _trainer(result: dict[str, Any]) -> str:
     if "faster" not in result:
         return ""
-    return f"{result['faster']:.2f} times faster with {result['ratio_of_rows']:.2f} times fewer rows"
+    return (
+        f"{result['faster']:.2f} times faster with {result['ratio_of_rows']:.2f} times fewer rows"
+    )
 
 
 def _graph(result: dict[str, Any]) -> str:
@@ -103,23 +127,28 @@ def _graph(result: dict[str, Any]) -> str:
         return ""
     return (
         f"eager {result['eager_milliseconds']:.1f} ms, replayed "
-        f"{result['graph_milliseconds']:.1f} ms, difference {result['largest_difference']:.1e}"
+        f"{result['graph_milliseconds']:.1f} ms; loss differs by {result['replayed']['loss']:.1e}, "
+        f"gradient by {result['replayed']['gradient']:.1e} (eager again: "
+        f"{result['eager_again']['gradient']:.1e})"
     )
 
 
 DETAILS: dict[str, Any] = {
     "machine": lambda r: f"{r.get('card')}, {r.get('product_flops', 0) / 1e12:.0f} TFLOP/s",
     "attention": _attention,
+    "variants": _variants,
     "partition": lambda r: f"{r.get('different')} of {r.get('compared')} differ",
     "model": _model,
     "rows": lambda r: ", ".join(f"{s:.2f}" for s in r.get("share_of_the_ratio_of_rows", [])),
     "attention_time": _attention_time,
-    "trainer": _trainer,
     "loading": lambda r: f"{r.get('slower', 0):.3f} of the time without loading",
     "graph": _graph,
+    "width": _width,
+    "fp8": _fp8,
     "waits": lambda r: f"{r.get('waits', '-')} waits of the host in {r.get('layers', '-')} layers",
     "kernels": lambda r: r.get("skipped", "kernels.json"),
     "tests": lambda r: r.get("last_line", ""),
+    "trainer": _trainer,
 }
 
 

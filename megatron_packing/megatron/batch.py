@@ -79,7 +79,7 @@ def get_batch(
             raise RuntimeError("this rank reads for its tensor-parallel group but has no dataset")
         row = _read_row(next(data_iterator), names)
         sizes, integers, weights = (
-            part.to(device, non_blocking=True) for part in (row.sizes, row.integers, row.weights)
+            _to_device(part, device) for part in (row.sizes, row.integers, row.weights)
         )
         broadcast(sizes)
         held, width, max_seqlen, has_mask = row.sizes.tolist()
@@ -110,6 +110,13 @@ def get_batch(
         packed_seq_params=_packed_seq_params(cu_seqlens, max_seqlen),
         real_lengths=boundaries[width + 1 :].to(torch.int32),
     )
+
+
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy without waiting for the work that the device still has, which takes pinned memory."""
+    if device.type == "cpu" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def is_dataset_built_on_rank(vp_stage: int | None = None) -> bool:  # noqa: ARG001

@@ -25,7 +25,7 @@ from megatron_packing.thd.attention import (
     Backend,
     causal_attention,
     packed_attention,
-    takes_scale_window_and_groups,
+    takes_scale_and_window,
     varlen_attention,
 )
 
@@ -146,7 +146,7 @@ def _why_not_varlen(config: TransformerConfig) -> str | None:
     if config.deterministic_mode:
         return "its gradients are not deterministic (--deterministic-mode)"
     found = find_spec("torch.nn.attention.varlen") is not None
-    if not found or not takes_scale_window_and_groups():
+    if not found or not takes_scale_and_window():
         return f"torch {torch.__version__} has no torch.nn.attention.varlen that does all it needs"
     return None
 

@@ -125,28 +125,24 @@ def varlen_attention(
         )
         query_offsets, key_offsets = query_offsets.to(query.device), key_offsets.to(query.device)
         max_queries, max_keys = max(chunks.num_queries), max(chunks.num_keys)
+    settings = {"scale": softmax_scale, "window_size": (-1, 0)}  # causal, to the lower right corner
+    if query.shape[1] != key.shape[1]:
+        if "enable_gqa" in inspect.signature(varlen_attn).parameters:
+            settings["enable_gqa"] = True
+        else:  # older torch, 2.11 for one
+            group_size = query.shape[1] // key.shape[1]
+            key, value = (x.repeat_interleave(group_size, dim=1) for x in (key, value))
     output: Tensor = varlen_attn(
-        query,
-        key,
-        value,
-        query_offsets,
-        key_offsets,
-        max_queries,
-        max_keys,
-        scale=softmax_scale,
-        window_size=(-1, 0),  # causal, aligned to the lower right corner
-        enable_gqa=query.shape[1] != key.shape[1],
+        query, key, value, query_offsets, key_offsets, max_queries, max_keys, **settings
     )
     return output
 
 
-def takes_scale_window_and_groups() -> bool:
+def takes_scale_and_window() -> bool:
     """Whether this torch's varlen_attn is one that ``varlen_attention`` can call."""
     from torch.nn.attention.varlen import varlen_attn
 
-    return {"scale", "window_size", "enable_gqa"} <= inspect.signature(
-        varlen_attn
-    ).parameters.keys()
+    return {"scale", "window_size"} <= inspect.signature(varlen_attn).parameters.keys()
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, softmax_scale: float) -> Tensor:
