@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Collects what measure.py needs on a machine with a GPU and no network.
 
-    python benchmarks/gpu/bring.py FOLDER [--architecture 90] [--lengths FILE.npy ...]
+    python benchmarks/gpu/bring.py FOLDER [--architecture 90] [--lengths FILE.npy ...] [--data-only]
 
 Run it with the Python of the other machine's version where there is a network. It fetches the
 wheels of wheels.txt, checks their sizes and hashes, leaves one architecture's code in Transformer
@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument("--architecture", type=int, default=90, help="of the card (default: 90)")
     parser.add_argument("--lengths", type=Path, nargs="*", default=[])
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/megatron-packing/gpu")
+    parser.add_argument("--data-only", action="store_true", help="no wheels: the other has them")
     options = parser.parse_args()
     folder, cache = options.folder, options.cache
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +107,7 @@ def main() -> None:
     prepare_chat(folder / "chitchat")
     for path in options.lengths:
         np.save(folder / path.name, np.load(path).astype(np.int32))
-    for listed in read_list():
+    for listed in [] if options.data_only else read_list():
         path = fetch(listed, cache)
         if path.suffix == ".gz":
             built = sorted(cache.glob("transformer_engine_torch-*.whl"))
@@ -121,8 +122,10 @@ def main() -> None:
         else:
             shutil.copy(path, output)
         cut(output)
-    words = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT]
-    subprocess.run([sys.executable, "-m", "pip", *map(str, words)], check=True)
+    if not options.data_only:
+        words = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+        words += [str(folder), str(ROOT)]
+        subprocess.run([sys.executable, "-m", "pip", *words], check=True)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"{folder} holds {size:,} bytes; on the other machine run:")
     print(f"    python3 benchmarks/gpu/measure.py --brought {folder} --out results")

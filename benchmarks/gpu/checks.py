@@ -190,7 +190,7 @@ def check_variants(ground: Ground) -> None:
             result["kernels"][name] = {"error": f"{type(error).__name__}: {error}"[:300]}
             continue
         found = [output, *(leaf.grad for leaf in leaves)]
-        largest = 0.0
+        errors = dict.fromkeys(("output", "query", "key", "value"), 0.0)
         for a, b in segments:
             exact = alone_in_float64(
                 [tensor[a:b] for tensor in tensors],
@@ -198,9 +198,13 @@ def check_variants(ground: Ground) -> None:
                 window=kind["window"],
                 sink=kind["softmax_type"] != "vanilla",
             )
-            errors = [relative_error(f[a:b], e) for f, e in zip(found, exact, strict=True)]
-            largest = max(largest, *errors)
-        result["kernels"][name] = {"documents": len(segments), "largest_error": largest}
+            for part, f, e in zip(errors, found, exact, strict=True):
+                errors[part] = max(errors[part], relative_error(f[a:b], e))
+        result["kernels"][name] = {
+            "documents": len(segments),
+            "largest_error": max(errors.values()),
+            "errors": errors,
+        }
         ground.save("variants", result)
     result["ok"] = all(
         kernel.get("largest_error", 0.0) < result["limit"] for kernel in result["kernels"].values()

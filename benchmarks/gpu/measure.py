@@ -88,13 +88,20 @@ def run_stage(name: str, brought: Path, work: Path, out: Path, dry: bool) -> Non
             ground.save(name, json.loads(path.read_text()) | {"seconds": round(took, 1)})
 
 
+def join(brought: Path, folder: Path) -> list[Path]:
+    """Put the pieces together into which bring.py cuts large files."""
+    joined = []
+    for first in brought.glob("*.piece00"):
+        pieces = sorted(brought.glob(f"{first.stem}.piece*"))
+        joined.append(folder / first.stem)
+        joined[-1].write_bytes(b"".join(piece.read_bytes() for piece in pieces))
+    return joined
+
+
 def install(brought: Path, site: Path) -> None:
     """Install the wheels that were brought into a folder of this run's."""
     site.mkdir()
-    for first in brought.glob("*.piece00"):  # bring.py cuts large files
-        pieces = sorted(brought.glob(f"{first.stem}.piece*"))
-        (site / first.stem).write_bytes(b"".join(piece.read_bytes() for piece in pieces))
-    wheels = sorted(map(str, [*brought.glob("*.whl"), *site.glob("*.whl")]))
+    wheels = sorted(map(str, [*brought.glob("*.whl"), *join(brought, site.parent)]))
     if wheels:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
         subprocess.run([*command, "--no-compile", "--target", str(site), *wheels], check=True)

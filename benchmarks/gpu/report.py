@@ -15,47 +15,52 @@ from rich.console import Console
 from rich.table import Table
 
 Rows = list[list[str]]
+LEGEND = """\
+tokens/s: real tokens. MFU: their operations over the card's data sheet. peak: all operations, those
+of padding too, over what a large matrix product reaches. faster: tokens/s over those of padded
+rows. share: faster over the ratio of rows."""
 
 
-def speed_rows(found: dict[str, dict[str, Any]]) -> Rows:
-    """Of each setting a line for each way to fill rows."""
-    peak = found.get("machine", {}).get("data_sheet_flops")
-    lines = []
+SPEED = (
+    "filled",
+    "rows",
+    "ms/row",
+    "tokens/s",
+    "MFU",
+    "peak",
+    "GB",
+    "faster",
+    "share",
+)
+
+
+def speed_tables(found: dict[str, dict[str, Any]]) -> dict[str, Rows]:
+    """Of each setting a table with a line for each way to fill rows."""
+    machine = found.get("machine", {})
+    peak, product = machine.get("data_sheet_flops"), machine.get("product_flops")
+    tables = {}
     for setting in found.get("rows", {}).get("settings", []):
-        ways = setting["ways"]
+        ways, lines = setting["ways"], []
         for way, figures in ways.items():
             faster = figures["tokens_per_second"] / ways["padded"]["tokens_per_second"]
             fewer = ways["padded"]["rows"] / figures["rows"]
-            mfu = figures["useful_flops_per_second"] / peak if peak else None
+            useful, computed = (figures[f"{x}_flops_per_second"] for x in ("useful", "computed"))
             lines.append(
                 [
-                    f"{setting['corpus']}, {setting['row']:,}, {setting['layers']} layers",
                     way,
                     f"{figures['rows']:,}",
                     f"{figures['seconds_per_row'] * 1e3:.0f}",
                     f"{figures['tokens_per_second']:,.0f}",
-                    f"{mfu:.1%}" if mfu else "-",
-                    f"{figures['computed_flops_per_second'] / 1e12:.0f}",
+                    f"{useful / peak:.1%}" if peak else "-",
+                    f"{computed / product:.0%}" if product else "-",
                     f"{figures['peak_gigabytes']:.1f}",
                     f"{faster:.2f}",
                     "-" if way == "random" else f"{faster / fewer:.2f}",  # it truncates nothing
                 ]
             )
-    return lines
-
-
-SPEED = [
-    "documents, row, model",
-    "rows are",
-    "rows an epoch",
-    "ms a row",
-    "real tokens/s",
-    "MFU of real tokens",
-    "TFLOP/s computed",
-    "GB",
-    "faster",
-    "faster / fewer rows",
-]
+        title = f"{setting['corpus']}, rows of {setting['row']:,}, {setting['layers']} layers"
+        tables[title] = lines
+    return tables
 
 
 def check_rows(found: dict[str, dict[str, Any]]) -> Rows:
@@ -84,7 +89,7 @@ def _attention_time(result: dict[str, Any]) -> str:
 
 def _variants(result: dict[str, Any]) -> str:
     return "; ".join(
-        f"{name}: {kernel.get('error') or format(kernel['largest_error'], '.1e')}"
+        f"{name}: {kernel.get('error', '')[:70] or format(kernel['largest_error'], '.1e')}"
         for name, kernel in result.get("kernels", {}).items()
     )
 
@@ -165,19 +170,19 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="for docs/gpu.md")
     options = parser.parse_args()
     found = read(options.folder)
-    tables = {
-        ("stage", "", "s", "found"): check_rows(found),
-        tuple(SPEED): speed_rows(found),
-    }
-    for head, rows in tables.items():
+    tables = {"stages": (("stage", "", "s", "found"), check_rows(found))}
+    tables |= {title: (SPEED, rows) for title, rows in speed_tables(found).items()}
+    for title, (head, rows) in tables.items():
         if options.markdown:
             lines = [list(head), ["---"] * len(head), *rows]
-            print("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+            print(f"{title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
             continue
-        table = Table(*head)
+        table = Table(*head, title=title)
         for row in rows:
             table.add_row(*row)
         Console().print(table)
+    if not options.markdown:
+        print(LEGEND)
 
 
 if __name__ == "__main__":

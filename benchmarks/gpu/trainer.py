@@ -53,7 +53,7 @@ def train(ground: Ground) -> None:
     prefix = ground.corpora[0][1]
     result: dict[str, Any] = {"row": row, "runs": {}}
     documents = "0:200" if ground.dry else "0:4000"
-    steps = 3 if ground.dry else 12
+    steps = 3 if ground.dry else 8
     packs, indexes = {}, Path(tempfile.mkdtemp())
     for name, strategy in {"packed": "optimal", "padded": "padding"}.items():
         output = indexes / name

@@ -14,6 +14,7 @@ from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.enums import AttnBackend
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.utils import log_single_rank
@@ -65,6 +66,7 @@ def choose_backend(config: TransformerConfig, told: str | None = None) -> Backen
             raise InputError(
                 "Transformer Engine is not installed: install it, or give --transformer-impl local"
             )
+        _check_head_size(config)
         return backend
     if config.transformer_impl != "local":
         raise InputError(
@@ -135,6 +137,33 @@ def packed_layer_spec(
         layer.submodules.pre_mlp_layernorm = TorchNorm
     block.layer_norm = TorchNorm
     return block
+
+
+def _check_head_size(config: TransformerConfig) -> None:
+    """Refuse heads for which Transformer Engine's fused kernel was seen to compute other values.
+
+    With cuDNN 9.19.0 on an H100 heads of 256 gave a relative error of 0.7 against float64 over
+    packed rows, heads of 64 and 128 one of 0.003 (docs/gpu.md). Other versions were not compared.
+    """
+    is_fused = config.attention_backend in (AttnBackend.auto, AttnBackend.fused)
+    if config.multi_latent_attention or config.kv_channels <= 128 or not is_fused:
+        return
+    cudnn = torch.backends.cudnn.version() or 0
+    if not torch.cuda.is_available() or cudnn == 0:
+        return
+    if cudnn // 100 == 919 and torch.cuda.get_device_capability()[0] == 9:
+        raise InputError(
+            f"heads have {config.kv_channels} channels, and the fused attention of Transformer "
+            f"Engine with cuDNN {cudnn // 10000}.{cudnn // 100 % 100} on this kind of GPU computes "
+            f"wrong values for them over packed rows (docs/gpu.md): give --attention-backend flash "
+            f"or use another cuDNN"
+        )
+    log_single_rank(
+        logger,
+        logging.WARNING,
+        f"heads have {config.kv_channels} channels: fused attention over packed rows was not "
+        f"compared with float64 for them on this GPU; benchmarks/gpu/measure.py does that",
+    )
 
 
 def _why_not_varlen(config: TransformerConfig) -> str | None:
