@@ -1,10 +1,10 @@
 # Two lanes: Python 3.12 with the newest megatron-core, whose trainer the demo and the tests run, and
-# Python 3.11 with megatron-core 0.16.1, which has none.
+# Python 3.11 with megatron-core 0.16.1, which has none. Versions between run a part of the tests.
 
 export MEGATRON_PACKING_WERROR ?= 1
 PYTEST = -m pytest
 
-.PHONY: demo test test-3.11 lint sanitize aarch64 wheel sbom environment-3.12 environment-3.11 clean
+.PHONY: demo test test-3.11 test-older-cores lint sanitize aarch64 wheel sbom environment-3.12 environment-3.11 clean
 
 DEMO ?= .demo
 
@@ -16,6 +16,9 @@ test: environment-3.12 ## Run the whole test suite
 
 test-3.11: environment-3.11 ## Run it with Python 3.11 and megatron-core 0.16.1
 	.venv-3.11/bin/python $(PYTEST)
+
+test-older-cores: environment-3.12 ## Prove packing with megatron-core 0.17.1 and 0.18.2
+	tools/test_older_cores.sh .venv-3.12/bin/python
 
 lint: environment-3.12 ## Check style and types
 	.venv-3.12/bin/python -m ruff check .

@@ -22,6 +22,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from megatron_packing.needs.installed import end_script_without
+
+end_script_without("torch", "megatron_core")
+
 import torch
 from torch.overrides import TorchFunctionMode
 

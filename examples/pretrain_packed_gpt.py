@@ -6,9 +6,13 @@ is marked with numbers. Run it under torchrun with Megatron's flags and those of
 group, "packing".
 """
 
+from megatron_packing.needs.installed import end_script_without
+
+end_script_without("torch", "megatron_core")  # 0: one sentence where Megatron is missing ...
+
 from megatron_packing.megatron.versions import require_trainer
 
-require_trainer()  # 0: ends older versions of Megatron with one sentence
+require_trainer()  # ... or older than this script
 
 from megatron.core.enums import ModelType
 from megatron.training import pretrain

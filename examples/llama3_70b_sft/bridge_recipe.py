@@ -11,6 +11,10 @@ The recipe stays as it is but for what use_packed_data changes, and prints.
 import argparse
 import sys
 
+from megatron_packing.needs.installed import end_script_without
+
+end_script_without("torch", "megatron_core", "megatron_bridge")
+
 from megatron.bridge.recipes.llama import llama31_70b_sft_config
 from megatron.bridge.training.finetune import finetune
 from megatron.bridge.training.gpt_step import forward_step

@@ -13,6 +13,8 @@ source "$here/settings.sh"
 [ -n "${TOKENIZER:-}" ] || stop "TOKENIZER is not set; give the tokenizer that prepare.sh was given"
 [ -n "${SAVE:-}" ] || stop "SAVE is not set; give a folder for checkpoints"
 [ -z "${INITIAL:-}" ] || [ -n "${PRINT:-}" ] || [ -e "$INITIAL" ] || stop "INITIAL is $INITIAL, which does not exist"
+MAX_RESTARTS=${MAX_RESTARTS:-0} # how often torchrun starts all ranks again after one has died
+[[ $MAX_RESTARTS =~ ^[0-9]+$ ]] || stop "MAX_RESTARTS is $MAX_RESTARTS; give a whole number, 0 or more"
 
 packs() { # FOLDER: how many, if they are those of these settings
   "${PYTHON:-python3}" "$here/check_prepared.py" packs "$1" "$ROW" "$ALIGNMENT" "$GLOBAL_BATCH"
@@ -31,6 +33,7 @@ if [ "$SIZE" = tiny ]; then PROGRAM=("$here/../cpu_trainer.py" "${PROGRAM[@]}");
 LAUNCH=(
   "${PYTHON:-python3}" -m torch.distributed.run --nnodes "${NODES:-1}" --nproc-per-node "${GPUS_PER_NODE:-8}"
   --rdzv-backend c10d --rdzv-endpoint "${HEAD:-localhost}:${PORT:-29500}" --rdzv-id "${SLURM_JOB_ID:-0}"
+  --max-restarts "$MAX_RESTARTS"
 )
 TRAINING=(
   --seq-length "$ROW" --max-position-embeddings "$ROW"
@@ -68,4 +71,6 @@ if [ -n "${PRINT:-}" ]; then
 fi
 # Megatron asks for one connection under tensor parallelism, so that communication keeps its order.
 export CUDA_DEVICE_MAX_CONNECTIONS=1
+# Each attempt gets a store of its own: in a shared one new ranks may find addresses of dead ones, and wait.
+if ((10#$MAX_RESTARTS > 0)); then export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1; fi
 exec "${COMMAND[@]}"

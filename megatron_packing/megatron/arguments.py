@@ -111,8 +111,9 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
         nargs="+",
         default=[],
         metavar="DIR",
-        help="Pack indexes made with megatron-packing pack; without them indexes are made at the "
-        "start, in --data-cache-path.",
+        help="Pack indexes made with megatron-packing pack: folders, or s3:// and msc:// URLs of "
+        "folders, which are copied into --object-storage-cache-path (default: indexes are made at "
+        "the start, in --data-cache-path).",
     )
     group.add_argument(
         "--packing-build-minutes",

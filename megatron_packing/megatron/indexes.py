@@ -35,6 +35,7 @@ from megatron_packing.megatron.shared_files import (
     refuse_if_told,
     tell_waiting_ranks,
 )
+from megatron_packing.megatron.stored_indexes import local_index
 
 logger = logging.getLogger(__name__)
 
@@ -215,8 +216,9 @@ def _find_given(
 ) -> PackIndex:
     """Choose the one index of this corpus whose documents all belong to this split."""
     found = []
-    for path in config.packing_indexes:
-        index = open_on_every_rank(partial(PackIndex.open, path), Path(path))
+    for place in config.packing_indexes:
+        path = local_index(place, config.object_storage_cache_path)
+        index = open_on_every_rank(partial(PackIndex.open, path), path)
         first = index.corpus.first_document
         inside = documents.start <= first and (first + index.corpus.num_documents <= documents.stop)
         if inside and index.corpus.fingerprint == corpus.fingerprint:

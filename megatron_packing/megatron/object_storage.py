@@ -118,7 +118,7 @@ class MegatronStorage:
 
     def _fetch(self, prefix: Path, local: Path) -> None:
         """Copy what has changed, and find the fingerprint."""
-        store = _Store.of(str(prefix))
+        store = ObjectStore.of(str(prefix))
         data = [data_path(prefix), data_path(loss_mask_prefix(prefix))]
         copied = [
             index_path(prefix),
@@ -201,14 +201,14 @@ class _ObjectData:
 
 
 @dataclass(frozen=True, slots=True)
-class _Store:
+class ObjectStore:
     """How objects are looked at and copied."""
 
     look: Callable[[str], list[Any]]
     copy: Callable[[str, str], None]
 
     @classmethod
-    def of(cls, url: str) -> _Store:
+    def of(cls, url: str) -> ObjectStore:
         """The store of an object, with Megatron's client for it."""
         if not url.startswith("s3://"):
             client = MultiStorageClientFeature.import_package()

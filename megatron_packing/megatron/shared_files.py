@@ -88,8 +88,10 @@ def open_index_and_corpus(
     return index, open_on_every_rank(lambda: open_source(index, corpus), where)
 
 
-def on_first_rank(name: str, work: Callable[[], None], what: str) -> None:
+def on_first_rank(name: str, work: Callable[[], str | None], what: str) -> str:
     """Do ``work`` on rank 0 while the others wait for it, in no collective operation.
+
+    Every rank gets the text that it returns.
 
     Args:
         name: Of this work, once in a run.
@@ -100,20 +102,20 @@ def on_first_rank(name: str, work: Callable[[], None], what: str) -> None:
         InputError: Rank 0 raised it, with its message on every rank.
     """
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
-        work()
-        return
+        return work() or ""
     if torch.distributed.get_rank() == 0:
         try:
-            work()
+            result = work() or ""
         except BaseException as error:
             tell_waiting_ranks(name, f"{error}" or type(error).__name__)
             time.sleep(5 * _POLL_SECONDS)  # the store may end with this rank: let others read it
             raise
-        _store().set(_DONE + name, "")
-        return
+        _store().set(_DONE + name, result)
+        return result
     while not _is_set(_DONE + name, what):
         refuse_if_told(name, what)
         time.sleep(_POLL_SECONDS)
+    return str(_store().get(_DONE + name).decode())
 
 
 def tell_waiting_ranks(name: str, message: str) -> None:

@@ -43,18 +43,15 @@ def storage_problems(args: Namespace) -> Iterator[str]:
             )
     for place in args.packing_indexes:
         if is_url(place):
-            yield (
-                f"--packing-indexes names {place}, but pack indexes are read from file systems "
-                f"alone: copy the folder to one, and name that"
-            )
+            yield from _data_problems("packing_indexes", place, args, "a copy of it")
     for name in _DATA:
         words = getattr(args, name, None) or []
         for place in ",".join(words).split(","):
             if is_url(place):
-                yield from _data_problems(name, place, args)
+                yield from _data_problems(name, place, args, "its .idx files")
 
 
-def _data_problems(name: str, place: str, args: Namespace) -> Iterator[str]:
+def _data_problems(name: str, place: str, args: Namespace, cached: str) -> Iterator[str]:
     scheme = place.partition("://")[0]
     if scheme not in ("s3", "msc"):
         yield f"{flag_of(name)} names {place}, but Megatron reads s3:// and msc:// only: copy it"
@@ -68,5 +65,5 @@ def _data_problems(name: str, place: str, args: Namespace) -> Iterator[str]:
     elif getattr(args, "object_storage_cache_path", None) is None:
         yield (
             f"{flag_of(name)} names {place}: give --object-storage-cache-path too, a folder that "
-            f"all nodes share, for its .idx files"
+            f"all nodes share, for {cached}"
         )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from importlib.util import find_spec
 
@@ -46,3 +47,18 @@ def require(module: str, package: str, requirement: str) -> None:
         )
         absent.name = module
         raise absent
+
+
+def end_script_without(*names: str) -> None:
+    """End the process with one sentence where a package is missing.
+
+    A script calls this before it imports the packages itself.
+
+    Args:
+        names: Modules of ``megatron_packing.needs``, such as ``megatron_core``.
+    """
+    for name in names:
+        try:
+            importlib.import_module(f"megatron_packing.needs.{name}")
+        except MissingPackageError as error:
+            sys.exit(f"error: {error}")

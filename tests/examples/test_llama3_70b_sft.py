@@ -336,12 +336,40 @@ def test_random_weights_are_not_fine_tuned(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("settings", "restarts", "variable"),
+    [({}, "0", "none"), ({"MAX_RESTARTS": "3"}, "3", "1"), ({"MAX_RESTARTS": "08"}, "08", "1")],
+)
+def test_torchrun_restarts_as_often_as_is_asked_with_a_store_of_each_attempt(
+    tmp_path, settings, restarts, variable
+):
+    """With a stand-in for Python that prints what it is started with."""
+    python = tmp_path / "python"
+    shown = 'echo "${TORCH_DISABLE_SHARE_RDZV_TCP_STORE-none}" "$@"'
+    python.write_text(f"#!/usr/bin/env bash\n{shown}\n")
+    python.chmod(0o755)
+    environment = {"STEPS": "1", "EVAL_STEPS": "1", "INITIAL": f"{tmp_path}", "PYTHON": f"{python}"}
+    process = subprocess.run(
+        [FOLDER / "train.sh"],
+        env={**ENVIRONMENT, **environment, **settings},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    words = process.stdout.split()
+    assert words[0] == variable
+    assert words[words.index("--max-restarts") + 1] == restarts
+
+
+@pytest.mark.parametrize(
     ("script", "settings", "message"),
     [
         ("train.sh", {}, "train_packs_8192 is not there; run prepare.sh with the same SIZE, ROW"),
         ("train.sh", {"ROW": "8K"}, "ROW is 8K; give a whole number, 1 or more"),
         ("train.sh", {"EPOCHS": "0.5"}, "EPOCHS is 0.5; give a whole number, 1 or more"),
         ("train.sh", {"GLOBAL_BATCH": "0"}, "GLOBAL_BATCH is 0; give a whole number, 1 or more"),
+        ("train.sh", {"MAX_RESTARTS": "once"}, "MAX_RESTARTS is once; give a whole number, 0 or"),
         ("train.sh", {"SIZE": "7b"}, "SIZE is 7b; give 8b, 70b, 405b or tiny"),
         ("train.sh", {"TOKENIZER": ""}, "TOKENIZER is not set; give the tokenizer that prepare.sh"),
         ("train.sh", {"SAVE": ""}, "SAVE is not set; give a folder for checkpoints"),

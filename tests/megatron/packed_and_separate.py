@@ -318,6 +318,8 @@ def main() -> None:
         result = train_step(Path(folder), **layout)
     if rank == 0:
         sys.stdout.write(json.dumps(result) + "\n")
+    torch.distributed.barrier()  # a rank that ends while others still talk to it may be aborted
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -129,7 +129,6 @@ def test_objects_that_are_missing_or_half_there_are_named(tmp_path, store):
 
 
 def test_a_corpus_of_the_multi_storage_client_is_read(tmp_path, monkeypatch):
-    pytest.importorskip("multistorageclient", reason="multi-storage-client is not installed")
     corpus = write_corpus(tmp_path / "lab" / "corpus", chat_like_lengths(50, longest=ROW))
     provider = {"type": "file", "options": {"base_path": str(tmp_path / "lab")}}
     settings = tmp_path / "client.json"

@@ -328,7 +328,6 @@ def test_a_checkpoint_without_a_record_is_refused_unless_its_data_are_vouched_fo
 
 
 def test_records_are_written_through_the_multi_storage_client(corpora, tmp_path):
-    pytest.importorskip("multistorageclient", reason="multi-storage-client is not installed")
     store = tmp_path / "store"
     store.mkdir()
     profile = {"storage_provider": {"type": "file", "options": {"base_path": str(store)}}}

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pack indexes in ``s3://`` and ``msc://``, copied once into ``--object-storage-cache-path``.
+
+Arrays of an index are mapped into memory, so the whole folder is copied, under the hash of its
+manifest: an index that is replaced in the store gets a folder of its own, and runs that read the
+one before keep it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+from pathlib import Path
+
+from megatron_packing.corpus.storage import is_remote
+from megatron_packing.errors import InputError
+from megatron_packing.files import new_folder, sync
+from megatron_packing.index.manifest import ADVICE, read_arrays
+from megatron_packing.index.pack_index import MANIFEST, PackIndex
+from megatron_packing.megatron.object_storage import ObjectStore
+from megatron_packing.megatron.shared_files import on_first_rank
+from megatron_packing.regular_file import read_json_object
+
+logger = logging.getLogger(__name__)
+
+_FOLDER = "stored_pack_indexes"
+
+_copied: dict[tuple[str, str], Path] = {}
+"""Where this process found indexes, by the cache and the URL."""
+
+
+def local_index(place: str, cache: str | None) -> Path:
+    """The folder of a pack index on this machine; rank 0 copies one that is in an object store.
+
+    Args:
+        place: A folder, or its URL.
+        cache: ``--object-storage-cache-path``: a folder that all ranks share.
+
+    Raises:
+        InputError: The store cannot be read, what it has is no whole pack index, or no cache was
+            given.
+    """
+    if not is_remote(place):
+        return Path(place)
+    if cache is None:
+        raise InputError(
+            f"{place} is in an object store: give --object-storage-cache-path, a folder that all "
+            f"nodes share, for a copy of it"
+        )
+    url = place.rstrip("/")
+    if (cache, url) not in _copied:
+        folder = on_first_rank(
+            f"copy {url}", lambda: str(_copy(url, Path(cache) / _FOLDER)), f"copy {url}"
+        )
+        _copied[cache, url] = Path(folder)
+    return _copied[cache, url]
+
+
+def _copy(url: str, parent: Path) -> Path:
+    """Copy an index that is not there yet; its arrays are compared with the manifest's hashes."""
+    store = ObjectStore.of(url)
+    if store.look_at(f"{url}/{MANIFEST}") is None:
+        raise InputError(f"{url} is not a pack index: there is no {url}/{MANIFEST}")
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=parent) as temporary:
+        manifest = Path(temporary) / MANIFEST
+        store.download(f"{url}/{MANIFEST}", manifest)
+        content = manifest.read_bytes()
+        folder = parent / hashlib.sha256(content).hexdigest()[:32]
+        if folder.exists():
+            return folder
+        try:
+            arrays = read_arrays(manifest, read_json_object(manifest, ADVICE).get("arrays"))
+        except InputError as error:
+            raise _wrong(url, error, manifest.parent) from error
+    try:
+        with new_folder(folder) as unfinished:
+            for name in arrays:
+                store.download(f"{url}/{name}.npy", unfinished / f"{name}.npy")
+                sync(unfinished / f"{name}.npy")
+            (unfinished / MANIFEST).write_bytes(content)
+            sync(unfinished / MANIFEST)
+            try:
+                PackIndex.open(unfinished).check_arrays()
+            except InputError as error:
+                raise _wrong(url, error, unfinished) from error
+    except InputError:
+        if not folder.exists():  # else another run copied the same at this moment
+            raise
+    logger.info(f"copied the pack index {url} to {folder}")
+    return folder
+
+
+def _wrong(url: str, error: InputError, folder: Path) -> InputError:
+    """The same error, of the object and not of its copy."""
+    return InputError(f"{error}".replace(str(folder), url))
