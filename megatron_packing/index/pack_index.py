@@ -45,6 +45,7 @@ from megatron_packing import _core
 from megatron_packing.corpus.joined import has_fraction
 from megatron_packing.errors import InputError, UnreadableError
 from megatron_packing.files import new_folder, refuse_existing, sync
+from megatron_packing.given_path import advise_for_index
 from megatron_packing.index.array_file import open_array
 from megatron_packing.index.manifest import (
     ADVICE,
@@ -427,9 +428,8 @@ def group_places(
 def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     if not file.exists():
-        raise UnreadableError(
-            f"{path} is not a pack index: there is no {file}; make one with megatron-packing pack"
-        )
+        advice = advise_for_index(path) or "make one with megatron-packing pack"
+        raise UnreadableError(f"{path} is not a pack index: there is no {file}; {advice}")
     manifest = read_json_object(file, ADVICE)
     if manifest.get("format") != FORMAT:
         raise InputError(f"{file} is not the manifest of a pack index")
