@@ -141,6 +141,8 @@ def _notes(
     """
     first_of: dict[bytes, Path] = {}
     for file, digest in digests.items():
+        if digest == hashlib.sha256().digest():
+            continue  # it holds no documents
         first = first_of.setdefault(digest, file)
         if first is not file:
             yield (

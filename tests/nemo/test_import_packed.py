@@ -483,3 +483,12 @@ def test_the_same_packs_in_two_files_are_said(tmp_path, capsys):
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "note:" in line]
     assert line.startswith(f"note: {second}/packs.idx.parquet holds the same documents as {first}/")
     assert len(Corpus(tmp_path / "back")) == 60
+
+
+def test_files_without_packs_are_not_said_to_be_the_same(tmp_path):
+    full = save_parquet(tmp_path / "full.parquet", PACKED)
+    for name in ("a", "b"):
+        pq.write_table(pq.read_table(full).slice(0, 0), tmp_path / f"{name}.parquet")
+    notes = []
+    import_packed([tmp_path], tmp_path / "back", note=notes.append)
+    assert [note for note in notes if "the same documents" in note] == []
