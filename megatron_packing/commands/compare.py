@@ -12,7 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_packing.commands.planning import add_planning_arguments, open_documents
+from megatron_packing.commands.planning import (
+    add_planning_arguments,
+    open_documents,
+    refuse_other_tokenizers,
+)
 from megatron_packing.errors import InputError
 from megatron_packing.index.plan import STRATEGIES, plan_packs
 from megatron_packing.report.compare import Comparison, PlanFigures, describe_comparison, measure
@@ -73,6 +77,7 @@ def run(args: Namespace) -> dict[str, Any]:
             raise InputError(f"{flag} is {number}; it must be at least 1")
     model = _model(args)
     documents = open_documents(args)
+    refuse_other_tokenizers(documents, args)
     source, all_lengths = documents.prefix, documents.num_tokens - 1
     kept = all_lengths if all_lengths.min() > 0 else all_lengths[all_lengths > 0]
     if len(kept) == 0:

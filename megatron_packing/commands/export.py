@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ JSON_KEYS = {
     "packs": "the file of the packs",
     "metadata": "the file of the metadata",
     "end_token": "the id of the end token",
-    "packed_sequence_specs": "what Megatron-Bridge is to be given",
+    "packed_sequence_specs": "what Megatron-Bridge or, of nemo-npy, NeMo is to be given",
     "figures": "what was written: packs, segments, trained labels, labels after an end token, ...",
 }
 
@@ -83,14 +84,20 @@ def run(args: Namespace) -> dict[str, Any]:
         f"{counted(figures.num_segments, 'sequence')}, "
         f"{counted(figures.num_trained, 'trained label')}"
     )
-    settings = {
+    settings: dict[str, str | int] = {
         "packed_train_data_path": f"{file}",
         "packed_metadata_path": f"{args.output / METADATA}",
         "packed_sequence_size": index.plan.sequence_length,
-        "pad_seq_to_mult": index.plan.alignment,
     }
-    arguments = ", ".join(f"{name}={value!r}" for name, value in settings.items())
-    console.print(f"PackedSequenceSpecs({arguments})")
+    aligned = {**settings, "pad_seq_to_mult": index.plan.alignment}
+    if args.format == "bridge-parquet":
+        settings = aligned
+        console.print(_specs(settings))
+    elif index.plan.alignment == 1:
+        console.print(f"NeMo 2.x or Megatron-Bridge 0.3: {_specs(settings)}")
+    else:  # NeMo's PackedSequenceSpecs has no pad_seq_to_mult: it reads pads as they are
+        console.print(f"NeMo 2.x: {_specs(settings)}")
+        console.print(f"Megatron-Bridge 0.3: {_specs(aligned)}")
     if not figures.num_with_end:
         console.print(f"note: no document holds token {end_token}: is it the tokenizer's eos_id?")
     if figures.num_after_end:
@@ -112,3 +119,8 @@ def run(args: Namespace) -> dict[str, Any]:
         "packed_sequence_specs": settings,
         "figures": asdict(figures),
     }
+
+
+def _specs(settings: Mapping[str, object]) -> str:
+    arguments = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+    return f"PackedSequenceSpecs({arguments})"

@@ -46,7 +46,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--mix-splits",
         action="store_true",
-        help="put files of training, validation and test, by their names, into one corpus",
+        help="put files of training, validation and test, by their names, into one corpus "
+        "(default: refuse them)",
+    )
+    parser.add_argument(
+        "--allow-other-tokenizer",
+        action="store_true",
+        help="put files that were made with different tokenizers into one corpus "
+        "(default: refuse them)",
     )
 
 
@@ -57,6 +64,7 @@ def run(args: Namespace) -> dict[str, Any]:
     left_out = [below for folder in folders for below in packed_folders_below(folder)]
     for below in sorted(set(left_out) - set(folders)):
         console.print(f"note: the packed files in {below} are left out; name it to import them")
+    notes: list[str] = []
     try:
         with progress_bar("importing", 1) as progress:
             figures = import_packed(
@@ -64,7 +72,9 @@ def run(args: Namespace) -> dict[str, Any]:
                 args.output_prefix,
                 padding_token=args.padding_token,
                 mix_splits=args.mix_splits,
+                allow_other_tokenizer=args.allow_other_tokenizer,
                 progress=lambda packs: progress.update(0, counted(packs, "pack")),
+                note=notes.append,
             )
     except ModuleNotFoundError as error:
         raise missing("Parquet", str(error.name), "tokenize") from error
@@ -78,6 +88,8 @@ def run(args: Namespace) -> dict[str, Any]:
         f"{counted(figures.num_tokens, 'token')}, {figures.num_trained_tokens:,} of them trained "
         f"({share:.1%})" + (f"; {pads:,} of padding left out" if pads else "")
     )
+    for note in notes:
+        console.print(f"note: {note}")
     return {
         "prefix": str(args.output_prefix),
         "files": [str(file) for file in files],

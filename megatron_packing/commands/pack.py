@@ -12,10 +12,10 @@ from megatron_packing.commands.planning import (
     add_planning_arguments,
     describe_use,
     open_documents,
+    refuse_other_tokenizers,
 )
 from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus
-from megatron_packing.corpus.tokenizers_match import check_same_tokenizer
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.pack_index import PlanSettings
@@ -60,12 +60,6 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--documents", metavar="FIRST:STOP", help="pack only this range, as Megatron's --split does"
     )
     parser.add_argument(
-        "--allow-other-tokenizer",
-        action="store_true",
-        help="pack corpora together that were tokenized with different tokenizers "
-        "(default: refuse them)",
-    )
-    parser.add_argument(
         "--no-content-hashes",
         action="store_true",
         help="do not read all tokens: faster for huge corpora, but verify --deep cannot prove "
@@ -76,9 +70,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> dict[str, Any]:
     """Pack."""
     corpus = open_documents(args)
+    refuse_other_tokenizers(corpus, args)
     if isinstance(corpus, Corpus | JoinedCorpus):
-        if not args.allow_other_tokenizer:
-            check_same_tokenizer([(str(part.prefix), part.record) for part in corpus.corpora])
         for line in describe_use(corpus):
             console.print(line)
     settings = PlanSettings(

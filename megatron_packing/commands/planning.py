@@ -10,6 +10,7 @@ from pathlib import Path
 from megatron_packing.corpus.corpus import Corpus, Documents
 from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
 from megatron_packing.corpus.lengths_file import LengthsFile
+from megatron_packing.corpus.tokenizers_match import check_same_tokenizer
 from megatron_packing.errors import InputError
 from megatron_packing.index.plan import EFFORTS, OVERLONG
 
@@ -60,6 +61,12 @@ def add_planning_arguments(parser: ArgumentParser) -> None:
         metavar="N",
         help="decides which documents meet in a pack (default: 0)",
     )
+    parser.add_argument(
+        "--allow-other-tokenizer",
+        action="store_true",
+        help="pack corpora together that were tokenized with different tokenizers "
+        "(default: refuse them)",
+    )
 
 
 def open_documents(args: Namespace) -> Documents:
@@ -75,6 +82,16 @@ def open_documents(args: Namespace) -> Documents:
             f"given; give one PREFIX or more, or --lengths FILE.npy"
         )
     return LengthsFile(args.lengths) if args.lengths else open_corpus(",".join(args.prefixes))
+
+
+def refuse_other_tokenizers(documents: Documents, args: Namespace) -> None:
+    """Refuse corpora of different tokenizers, unless that is asked for.
+
+    Raises:
+        InputError: See ``check_same_tokenizer``.
+    """
+    if isinstance(documents, Corpus | JoinedCorpus) and not args.allow_other_tokenizer:
+        check_same_tokenizer([(str(part.prefix), part.record) for part in documents.corpora])
 
 
 def describe_use(corpus: Corpus | JoinedCorpus) -> list[str]:

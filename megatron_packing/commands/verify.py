@@ -72,6 +72,16 @@ def run(args: Namespace) -> dict[str, Any]:
             f"the lower bound {index.figures.lower_bound:,} is not confirmed: this release proves "
             f"{bound:,}"
         )
+    elif bound > index.figures.lower_bound:
+        notes.append(
+            f"this release proves a lower bound of {bound:,}, more than the "
+            f"{index.figures.lower_bound:,} of the manifest"
+        )
+    if not index.has_manifest_digest:
+        notes.append(
+            "it was written before manifests had a digest: nothing proves that the strategy and "
+            "the seed in its manifest are those of its plan"
+        )
     figures = index.figures
     left_out = {
         "dropped": figures.num_documents_dropped,

@@ -122,6 +122,20 @@ def count_trained(
     return TrainedContent(counts, hashes)
 
 
+def count_trained_tokens(
+    corpus: Corpus | JoinedCorpus, on_read: OnRead | None = None
+) -> NDArray[np.int64]:
+    """Count the trained tokens of each document, reading every loss mask once and whole.
+
+    Raises:
+        InputError: As ``count_trained``.
+    """
+    lengths = np.asarray(corpus.num_tokens).astype(np.int64)
+    # Position i has token i + 1 for its label, so a document's tokens are labels from -1 on.
+    before_all = np.full(len(lengths), -1, np.int64)
+    return count_trained(corpus, np.arange(len(lengths)), before_all, lengths, on_read).counts
+
+
 def num_data_bytes(corpus: Corpus | JoinedCorpus, *, tokens: bool, masks: bool) -> int:
     """Bytes that reading the tokens or the loss masks reads."""
     indexes = [part.token_index for part in corpus.corpora if tokens]

@@ -21,6 +21,7 @@ from megatron_packing.corpus.record import corpus_record_path as corpus_record_p
 from megatron_packing.corpus.record import read_corpus_record
 from megatron_packing.corpus.storage import FILES, DataReader, Storage, corpus_path
 from megatron_packing.errors import InputError, UnreadableError
+from megatron_packing.given_path import advise_for_corpus
 
 LOSS_MASK_SUFFIX = "_loss_mask"
 _SAMPLED_BLOCKS = 256
@@ -104,7 +105,13 @@ class Corpus:
                 f".idx files without the ending"
             )
         self._files = storage.local_prefix(self.prefix)
-        self._tokens = read_index(self._files, data_size=storage.data_size(self.prefix))
+        try:
+            self._tokens = read_index(self._files, data_size=storage.data_size(self.prefix))
+        except UnreadableError as error:
+            advice = advise_for_corpus(self._files)
+            if advice is None:
+                raise
+            raise UnreadableError(f"{index_path(self._files)} does not exist: {advice}") from error
         if self._tokens.dtype.kind == "f":
             raise InputError(
                 f"{index_path(self.prefix)} holds {self._tokens.dtype}; tokens must be integers: "

@@ -177,6 +177,17 @@ def split_entry(entry: str) -> tuple[str, str | None]:
     return (prefix, epochs) if colon and "/" not in epochs else (entry, None)
 
 
+def has_fraction(prefixes: str) -> bool:
+    """Whether ``PREFIX[:EPOCHS],...`` asks for a fraction of an epoch of some corpus."""
+    for entry in prefixes.split(","):
+        try:
+            if not float(split_entry(entry)[1] or 1).is_integer():
+                return True
+        except ValueError:  # no number
+            continue
+    return False
+
+
 def open_corpus(prefixes: str | Path, storage: Storage = FILES) -> Corpus | JoinedCorpus:
     """Open ``PREFIX``, or ``PREFIX[:EPOCHS],PREFIX[:EPOCHS],...`` as one corpus.
 

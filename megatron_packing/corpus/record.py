@@ -60,37 +60,50 @@ def read_corpus_record(prefix: Path) -> CorpusRecord | None:
     path = corpus_record_path(prefix)
     if not path.exists() and not path.is_symlink():
         return None
-    fields = read_json_object(path, _ADVICE)
-    template = _field(path, fields, "chat_template", dict) or {}
-    special = _field(path, fields, "special_tokens", dict)
+    return parse_corpus_record(path, read_json_object(path, _ADVICE), _ADVICE)
+
+
+def parse_corpus_record(path: Path, fields: dict[str, Any], advice: str) -> CorpusRecord:
+    """Make a record of the fields of a JSON object.
+
+    Args:
+        path: Where the fields are, for messages.
+        fields: The object; what it has beside the fields of a record is passed over.
+        advice: What to do where a field is wrong.
+
+    Raises:
+        InputError: A field is not of its type.
+    """
+    template = _field(path, fields, "chat_template", dict, advice) or {}
+    special = _field(path, fields, "special_tokens", dict, advice)
     if special is not None:
         for name, text in special.items():
             if not isinstance(text, str):
-                raise InputError(f"{path} has {text!r:.80} for {name} in special_tokens; {_ADVICE}")
+                raise InputError(f"{path} has {text!r:.80} for {name} in special_tokens; {advice}")
     return CorpusRecord(
-        tokenizer=_field(path, fields, "tokenizer", str),
-        tokenizer_sha256=_field(path, fields, "tokenizer_sha256", str),
-        vocabulary_size=_count(path, fields, "vocabulary_size"),
+        tokenizer=_field(path, fields, "tokenizer", str, advice),
+        tokenizer_sha256=_field(path, fields, "tokenizer_sha256", str, advice),
+        vocabulary_size=_count(path, fields, "vocabulary_size", advice),
         special_tokens=special,
-        largest_token=_count(path, fields, "largest_token"),
-        num_documents=_count(path, fields, "num_documents"),
-        num_tokens=_count(path, fields, "num_tokens"),
-        num_trained_tokens=_count(path, fields, "num_trained_tokens"),
-        has_loss_mask=_field(path, fields, "has_loss_mask", bool),
-        loss_on=_field(path, fields, "loss_on", str),
-        chat_template_sha256=_field(path, template, "sha256", str),
+        largest_token=_count(path, fields, "largest_token", advice),
+        num_documents=_count(path, fields, "num_documents", advice),
+        num_tokens=_count(path, fields, "num_tokens", advice),
+        num_trained_tokens=_count(path, fields, "num_trained_tokens", advice),
+        has_loss_mask=_field(path, fields, "has_loss_mask", bool, advice),
+        loss_on=_field(path, fields, "loss_on", str, advice),
+        chat_template_sha256=_field(path, template, "sha256", str, advice),
     )
 
 
-def _field(path: Path, fields: dict[str, Any], name: str, kind: type) -> Any:
+def _field(path: Path, fields: dict[str, Any], name: str, kind: type, advice: str) -> Any:
     value = fields.get(name)
     if value is None or type(value) is kind:  # True is an int, but no count
         return value
-    raise InputError(f"{path} has {value!r:.80} for {name}, not {kind.__name__}; {_ADVICE}")
+    raise InputError(f"{path} has {value!r:.80} for {name}, not {kind.__name__}; {advice}")
 
 
-def _count(path: Path, fields: dict[str, Any], name: str) -> int | None:
-    value: int | None = _field(path, fields, name, int)
+def _count(path: Path, fields: dict[str, Any], name: str, advice: str) -> int | None:
+    value: int | None = _field(path, fields, name, int, advice)
     if value is not None and not 0 <= value < 2**63:
-        raise InputError(f"{path} has {value!r:.80} for {name}, which is no count; {_ADVICE}")
+        raise InputError(f"{path} has {value!r:.80} for {name}, which is no count; {advice}")
     return value

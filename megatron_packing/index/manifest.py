@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
 import re
 import types
@@ -30,6 +32,10 @@ DTYPES: Mapping[str, tuple[str, ...]] = {
 """The dtypes that each array may have."""
 OPTIONAL_ARRAYS = ("segment_starts", "segment_lengths")
 
+DIGEST = "manifest_sha256"
+"""The manifest's own digest, which earlier releases did not write and pass over."""
+PARTS = ("format", "format_version", "plan", "corpus", "figures", "arrays")
+
 _SHA256 = re.compile("[0-9a-f]{64}")
 _NAMES = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
 
@@ -43,6 +49,41 @@ class ArrayEntry:
     dtype: str
     shape: tuple[int, ...]
     sha256: str
+
+
+def digest_of(manifest: Mapping[str, Any]) -> str:
+    """SHA-256, in hex, of a manifest without its digest.
+
+    Of its JSON with sorted keys and without spaces, so that indentation does not count.
+    """
+    parts = {name: value for name, value in manifest.items() if name != DIGEST}
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def refuse_unknown_parts(file: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse a manifest that says more than this release understands.
+
+    Raises:
+        InputError: It has an unknown part.
+    """
+    if unknown := sorted(manifest.keys() - {*PARTS, DIGEST}):
+        raise InputError(
+            f"{file} has {_short(unknown[0])}, which this release does not know; use the release "
+            f"that made it, or make the pack index again"
+        )
+
+
+def check_digest(file: Path, manifest: Mapping[str, Any]) -> None:
+    """Compare a manifest with its digest, if it has one.
+
+    Raises:
+        InputError: The manifest was changed after it was written.
+    """
+    if DIGEST in manifest and manifest[DIGEST] != digest_of(manifest):
+        raise InputError(
+            f"{file} is not what was written (its {DIGEST} is that of another manifest); {ADVICE}"
+        )
 
 
 def read_section(file: Path, kind: type[Fields], name: str, found: object) -> Fields:

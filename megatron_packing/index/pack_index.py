@@ -3,7 +3,8 @@
 
 A pack index is a folder:
 
-    manifest.json         format version, plan, corpus, figures; dtype, shape and hash of each array
+    manifest.json         format version, plan, corpus, figures; dtype, shape and hash of each
+                          array; its own hash, which indexes of earlier releases do not have
     pack_offsets.npy      int64, (num_packs + 1,)
     document_ids.npy      int32, (num_segments,)   int64 for more than 2**31 - 1 documents
     segment_starts.npy    int64, (num_segments,)   only if some segment is not a whole document
@@ -20,8 +21,9 @@ whole or not at all. Its bytes depend on the plan and the corpus alone.
 Segments of one length are interchangeable: every epoch after the first deals them to each other's
 places anew: other neighbours in the same packs, computed from (seed, epoch), not stored.
 
-Opening checks that the manifest is complete and consistent, and that each array has the dtype, the
-shape and the size that the manifest says. Up to 256 MiB of arrays (about 20 million documents) it
+Opening checks that the manifest is complete and consistent, is what was written and says nothing
+that this release does not know, and that each array has the dtype, the shape and the size that the
+manifest says. Up to 256 MiB of arrays (about 20 million documents) it
 checks their hashes too. Reading a pack checks that its segments are positions of the corpus and fit
 in a row. ``verify`` proves everything. A file that is cut off while it is mapped ends the process
 with SIGBUS, as for every memory-mapped file.
@@ -40,15 +42,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_packing import _core
+from megatron_packing.corpus.joined import has_fraction
 from megatron_packing.errors import InputError, UnreadableError
 from megatron_packing.files import new_folder, refuse_existing, sync
+from megatron_packing.given_path import advise_for_index
 from megatron_packing.index.array_file import open_array
 from megatron_packing.index.manifest import (
     ADVICE,
+    DIGEST,
+    check_digest,
     check_figures,
     check_plan,
+    digest_of,
     read_arrays,
     read_section,
+    refuse_unknown_parts,
 )
 from megatron_packing.regular_file import read_json_object
 
@@ -158,6 +166,8 @@ class PackIndex:
     length_offsets: NDArray[np.int64]
     array_hashes: dict[str, str]
     """SHA-256 of each array, as the manifest has it."""
+    has_manifest_digest: bool
+    """Whether the manifest has its own hash; those of earlier releases have none."""
 
     @classmethod
     def open(cls, path: str | Path) -> PackIndex:
@@ -188,6 +198,7 @@ class PackIndex:
     @classmethod
     def _open_once(cls, path: Path, manifest: dict[str, Any]) -> PackIndex:
         file = path / MANIFEST
+        refuse_unknown_parts(file, manifest)
         plan = read_section(file, PlanSettings, "plan", manifest.get("plan"))
         check_plan(file, plan)
         corpus = read_section(file, CorpusReference, "corpus", manifest.get("corpus"))
@@ -210,6 +221,7 @@ class PackIndex:
             places_by_length=arrays["places_by_length"],
             length_offsets=arrays["length_offsets"],
             array_hashes={name: entry.sha256 for name, entry in entries.items()},
+            has_manifest_digest=DIGEST in manifest,
         )
         for name in ("pack_offsets", "length_offsets"):
             offsets = arrays[name]
@@ -226,6 +238,7 @@ class PackIndex:
                     f"{file} has {figures.max_documents_per_pack} for "
                     f"figures.max_documents_per_pack, but a pack has {most} segments; {ADVICE}"
                 )
+        check_digest(file, manifest)  # last, as the other messages say more
         return index
 
     def __len__(self) -> int:
@@ -330,12 +343,15 @@ class PackIndex:
             InputError: The fingerprints differ.
         """
         if fingerprint != self.corpus.fingerprint:
-            made_from = (
-                f"was made from another corpus than {prefix} (it was {self.corpus.prefix})"
-                if str(prefix) != self.corpus.prefix
-                else f"was made from another corpus than {prefix} is now: it was changed, or an "
-                f"earlier release took the same part of PREFIX:EPOCHS in every epoch"
-            )
+            made_from = f"was made from another corpus than {prefix}"
+            if str(prefix) != self.corpus.prefix:
+                made_from += f" (it was {self.corpus.prefix})"
+            else:
+                made_from += " is now: it was changed"
+                if has_fraction(self.corpus.prefix):
+                    made_from += (
+                        ", or an earlier release took the same part of PREFIX:EPOCHS in every epoch"
+                    )
             raise InputError(
                 f"the pack index {self.path} {made_from}; make one with: "
                 f"megatron-packing pack {prefix} --sequence-length {self.plan.sequence_length} "
@@ -381,6 +397,7 @@ def write_pack_index(
             for name, array in arrays.items()
         },
     }
+    manifest[DIGEST] = digest_of(manifest)
     with new_folder(path) as unfinished:
         for name, array in arrays.items():
             np.save(_array_path(unfinished, name), array, allow_pickle=False)
@@ -411,9 +428,8 @@ def group_places(
 def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     if not file.exists():
-        raise UnreadableError(
-            f"{path} is not a pack index: there is no {file}; make one with megatron-packing pack"
-        )
+        advice = advise_for_index(path) or "make one with megatron-packing pack"
+        raise UnreadableError(f"{path} is not a pack index: there is no {file}; {advice}")
     manifest = read_json_object(file, ADVICE)
     if manifest.get("format") != FORMAT:
         raise InputError(f"{file} is not the manifest of a pack index")

@@ -61,8 +61,44 @@ def _in(folder: Path, *entries: str) -> str:
 
 def _open(index: PackIndex, prefixes: str) -> Corpus | JoinedCorpus:
     corpus = open_corpus(prefixes)
-    index.check_corpus(corpus.prefix, corpus.fingerprint)
+    check_source(index, corpus)
     return corpus
+
+
+def check_source(index: PackIndex, corpus: Corpus | JoinedCorpus) -> None:
+    """Refuse a corpus that an index was not made from, or whose record contradicts the index.
+
+    Raises:
+        InputError: The content differs, or the record says another tokenizer or largest token.
+    """
+    index.check_corpus(corpus.prefix, corpus.fingerprint)
+    check_records(index, corpus)
+
+
+def check_records(index: PackIndex, corpus: Corpus | JoinedCorpus) -> None:
+    """Refuse an index that says something else of its corpus than the corpus's own record.
+
+    What one of them does not say is not compared.
+
+    Raises:
+        InputError: Another tokenizer or another largest token.
+    """
+    tokenizer, largest = index.corpus.tokenizer_sha256, index.corpus.largest_token
+    recorded = []
+    for part in corpus.corpora:
+        sha256 = part.record.tokenizer_sha256 if part.record else None
+        if tokenizer is not None and sha256 not in (None, tokenizer):
+            raise InputError(
+                f"{index.path} is wrong: its tokenizer is {tokenizer:.12}, but that of "
+                f"{part.prefix} is {sha256:.12}; make the pack index again"
+            )
+        recorded.append(part.record.largest_token if part.record else None)
+    known = [token for token in recorded if token is not None]
+    if largest is not None and len(known) == len(recorded) and max(known) != largest:
+        raise InputError(
+            f"{index.path} is wrong: its largest token is {largest:,}, but the record of "
+            f"{corpus.prefix} says {max(known):,}; make the pack index again"
+        )
 
 
 def _exists(entry: str) -> bool:

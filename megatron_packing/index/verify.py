@@ -15,7 +15,15 @@ from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex, PlanSettings, group_places
 from megatron_packing.index.plan import plan_packs
+from megatron_packing.index.source import check_records
 from megatron_packing.index.trained import find_tokens, find_trained, list_hashes
+
+_LEFT_OF_OVERLONG = {
+    "drop": "num_documents_dropped",
+    "truncate": "num_documents_truncated",
+    "split": "num_documents_split",
+}
+"""The figure that counts the documents longer than a row, by what the plan does with them."""
 
 
 def verify_pack_index(index: PackIndex, num_tokens: NDArray[Any]) -> None:
@@ -62,14 +70,7 @@ def verify_content(
             f"{index.path} holds no hashes of its corpus's data, so --deep has nothing to compare; "
             f"make the pack index again, without --no-content-hashes"
         )
-    tokenizer = index.corpus.tokenizer_sha256
-    for part in corpus.corpora:
-        recorded = part.record.tokenizer_sha256 if part.record else None
-        if tokenizer is not None and recorded not in (None, tokenizer):
-            raise _wrong(
-                index,
-                f"its tokenizer is {tokenizer:.12}, but that of {part.prefix} is {recorded:.12}",
-            )
+    check_records(index, corpus)
     documents = np.asarray(index.document_ids)
     starts, lengths = index.segment_starts, index.segment_lengths
     if starts is None or lengths is None:
@@ -114,10 +115,10 @@ def verify_content(
 
 
 def prove_lower_bound(index: PackIndex, num_tokens: NDArray[Any]) -> int:
-    """The lower bound of an index that this release proves: the recorded one, or less.
+    """The lower bound that this release proves for an index.
 
-    A quick bound is tried first; then documents are planned again under the index's settings, which
-    takes as long as planning them did.
+    A quick bound is tried first. Where it is less than the recorded one, documents are planned
+    again under the index's settings, which takes as long as planning them did.
 
     Args:
         index: The index.
@@ -145,7 +146,7 @@ def prove_lower_bound(index: PackIndex, num_tokens: NDArray[Any]) -> int:
         proven = max(proven, plan.lower_bound)
         if proven >= recorded:
             break
-    return min(proven, recorded)
+    return proven
 
 
 def _wrong(index: PackIndex, problem: str) -> InputError:
@@ -283,8 +284,17 @@ def _find_wrong_figure(
     utilisation = num_positions / (num_packs * index.plan.sequence_length)
     if abs(index.figures.utilisation - utilisation) > 1e-9:
         return f"its utilisation is {index.figures.utilisation}, but it is {utilisation}"
-    if index.plan.strategy != "random" and index.figures.lower_bound > num_packs:
+    if index.plan.strategy == "random":
+        return None  # which cuts documents as it likes
+    if index.figures.lower_bound > num_packs:
         return f"its lower bound is {index.figures.lower_bound}, but it has {num_packs} packs"
+    num_over = int(np.count_nonzero(positions > index.plan.sequence_length))
+    for overlong, name in _LEFT_OF_OVERLONG.items():
+        if figures[name] != (num_over if index.plan.overlong == overlong else 0):
+            return (
+                f"its plan says overlong {index.plan.overlong} and {num_over} documents are longer "
+                f"than a row, but its {name} is {figures[name]}"
+            )
     return None
 
 

@@ -27,6 +27,7 @@ from megatron_packing.errors import InputError, UnreadableError
 from megatron_packing.files import open_patiently
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.pack_index import MANIFEST, PackIndex, PlanSettings
+from megatron_packing.index.source import check_source
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.object_storage import MegatronStorage
 from megatron_packing.megatron.shared_files import (
@@ -257,7 +258,7 @@ def _pack_command(corpus: Corpus | JoinedCorpus, config: PackedDatasetConfig) ->
 def _check(
     index: PackIndex, corpus: Corpus | JoinedCorpus, config: PackedDatasetConfig
 ) -> PackIndex:
-    index.check_corpus(corpus.prefix, corpus.fingerprint)
+    check_source(index, corpus)
     if index.plan.sequence_length != config.sequence_length:
         raise InputError(
             f"the pack index {index.path} has rows of {index.plan.sequence_length} positions, but "

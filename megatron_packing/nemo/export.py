@@ -14,13 +14,14 @@ from megatron_packing.files import new_folder, sync
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.nemo.checksums import write_checksums
 from megatron_packing.nemo.npy_file import write_npy
+from megatron_packing.nemo.packed_tokenizer import KEY, tokenizer_of
+from megatron_packing.nemo.packed_tokenizer import METADATA as METADATA
 from megatron_packing.nemo.parquet_file import write_parquet
 from megatron_packing.nemo.stored_rows import LARGEST_TOKEN, StoredFigures, StoredRow, rows_of
 
 ExportFormat = Literal["bridge-parquet", "nemo-npy"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
 
-METADATA = "metadata.jsonl"
 _FILES: dict[ExportFormat, str] = {"bridge-parquet": "packs.idx.parquet", "nemo-npy": "packs.npy"}
 
 
@@ -35,7 +36,8 @@ def export_packs(
 ) -> tuple[Path, StoredFigures]:
     """Write the packs of an index, in its order, and their metadata to the folder ``path``.
 
-    ``SHA256SUMS`` has the hashes of both files; ``import`` compares them.
+    ``SHA256SUMS`` has the hashes of both files; ``import`` compares them. The tokenizer that the
+    corpus was made with is written where ``packed_tokenizer`` says.
 
     Rows are written as they are read, so memory does not grow with the corpus. The folder exists
     whole or not at all.
@@ -72,14 +74,18 @@ def export_packs(
                 progress(figures.num_packs)
 
     name = _FILES[file_format]
+    tokenizer = tokenizer_of(corpus)
     with new_folder(path) as unfinished:
         if file_format == "bridge-parquet":
-            write_parquet(unfinished / name, counted(), len(index))
+            keys = {} if tokenizer is None else {KEY: json.dumps(tokenizer)}
+            write_parquet(unfinished / name, counted(), len(index), keys)
         else:
             write_npy(unfinished / name, counted(), len(index))
         sync(unfinished / name)
-        text = json.dumps(figures.metadata(index.plan.sequence_length)) + "\n"
-        (unfinished / METADATA).write_text(text, encoding="utf-8")
+        metadata = figures.metadata(index.plan.sequence_length)
+        if file_format == "nemo-npy" and tokenizer is not None:
+            metadata[0][KEY] = {"file": name, **tokenizer}
+        (unfinished / METADATA).write_text(json.dumps(metadata) + "\n", encoding="utf-8")
         sync(unfinished / METADATA)
         write_checksums(unfinished, [name, METADATA])
     return path / name, figures

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,11 +16,14 @@ from numpy.typing import NDArray
 import megatron_packing
 from megatron_packing.corpus.corpus import corpus_record_path, loss_mask_prefix
 from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter, data_path, index_path
+from megatron_packing.corpus.record import CorpusRecord
+from megatron_packing.corpus.tokenizers_match import check_same_tokenizer
 from megatron_packing.errors import InputError
 from megatron_packing.files import prefix_lock, sync, temporary_sibling, writing
 from megatron_packing.nemo.checksums import check_checksum, sha256_of
 from megatron_packing.nemo.npy_file import read_npy
 from megatron_packing.nemo.packed_files import ADVICE, find_packed_files
+from megatron_packing.nemo.packed_tokenizer import common_tokenizer, read_tokenizer
 from megatron_packing.nemo.parquet_file import read_parquet
 from megatron_packing.nemo.stored_rows import COLUMNS, StoredRow
 from megatron_packing.publication import publish_files
@@ -47,7 +51,9 @@ def import_packed(
     *,
     padding_token: int | None = None,
     mix_splits: bool = False,
+    allow_other_tokenizer: bool = False,
     progress: Callable[[int], None] | None = None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> ImportFigures:
     """Write every sequence of packed files as a document of the corpus ``prefix``.
 
@@ -61,12 +67,20 @@ def import_packed(
             token): all but the first of the untrained ones at a sequence's end are left out. None
             leaves sequences as they are.
         mix_splits: Accept files that are named as of different splits.
+        allow_other_tokenizer: Accept files that say that they were made with different tokenizers.
         progress: Called with how many packs are read.
+        note: Called with what a user must know of the corpus, a line each.
 
     Raises:
-        InputError: A file is not what it should be, or the corpus exists.
+        InputError: A file is not what it should be, files are of different tokenizers, or the
+            corpus exists.
     """
     files = find_packed_files(paths, mix_splits=mix_splits)
+    tokenizers = {file: read_tokenizer(file) for file in files}
+    if not allow_other_tokenizer:
+        check_same_tokenizer([(str(file), record) for file, record in tokenizers.items()])
+    tokenizer = common_tokenizer(list(tokenizers.values()))
+    digests = {file: hashlib.sha256() for file in files}
     masks = loss_mask_prefix(prefix)
     targets = [data_path(masks), index_path(masks), corpus_record_path(prefix)]
     targets += [data_path(prefix), index_path(prefix)]  # in the order of their renaming
@@ -78,8 +92,10 @@ def import_packed(
             IndexedDatasetWriter(unfinished, np.dtype(np.int32)) as tokens,
             IndexedDatasetWriter(loss_mask_prefix(unfinished), np.dtype(np.uint8)) as trained,
         ):
-            for row in _read(files):
+            for file, row in _read(files):
                 ids, mask, lengths = _documents(row, padding_token)
+                for array, kind in ((lengths, "<i8"), (ids, "<i4"), (mask, "u1")):
+                    digests[file].update(np.ascontiguousarray(array, kind))
                 tokens.add(ids, lengths)
                 trained.add(mask, lengths)
                 figures.num_packs += 1
@@ -95,6 +111,7 @@ def import_packed(
         record = {
             "imported_from": [_describe(file) for file in files],
             "padding_token": padding_token,
+            **(tokenizer or {}),
             **asdict(figures),
             "has_loss_mask": True,
             "versions": {"megatron-packing": megatron_packing.__version__},
@@ -108,7 +125,39 @@ def import_packed(
             _refuse_existing(prefix, targets)
             raise
         sync(prefix.parent)
+    for line in _notes({file: digest.digest() for file, digest in digests.items()}, tokenizers):
+        note(line)
     return figures
+
+
+def _notes(
+    digests: Mapping[Path, bytes], tokenizers: Mapping[Path, CorpusRecord | None]
+) -> Iterator[str]:
+    """What a user must know of the corpus, a line each.
+
+    Args:
+        digests: Of the documents of each file, whatever its format.
+        tokenizers: What each file says of its own.
+    """
+    first_of: dict[bytes, Path] = {}
+    for file, digest in digests.items():
+        if digest == hashlib.sha256().digest():
+            continue  # it holds no documents
+        first = first_of.setdefault(digest, file)
+        if first is not file:
+            yield (
+                f"{file} holds the same documents as {first}: they are in the corpus once for each "
+                f"of the two"
+            )
+    if common_tokenizer(list(tokenizers.values())) is not None:
+        return
+    silent = [
+        file
+        for file, record in tokenizers.items()
+        if record is None or record.tokenizer_sha256 is None
+    ]
+    why = f"{silent[0]} does not say it" if silent else "the files were made with different ones"
+    yield f"tokenizer not recorded, as {why}: nothing will show whether a model's is another"
 
 
 def _refuse_existing(prefix: Path, targets: Sequence[Path]) -> None:
@@ -124,13 +173,13 @@ def _refuse_existing(prefix: Path, targets: Sequence[Path]) -> None:
         )
 
 
-def _read(files: Sequence[Path]) -> Iterator[StoredRow]:
+def _read(files: Sequence[Path]) -> Iterator[tuple[Path, StoredRow]]:
     for file in files:
         for number, row in enumerate(_READERS[file.suffix.lower()](file)):
             problem = _problem_of(row)
             if problem:
                 raise InputError(f"{file} row {number} {problem}; it is no packed row: {ADVICE}")
-            yield row
+            yield file, row
 
 
 def _problem_of(row: StoredRow) -> str:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,19 @@ _MOST_GROUPS = 10_000
 _ROWS_OF_BATCH = 64
 
 
-def write_parquet(path: Path, rows: Iterable[StoredRow], count: int) -> None:
-    """Write ``count`` rows as they come, a few at a time."""
+def write_parquet(
+    path: Path,
+    rows: Iterable[StoredRow],
+    count: int,
+    keys: Mapping[str, str] | None = None,
+) -> None:
+    """Write ``count`` rows as they come, a few at a time, and keys with their values."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     types = (pa.int32(), pa.int8(), pa.int32())
     schema = pa.schema([(name, pa.list_(kind)) for name, kind in zip(COLUMNS, types, strict=True)])
+    schema = schema.with_metadata(dict(keys or {}))
     rows = iter(rows)
     rows_of_group = max(_LEAST_ROWS_OF_GROUP, -(-count // _MOST_GROUPS))
     with pq.ParquetWriter(
@@ -59,18 +66,38 @@ def read_parquet(path: Path) -> Iterator[StoredRow]:
     Raises:
         InputError: It is not a Parquet file of stored rows, or it is damaged.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    with _readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        _check_columns(path, file.schema_arrow)
+        number = 0
+        for batch in file.iter_batches(batch_size=_ROWS_OF_BATCH, columns=list(COLUMNS)):
+            for row in range(len(batch)):
+                arrays = [_integers(path, number, name, batch, row) for name in COLUMNS]
+                yield StoredRow(*arrays)
+                number += 1
+
+
+def read_key(path: Path, key: str) -> bytes | None:
+    """The value of a key that the file has beside its rows; None where it has none.
+
+    Raises:
+        InputError: It is not a Parquet file, or it is damaged.
+    """
+    import pyarrow.parquet as pq
+
+    with _readable(path):
+        keys: dict[bytes, bytes] = pq.read_metadata(path).metadata or {}
+    return keys.get(key.encode())
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Give what pyarrow raises as one sentence."""
+    import pyarrow as pa
+
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            _check_columns(path, file.schema_arrow)
-            number = 0
-            for batch in file.iter_batches(batch_size=_ROWS_OF_BATCH, columns=list(COLUMNS)):
-                for row in range(len(batch)):
-                    arrays = [_integers(path, number, name, batch, row) for name in COLUMNS]
-                    yield StoredRow(*arrays)
-                    number += 1
+        yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # names that are not UTF-8
         reason = str(error).partition("\n")[0]
         raise InputError(

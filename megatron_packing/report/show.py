@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
+from megatron_packing.corpus.content import count_trained_tokens
 from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.corpus.record import CorpusRecord, read_corpus_record
 from megatron_packing.counted import counted
 from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.index.trained import share_read
 from megatron_packing.prepare.text_tokenizer import TextTokenizer, any_of
-from megatron_packing.report.console import console
+from megatron_packing.report.console import console, progress_bar
 from megatron_packing.report.corpus_tokenizer import find_corpus_tokenizer
 from megatron_packing.report.visible import visible
 
@@ -52,17 +54,19 @@ def tokenizers_of(path_or_name: str | None, *, ids: bool = False) -> Tokenizers:
 def show_corpus(corpus: Corpus | JoinedCorpus) -> dict[str, Any]:
     """Print what a corpus holds and what it was made with; the same for JSON.
 
-    The masks are read whole where the record does not say how many tokens are trained.
+    The loss masks are read whole: a record says what was written, not what is there.
+
+    Raises:
+        InputError: A loss mask holds another value than 0 and 1, or trains more or fewer tokens
+            than the record counts.
     """
     lengths = np.asarray(corpus.num_tokens)
     several = isinstance(corpus, JoinedCorpus)
     record = (None if several else read_corpus_record(corpus.prefix)) or CorpusRecord()
     num_tokens = int(lengths.sum(dtype=np.int64))
-    trained = record.num_trained_tokens
-    if several or trained is None or record.num_tokens != num_tokens:
-        trained = sum(
-            int(np.count_nonzero(corpus.loss_mask(document))) for document in range(len(corpus))
-        )
+    with progress_bar("reading the loss masks", 1) as bar:
+        on_read = share_read(corpus, tokens=False, progress=lambda share: bar.update(share, ""))
+        trained = int(count_trained_tokens(corpus, on_read).sum())
     figures: dict[str, Any] = {
         "corpus": str(corpus.prefix),
         "num_documents": len(corpus),

@@ -15,6 +15,8 @@ from megatron_packing import Corpus, PackIndex
 from megatron_packing.cli import main
 from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
 from tests.conftest import chat_like_lengths, write_corpus
+from tests.golden.make import FOLDER
+from tests.index.manifest_file import edit_manifest, set_field
 
 
 @pytest.fixture
@@ -59,6 +61,47 @@ def test_pack_prints_its_figures(corpus, tmp_path, capsys):
 def test_verify_says_that_an_index_is_right(index, capsys):
     assert main(["verify", str(index)]) == 0
     assert "100 documents exactly once" in capsys.readouterr().out
+
+
+def test_verify_says_what_an_index_of_an_earlier_release_cannot_prove(index, capsys, monkeypatch):
+    assert main(["verify", str(index)]) == 0
+    assert "digest" not in capsys.readouterr().out
+    edit_manifest(index, set_field("figures.lower_bound", 1), digest="none")
+    assert main(["verify", str(index)]) == 0
+    output = capsys.readouterr().out
+    assert "note: it was written before manifests had a digest: nothing proves that" in output
+    assert "note: this release proves a lower bound of" in output
+    monkeypatch.chdir(FOLDER)
+    assert main(["verify", "whole"]) == 0
+    assert "before manifests had a digest" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["verify", "show", "export"])
+def test_an_edited_manifest_is_refused_by_every_command(index, tmp_path, capsys, command):
+    edit_manifest(index, set_field("corpus.tokenizer_sha256", "0" * 64), digest="kept")
+    arguments = {
+        "show": ("--pack", "0"),
+        "export": ("--format", "nemo-npy", "--end-token", "2", "--output", tmp_path / "out"),
+    }
+    message = fails(capsys, command, index, *arguments.get(command, ()))
+    assert "manifest.json is not what was written (its manifest_sha256 is that of" in message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["verify", "show", "export"])
+def test_an_index_of_another_tokenizer_than_its_corpus_is_refused_by_every_command(
+    index, tmp_path, capsys, command
+):
+    record = {"tokenizer": "x", "tokenizer_sha256": "ab" * 32}
+    (tmp_path / "corpus_corpus.json").write_text(json.dumps(record))
+    edit_manifest(index, set_field("corpus.tokenizer_sha256", "0" * 64), digest="none")
+    arguments = {
+        "show": ("--pack", "0", "--ids"),
+        "export": ("--format", "nemo-npy", "--end-token", "2", "--output", tmp_path / "out"),
+    }
+    message = fails(capsys, command, index, *arguments.get(command, ()))
+    assert "its tokenizer is 000000000000, but that of" in message
+    assert not (tmp_path / "out").exists()
 
 
 def test_verify_names_what_is_wrong(index, capsys):

@@ -120,3 +120,15 @@ def test_it_takes_corpora_or_lengths(corpus, tmp_path, capsys):
     assert "0 corpora and no --lengths file were given" in fails(capsys, "compare", *options)
     both = ["compare", corpus.prefix, "--lengths", tmp_path / "lengths.npy", *options]
     assert "1 corpora and a --lengths file were given" in fails(capsys, *both)
+
+
+def test_it_refuses_corpora_of_different_tokenizers_as_pack_does(corpus, tmp_path, capsys):
+    other = write_corpus(tmp_path / "other", [20, 30, 40])
+    for prefix, digest in ((corpus.prefix, "ab"), (other.prefix, "cd")):
+        record = {"tokenizer": digest, "tokenizer_sha256": digest * 32}
+        prefix.with_name(f"{prefix.name}_corpus.json").write_text(json.dumps(record))
+    words = [str(corpus.prefix), str(other.prefix), "--sequence-length", "256"]
+    message = fails(capsys, "compare", *words)
+    assert message == fails(capsys, "pack", *words, "--output", tmp_path / "packs")
+    assert "their token ids mean different texts" in message
+    assert main(["compare", *words, "--allow-other-tokenizer"]) == 0

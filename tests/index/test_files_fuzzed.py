@@ -24,6 +24,7 @@ from megatron_packing.index.source import open_source
 from megatron_packing.index.verify import verify_content, verify_pack_index
 from megatron_packing.thd.rows import PackedRows
 from tests.conftest import write_corpus
+from tests.index.manifest_file import edit_manifest, set_field
 
 CASES = int(os.environ.get("MEGATRON_PACKING_FUZZ_CASES", "120"))
 STRANGE = (
@@ -134,11 +135,14 @@ def change_json(value, chance: random.Random):
 
 
 def run(whole, tmp_path, names, change, seed):
-    """Damage files of a copy of the whole folder, one at a time."""
+    """Damage files of a copy of the whole folder, one at a time.
+
+    Its manifest is one without a digest, which would make most of the damage easy to find.
+    """
     folder = tmp_path / "copy"
     shutil.copytree(whole, folder)
-    manifest = folder / "packs" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace(str(whole), str(folder)))
+    prefix = str(folder / "corpus")
+    edit_manifest(folder / "packs", set_field("corpus.prefix", prefix), digest="none")
     expected = read(folder, verify=True)
     chance, seen = random.Random(seed), Counter()
     for _ in range(CASES):
@@ -179,6 +183,8 @@ def test_records_of_other_values(whole, tmp_path):
     """A record without a field is an older one, which is read."""
     folder = tmp_path / "copy"
     shutil.copytree(whole, folder)
+    # Else the corpus that was copied is read where its copy is refused.
+    edit_manifest(folder / "packs", set_field("corpus.prefix", str(folder / "corpus")))
     path = folder / "corpus_corpus.json"
     record = json.loads(path.read_text())
     expected = rows_of(PackIndex.open(folder / "packs"), open_corpus(folder / "corpus"))

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import re
@@ -19,6 +18,7 @@ from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.pack_index import PlanSettings
 from megatron_packing.index.verify import verify_pack_index
 from tests.conftest import chat_like_lengths, write_corpus
+from tests.index.manifest_file import edit_manifest, set_field
 
 
 def settings(**changes):
@@ -177,18 +177,9 @@ def test_a_failure_while_writing_leaves_nothing(corpus, tmp_path, monkeypatch):
     assert not [path for path in tmp_path.iterdir() if "index" in path.name]
 
 
-def change(path, where, value, *, delete=False):
-    """Change one field of the manifest, such as ``figures.num_packs``."""
-    manifest = json.loads((path / "manifest.json").read_text())
-    *sections, name = where.split(".")
-    fields = manifest
-    for section in sections:
-        fields = fields[section]
-    if delete:
-        del fields[name]
-    else:
-        fields[name] = value
-    (path / "manifest.json").write_text(json.dumps(manifest))
+def change(path, where, value):
+    """Change one field of the manifest, such as ``figures.num_packs``, and write its digest."""
+    edit_manifest(path, set_field(where, value))
 
 
 @pytest.mark.parametrize(
@@ -270,8 +261,58 @@ def test_a_manifest_that_is_not_what_it_should_be_is_refused(index, where, value
 
 @pytest.mark.parametrize("where", ["plan.seed", "figures.num_packs_untrained"])
 def test_fields_that_older_releases_did_not_write_may_be_missing(index, where):
-    change(index.path, where, None, delete=True)
+    section, name = where.split(".")
+    edit_manifest(index.path, lambda manifest: manifest[section].pop(name))
     assert len(PackIndex.open(index.path)) == len(index)
+
+
+EDITS = [
+    ("figures.lower_bound", 0),
+    ("figures.utilisation", 0.5),
+    ("plan.seed", 12345),
+    ("plan.strategy", "padding"),
+    ("plan.overlong", "drop"),
+    ("corpus.prefix", "elsewhere"),
+    ("corpus.largest_token", 1),
+    ("corpus.largest_token", None),
+    ("corpus.content_sha256", ["0" * 64]),
+    ("corpus.tokenizer_sha256", "0" * 64),
+    ("arrays.places_by_length.sha256", "0" * 64),
+    ("manifest_sha256", "0" * 64),
+    ("manifest_sha256", None),
+]
+
+
+@pytest.mark.parametrize(("where", "value"), EDITS)
+def test_a_manifest_that_was_edited_is_refused(index, monkeypatch, where, value):
+    monkeypatch.setattr("megatron_packing.index.pack_index._HASHED_BYTES", 0)
+    edit_manifest(index.path, set_field(where, value), digest="kept")
+    with pytest.raises(InputError, match=r"manifest\.json is not what was written \(its manifest_"):
+        PackIndex.open(index.path)
+
+
+def test_hashes_that_were_removed_from_a_manifest_are_missed(corpus, tmp_path):
+    index = build_pack_index(corpus, settings(), tmp_path / "hashed", hash_content=True)
+    edit_manifest(index.path, set_field("corpus.content_sha256", None), digest="kept")
+    with pytest.raises(InputError, match=r"manifest\.json is not what was written"):
+        PackIndex.open(index.path)
+
+
+def test_a_manifest_may_be_indented_anew(index):
+    edit_manifest(index.path, lambda _: None, digest="kept")
+    assert PackIndex.open(index.path).has_manifest_digest
+
+
+def test_a_manifest_of_an_earlier_release_has_no_digest_and_is_opened(index):
+    edit_manifest(index.path, lambda _: None, digest="none")
+    assert not PackIndex.open(index.path).has_manifest_digest
+
+
+@pytest.mark.parametrize("digest", ["right", "none"])
+def test_a_part_of_a_manifest_that_is_not_known_is_refused(index, digest):
+    edit_manifest(index.path, set_field("surprise", 1), digest=digest)
+    with pytest.raises(InputError, match="has 'surprise', which this release does not know"):
+        PackIndex.open(index.path)
 
 
 def test_huge_numbers_in_a_manifest_are_refused(index):

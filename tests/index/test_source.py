@@ -15,6 +15,7 @@ from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.pack_index import PackIndex, PlanSettings
 from megatron_packing.index.source import open_source
 from tests.conftest import write_corpus
+from tests.index.manifest_file import edit_manifest, set_field
 
 SETTINGS = PlanSettings(strategy="optimal", sequence_length=64)
 
@@ -63,9 +64,7 @@ def test_a_corpus_that_is_nowhere_is_named_and_found_where_the_user_says(tmp_pat
 @pytest.mark.parametrize("prefix", ["", "/", ".", ":2", "first,", "x" * 300, "a\x00b"])
 def test_a_recorded_prefix_that_no_file_can_have_is_not_found(tmp_path, prefix):
     index = make(tmp_path)
-    manifest = json.loads((index.path / "manifest.json").read_text())
-    manifest["corpus"]["prefix"] = prefix
-    (index.path / "manifest.json").write_text(json.dumps(manifest))
+    edit_manifest(index.path, set_field("corpus.prefix", prefix))
     with pytest.raises(UnreadableError, match="where it was, nor beside the index"):
         open_source(PackIndex.open(index.path))
 
@@ -96,3 +95,37 @@ def test_an_index_of_lengths_has_no_corpus(tmp_path):
     index = build_pack_index(LengthsFile(tmp_path / "lengths.npy"), SETTINGS, tmp_path / "packs")
     with pytest.raises(InputError, match="which has no tokens"):
         open_source(index)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("tokenizer_sha256", "0" * 64, "its tokenizer is 000000000000, but that of .*first is ab"),
+        ("largest_token", 7, r"its largest token is 7, but the record of .*first says [\d,]+;"),
+    ],
+)
+def test_an_index_that_contradicts_the_record_of_its_corpus_is_refused(
+    tmp_path, field, value, message
+):
+    corpus = write_corpus(tmp_path / "first", [20, 30, 40])
+    largest = max(int(corpus.tokens(i).max()) for i in range(3))
+    record = {"tokenizer": "x", "tokenizer_sha256": "ab" * 32, "largest_token": largest}
+    (tmp_path / "first_corpus.json").write_text(json.dumps(record))
+    index = build_pack_index(open_corpus(tmp_path / "first"), SETTINGS, tmp_path / "packs")
+    assert open_source(index).prefix == tmp_path / "first"
+    edit_manifest(index.path, set_field(f"corpus.{field}", value), digest="none")
+    with pytest.raises(InputError, match=message):
+        open_source(PackIndex.open(index.path))
+
+
+@pytest.mark.parametrize(("epochs", "is_said"), [("", False), (":2", False), (":1.5", True)])
+def test_a_changed_corpus_is_said_to_be_of_an_earlier_release_only_with_fractions(
+    tmp_path, epochs, is_said
+):
+    write_corpus(tmp_path / "first", [20, 30, 40, 50])
+    prefixes = f"{tmp_path / 'first'}{epochs}"
+    index = build_pack_index(open_corpus(prefixes), SETTINGS, tmp_path / "packs")
+    write_corpus(tmp_path / "first", [20, 30, 40, 50], seed=9)
+    with pytest.raises(InputError, match="is now: it was changed") as refusal:
+        open_source(index, prefixes)
+    assert ("an earlier release" in str(refusal.value)) == is_said

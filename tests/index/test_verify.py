@@ -18,6 +18,7 @@ from megatron_packing.index.pack_index import PlanSettings
 from megatron_packing.index.verify import prove_lower_bound, verify_content, verify_pack_index
 from megatron_packing.thd.rows import PackedRows
 from tests.conftest import chat_like_lengths, write_corpus
+from tests.index.manifest_file import edit_manifest, set_field
 
 
 def build(tmp_path, strategy="first_fit_decreasing", overlong="split"):
@@ -40,7 +41,7 @@ def rewrite(index: PackIndex, **arrays: np.ndarray) -> PackIndex:
         }
     if "pack_offsets" in arrays:
         manifest["figures"]["max_documents_per_pack"] = int(np.diff(arrays["pack_offsets"]).max())
-    (index.path / "manifest.json").write_text(json.dumps(manifest))
+    edit_manifest(index.path, lambda old: old.update(manifest))
     return PackIndex.open(index.path)
 
 
@@ -142,9 +143,8 @@ def test_forged_figures_are_found(tmp_path, monkeypatch, name, change):
     monkeypatch.setattr("megatron_packing.index.pack_index._HASHED_BYTES", 0)
     corpus, index = build(tmp_path)
     verify_content(index, corpus)
-    manifest = json.loads((index.path / "manifest.json").read_text())
-    manifest["figures"][name] += change
-    (index.path / "manifest.json").write_text(json.dumps(manifest))
+    found = getattr(index.figures, name)
+    edit_manifest(index.path, set_field(f"figures.{name}", found + change))
     forged = PackIndex.open(index.path)
 
     def verify():
@@ -168,10 +168,19 @@ def test_the_lower_bound_is_proven_anew(tmp_path, strategy, overlong):
     verify_pack_index(index, corpus.num_tokens)
     bound = index.figures.lower_bound
     assert prove_lower_bound(index, corpus.num_tokens) == bound
-    manifest = json.loads((index.path / "manifest.json").read_text())
-    manifest["figures"]["lower_bound"] = bound + 1
-    (index.path / "manifest.json").write_text(json.dumps(manifest))
+    edit_manifest(index.path, set_field("figures.lower_bound", bound + 1))
     assert prove_lower_bound(PackIndex.open(index.path), corpus.num_tokens) == bound
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [("split", "drop"), ("drop", "split"), ("drop", "error"), ("truncate", "drop")],
+)
+def test_a_plan_that_left_documents_otherwise_than_it_says_is_found(tmp_path, made, said):
+    corpus, index = build(tmp_path, overlong=made)
+    edit_manifest(index.path, set_field("plan.overlong", said), digest="none")
+    with pytest.raises(InputError, match=rf"its plan says overlong {said} and \d+ documents are"):
+        verify_pack_index(PackIndex.open(index.path), corpus.num_tokens)
 
 
 def with_masks(prefix, lengths, masks):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -21,6 +22,7 @@ from megatron_packing.index.pack_index import PlanSettings
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.dataset import PackedDataset
 from tests.conftest import chat_like_lengths, write_corpus
+from tests.index.manifest_file import edit_manifest, set_field
 
 ROW = 64
 
@@ -243,3 +245,13 @@ def test_documents_are_given_by_megatron_as_int32(corpus, tmp_path):
     (train, _, _) = build([corpus.prefix], tmp_path)
     assert train.indices.dtype == np.int32
     assert train.index_split is Split.train
+
+
+def test_an_index_of_another_tokenizer_than_its_corpus_is_refused(corpus, tmp_path):
+    index = offline_index(corpus, tmp_path / "packs")
+    record = {"tokenizer": "x", "tokenizer_sha256": "ab" * 32}
+    (tmp_path / "corpus_corpus.json").write_text(json.dumps(record))
+    build([corpus.prefix], tmp_path, packing_indexes=(str(index.path),))
+    edit_manifest(index.path, set_field("corpus.tokenizer_sha256", "0" * 64), digest="none")
+    with pytest.raises(InputError, match=r"its tokenizer is 000000000000, but that of .* is abab"):
+        build([corpus.prefix], tmp_path, packing_indexes=(str(index.path),))

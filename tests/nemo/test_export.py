@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ pytest.importorskip("megatron.core")
 pytest.importorskip("pyarrow")
 
 from megatron_packing.cli import main
-from megatron_packing.corpus.corpus import Corpus, loss_mask_prefix
+from megatron_packing.corpus.corpus import Corpus, corpus_record_path, loss_mask_prefix
 from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
@@ -26,6 +29,7 @@ from tests.conftest import chat_like_lengths, write_corpus
 from tests.nemo.conftest import BRIDGE, needs_bridge
 
 ROW, END = 96, 3
+TOKENIZER = {"tokenizer_sha256": "ab" * 32}
 SCRIPT = Path(__file__).with_name("read_exported.py")
 
 
@@ -39,6 +43,8 @@ def conversations(prefix: Path, count: int = 80, inner_ends: bool = False) -> Co
         tokens.add(values, lengths)
     with IndexedDatasetWriter(loss_mask_prefix(prefix), np.dtype(np.uint8)) as masks:
         masks.add(random.integers(0, 2, lengths.sum()), lengths)
+    # An export says which tokenizer it was made with, where its readers must pass over it.
+    corpus_record_path(prefix).write_text(json.dumps(TOKENIZER))
     return Corpus(prefix)
 
 
@@ -152,6 +158,7 @@ def test_metadata_are_those_that_bridge_computes(tmp_path):
         for i in range(len(index))
     ]
     sums = [sum(lengths) for lengths in packs]
+    assert found.pop("megatron_packing_tokenizer") == {"file": "packs.npy", **TOKENIZER}
     assert found == {
         "dataset_max_seqlen": max(map(max, packs)),
         "max_samples_per_bin": max(map(len, packs)),
@@ -207,14 +214,49 @@ def test_what_stands_in_the_way_is_left_and_nothing_half_written_remains(tmp_pat
         export_packs(index, corpus, tmp_path / "new", file_format="nemo-npy", end_token=-1)
 
 
+def specs_of(file: Path) -> str:
+    metadata = file.with_name(METADATA)
+    return (
+        f"PackedSequenceSpecs(packed_train_data_path='{file}', packed_metadata_path='{metadata}', "
+        f"packed_sequence_size={ROW}"
+    )
+
+
+@pytest.mark.parametrize("alignment", [1, 4])
+def test_nemo_itself_takes_the_specs_that_are_printed(tmp_path, capsys, alignment):
+    """NeMo 2.x has no pad_seq_to_mult, so naming it raised a TypeError."""
+    source = importlib.util.find_spec("nemo")
+    if source is None or source.origin is None:
+        pytest.skip("NeMo is not installed")
+    module = Path(source.origin).with_name("collections") / "llm/gpt/data/packed_sequence.py"
+    (definition,) = [
+        node
+        for node in ast.parse(module.read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name == "PackedSequenceSpecs"
+    ]
+    names = {"Path": Path, "dataclass": dataclass, "__name__": __name__}
+    exec(ast.unparse(definition), names)
+    pack(conversations(tmp_path / "corpus"), tmp_path, alignment=alignment)
+    words = ["export", tmp_path / "packs", "--format", "nemo-npy", "--end-token", END]
+    assert main([*map(str, words), "--output", str(tmp_path / "out")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (printed,) = [line for line in lines if line.startswith("NeMo 2.x")]
+    assert ("pad_seq_to_mult" in "".join(lines)) == (alignment > 1)
+    specs = eval(printed.partition(": ")[2], names)
+    assert (specs.packed_sequence_size, specs.pad_cu_seqlens) == (ROW, False)
+    assert specs.packed_train_data_path == tmp_path / "out" / "packs.npy"
+    if alignment == 1:
+        assert printed.startswith("NeMo 2.x or Megatron-Bridge 0.3: ")
+
+
 def test_the_command_prints_what_bridge_is_to_be_given(tmp_path, capsys):
     corpus = conversations(tmp_path / "corpus", inner_ends=True)
     pack(corpus, tmp_path, alignment=4)
     words = ["export", tmp_path / "packs", "--format", "nemo-npy", "--end-token", END]
     assert main([*map(str, words), "--output", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
-    assert "packed_sequence_size=96, pad_seq_to_mult=4" in printed
-    assert f"packed_train_data_path='{tmp_path}/out/packs.npy'" in printed
+    assert f"NeMo 2.x: {specs_of(tmp_path / 'out' / 'packs.npy')})\n" in printed
+    assert f"Bridge 0.3: {specs_of(tmp_path / 'out' / 'packs.npy')}, pad_seq_to_mult=4)" in printed
     assert "trained labels come right after token 3" in printed
     assert "where NeMo 2.x ends attention" in printed
 

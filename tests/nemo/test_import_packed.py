@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megatron_packing.cli import main
-from megatron_packing.corpus.corpus import Corpus
+from megatron_packing.corpus.corpus import Corpus, corpus_record_path
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.pack_index import PlanSettings
@@ -389,3 +389,106 @@ def test_starts_that_fall_are_refused_in_every_type(tmp_path, kind):
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     with pytest.raises(InputError, match="seq_start_id that do not rise"):
         import_packed([tmp_path / "a.parquet"], tmp_path / "corpus")
+
+
+RECORD = {
+    "tokenizer": "some/tokenizer",
+    "tokenizer_sha256": "ab" * 32,
+    "vocabulary_size": 512,
+    "special_tokens": {"bos_token": "<s>", "eos_token": "</s>"},
+}
+
+
+def exported(folder, name, file_format, record=None, seed=0):
+    """An export of a corpus of its own, whose record says ``record`` of its tokenizer."""
+    prefix = folder / f"{name}_corpus"
+    write_corpus(prefix, chat_like_lengths(20, longest=ROW), seed=seed)
+    if record is not None:
+        corpus_record_path(prefix).write_text(json.dumps(record))
+    corpus = Corpus(prefix)
+    settings = PlanSettings(strategy="optimal", sequence_length=ROW)
+    index = build_pack_index(corpus, settings, folder / f"{name}_packs")
+    export_packs(index, corpus, folder / name, file_format=file_format, end_token=END)
+    return folder / name
+
+
+@pytest.mark.parametrize("file_format", EXPORT_FORMATS)
+def test_the_tokenizer_of_an_export_comes_back(tmp_path, file_format):
+    folder = exported(tmp_path, "out", file_format, RECORD)
+    notes = []
+    import_packed([folder], tmp_path / "back", note=notes.append)
+    record = Corpus(tmp_path / "back").record
+    assert {name: getattr(record, name) for name in RECORD} == RECORD
+    assert notes == []
+
+
+@pytest.mark.parametrize("file_format", EXPORT_FORMATS)
+def test_a_tokenizer_that_is_not_recorded_is_said_in_one_line(tmp_path, capsys, file_format):
+    folder = exported(tmp_path, "out", file_format)
+    assert main(["import", str(folder), "--output-prefix", str(tmp_path / "back")]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "note:" in line]
+    assert line.startswith(f"note: tokenizer not recorded, as {folder}/packs")
+    assert Corpus(tmp_path / "back").record.tokenizer_sha256 is None
+
+
+def test_a_tokenizer_in_the_metadata_of_another_file_is_not_taken(tmp_path):
+    folder = exported(tmp_path, "out", "nemo-npy", RECORD)
+    (folder / "packs.npy").rename(folder / "other.npy")
+    import_packed([folder], tmp_path / "back")
+    assert Corpus(tmp_path / "back").record.tokenizer_sha256 is None
+    (folder / "other.npy").rename(folder / "packs.npy")
+    text = (folder / "metadata.jsonl").read_text()
+    (folder / "metadata.jsonl").write_text(text.replace("abab", "cdcd"))
+    with pytest.raises(InputError, match=r"metadata\.jsonl is not what was written"):
+        import_packed([folder], tmp_path / "again")
+    for strange in ("", "[", "{}", "[1]", '[{"dataset_max_seqlen": 3}]', "\xff"):
+        (folder / "metadata.jsonl").write_text(strange, encoding="latin-1")
+        prefix = tmp_path / f"strange{len(list(tmp_path.iterdir()))}"
+        import_packed([folder], prefix)
+        assert Corpus(prefix).record.tokenizer_sha256 is None
+
+
+def test_files_of_different_tokenizers_are_refused_unless_that_is_wanted(tmp_path, capsys):
+    first = exported(tmp_path, "first", "nemo-npy", RECORD)
+    other = {**RECORD, "tokenizer_sha256": "cd" * 32}
+    second = exported(tmp_path, "second", "bridge-parquet", other, seed=1)
+    words = ["import", str(first), str(second), "--output-prefix", str(tmp_path / "back")]
+    assert main(words) == 1
+    assert "their token ids mean different texts" in capsys.readouterr().err
+    assert not list(tmp_path.glob("back*"))
+    assert main([*words, "--allow-other-tokenizer"]) == 0
+    assert "as the files were made with different ones" in capsys.readouterr().out
+    assert Corpus(tmp_path / "back").record.tokenizer_sha256 is None
+
+
+def test_a_damaged_tokenizer_in_a_parquet_file_is_refused(tmp_path):
+    folder = exported(tmp_path, "out", "bridge-parquet", {**RECORD, "vocabulary_size": 7})
+    table = pq.read_table(folder / "packs.idx.parquet")
+    key = b"megatron_packing_tokenizer"
+    damaged = json.dumps({**json.loads(table.schema.metadata[key]), "vocabulary_size": -1})
+    file = tmp_path / "damaged.parquet"
+    pq.write_table(table.replace_schema_metadata({key: damaged}), file)
+    with pytest.raises(
+        InputError, match=r"damaged\.parquet has -1 for vocabulary_size, .*export it"
+    ):
+        import_packed([file], tmp_path / "back")
+
+
+def test_the_same_packs_in_two_files_are_said(tmp_path, capsys):
+    first = exported(tmp_path, "first", "nemo-npy", RECORD)
+    second = exported(tmp_path, "second", "bridge-parquet", RECORD)
+    third = exported(tmp_path, "third", "bridge-parquet", RECORD, seed=1)
+    words = ["import", str(first), str(second), str(third)]
+    assert main([*words, "--output-prefix", str(tmp_path / "back")]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "note:" in line]
+    assert line.startswith(f"note: {second}/packs.idx.parquet holds the same documents as {first}/")
+    assert len(Corpus(tmp_path / "back")) == 60
+
+
+def test_files_without_packs_are_not_said_to_be_the_same(tmp_path):
+    full = save_parquet(tmp_path / "full.parquet", PACKED)
+    for name in ("a", "b"):
+        pq.write_table(pq.read_table(full).slice(0, 0), tmp_path / f"{name}.parquet")
+    notes = []
+    import_packed([tmp_path], tmp_path / "back", note=notes.append)
+    assert [note for note in notes if "the same documents" in note] == []

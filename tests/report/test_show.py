@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
 import re
 import shutil
 
@@ -9,6 +10,7 @@ import pytest
 
 from megatron_packing import Corpus
 from megatron_packing.cli import main
+from megatron_packing.corpus.joined import open_corpus
 from megatron_packing.report.show import _end_tokens, _runs, decode
 from tests.conftest import write_corpus
 
@@ -100,6 +102,32 @@ def test_a_corpus_is_described(chat, tmp_path, capsys):
     assert "not recorded" in text
     text = shown(capsys, f"{chat},{bare.prefix}:2")
     assert f"{trained + 22:,} (" in text
+
+
+@pytest.mark.parametrize("joined", ["", ":2.5"])
+def test_trained_tokens_are_counted_in_the_loss_mask(tmp_path, capsys, joined):
+    """The record says what was written; the count is what a reader of each document finds."""
+    corpus = open_corpus(f"{write_corpus(tmp_path / 'chat', [9, 12, 5, 30]).prefix}{joined}")
+    expected = sum(int(corpus.loss_mask(i).sum()) for i in range(len(corpus)))
+    assert 0 < expected < int(np.sum(corpus.num_tokens))
+    assert main(["show", str(corpus.prefix), "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_trained_tokens"] == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(0, "_corpus.json counts {} trained tokens, but"), (2, "chat_loss_mask.bin has 2 in docum")],
+)
+def test_a_loss_mask_that_was_changed_is_not_shown_as_the_record_has_it(
+    chat, capsys, value, message
+):
+    mask = chat.with_name("chat_loss_mask.bin")
+    content = np.fromfile(mask, np.uint8)
+    np.full(len(content), value, np.uint8).tofile(mask)
+    assert main(["show", str(chat)]) == 1
+    output = capsys.readouterr()
+    assert message.format(int(content.sum())) in output.err
+    assert output.out == ""
 
 
 def test_documents_of_several_corpora_are_named_and_decoded(chat, tmp_path, capsys):
