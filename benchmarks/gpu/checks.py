@@ -19,6 +19,7 @@ from ground import (
     loss_of,
     make_dataset,
     make_model,
+    packs_of_several,
     relative_error,
 )
 
@@ -110,7 +111,7 @@ def check_attention(ground: Ground) -> None:
     dataset = make_dataset(ground.corpora[0][1], row, "optimal")
     result: dict[str, Any] = {"row": row, "kernels": {}}
     scale = (ground.shape.hidden_size // ground.shape.num_heads) ** -0.5
-    for pack in range(3):
+    for pack in packs_of_several(dataset, 3):
         sample = dataset[pack]
         cu_seqlens, longest = sample["cu_seqlens"], int(sample["max_seqlen"])
         tensors = random_qkv(ground, row)
@@ -154,7 +155,8 @@ def check_variants(ground: Ground) -> None:
     from transformer_engine.pytorch import DotProductAttention
 
     row = ground.check_row
-    sample = make_dataset(ground.corpora[0][1], row, "optimal")[0]
+    dataset = make_dataset(ground.corpora[0][1], row, "optimal")
+    sample = dataset[packs_of_several(dataset, 1)[0]]
     cu_seqlens, longest = sample["cu_seqlens"], int(sample["max_seqlen"])
     segments = [(a, b) for a, b in pairwise(cu_seqlens.tolist()) if b > a]
     result: dict[str, Any] = {"row": row, "kernels": {}, "limit": 1e-2}
@@ -263,7 +265,7 @@ def check_model(ground: Ground) -> None:
         size = sum((b**2).sum() for b in expected)
         return float((square / size).sqrt())
 
-    for pack in range(2):
+    for pack in packs_of_several(dataset, 2):
         (batch,) = batches(dataset, [pack])
         trained = max(1.0, float((batch.loss_mask != 0).sum()))
         offsets = batch.packed_seq_params.cu_seqlens_q.tolist()
