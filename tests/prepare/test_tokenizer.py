@@ -160,3 +160,18 @@ def test_what_is_no_tokenizer_is_named(tmp_path):
     other.write_text('{"model": 3}')
     with pytest.raises(InputError, match="could not be loaded"):
         find_tokenizer(str(other)).open()
+
+
+def test_the_folder_around_a_tokenizer_names_the_right_one(tmp_path):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match=f"they are in its folder '{inner}'"):
+        find_tokenizer(str(tmp_path))
+
+
+def test_a_file_that_only_describes_a_tokenizer_names_its_folder(tmp_path):
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text('{"eos_token": "x"}')
+    with pytest.raises(InputError, match=f"give its folder '{tmp_path}'"):
+        find_tokenizer(str(path))
