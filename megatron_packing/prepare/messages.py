@@ -132,7 +132,7 @@ def _take_role(message: Message, where: str, fields: RecordFields, sharegpt: boo
     known = _SHAREGPT_ROLES if sharegpt or holder == "from" else _COMMON_ROLES
     role = None
     if isinstance(name, str):
-        role = known.get(fields.names.roles.get(name, name))
+        role = known.get(fields.names.role(name))
     if role is not None:
         if "role" in message and _take_role(message, where, fields, sharegpt) != role:
             raise RecordError(

@@ -148,6 +148,11 @@ def tokenize(
                         unfinished.checkpoint()  # the same command goes on from here
                     raise
             progress = unfinished.progress
+            progress.unmatched_mappings = [
+                mapping
+                for mapping in options.names.mappings()
+                if mapping not in progress.matched_mappings
+            ]
             _check(inputs, unfinished)
             hashes = digests.all()
         lengths = unfinished.lengths()

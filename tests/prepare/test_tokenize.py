@@ -373,7 +373,7 @@ class TestGoingOn:
         path = chitchat / "conversations.jsonl"
         with pytest.raises(InputError, match=r"of which loss_on was different; .* --restart"):
             run(path, loss_on="all")
-        with pytest.raises(InputError, match=r"of which inputs was different"):
+        with pytest.raises(InputError, match=r"of which inputs were different"):
             run(path, few_conversations)
         run(path, loss_on="all", restart=True)
         assert not Corpus(tmp_path / "out" / "corpus").has_loss_mask
@@ -416,7 +416,7 @@ class TestGoingOn:
         job = json.loads((folder / "job.json").read_text())
         job["versions"]["tokenizers"] = "0.1"
         (folder / "job.json").write_text(json.dumps(job))
-        with pytest.raises(InputError, match="of which versions was different"):
+        with pytest.raises(InputError, match="of which versions were different"):
             run(chitchat / "conversations.jsonl")
 
     @pytest.mark.parametrize("num_renamed", range(5))
