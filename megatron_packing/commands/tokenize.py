@@ -151,7 +151,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> dict[str, Any]:
-    """Tokenise."""
+    """Tokenize."""
     options = TokenizeOptions(
         inputs=tuple(args.inputs),
         output_prefix=args.output_prefix,

