@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watches the memory of tokenising a large file.
+"""Watches the memory of tokenizing a large file.
 
     python benchmarks/tokenize_memory.py INPUT --tokenizer PATH [--chat-template FILE]
         [--gigabytes N] [--workers N] [--json FILE]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times tokenising beside the tokenizer alone, and two workers beside one, in one run.
+"""Times tokenizing beside the tokenizer alone, and two workers beside one, in one run.
 
     python benchmarks/tokenize_speed.py INPUT... --tokenizer PATH [--chat-template FILE]
         [--repeats N] [--json FILE]

@@ -87,7 +87,7 @@ def compare(steps: int) -> list[Difference]:
 
 
 def prepare(folder: Path) -> str:
-    """Tokenise the example conversations; returns the flags that train on them."""
+    """Tokenize the example conversations; returns the flags that train on them."""
     prefix = folder / "chat"
     tokenize = (sys.executable, "-m", "megatron_packing.cli", "tokenize")
     for command in (

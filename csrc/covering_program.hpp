@@ -10,7 +10,7 @@
 
 namespace packing {
 
-// Minimises sum(x) subject to A x >= demand, x >= 0, whose columns are added over time.
+// Minimizes sum(x) subject to A x >= demand, x >= 0, whose columns are added over time.
 //
 // Revised primal simplex with an explicit inverse: made for at most a few hundred rows. Its prices
 // guide the search for packs; whatever is proven with them is checked in integers elsewhere, so

@@ -4,7 +4,7 @@
     python examples/chitchat.py DIR
 
 writes DIR/conversations.jsonl, the 4,008 conversations of two or more turns, none of them blank, of
-the Chit Chat Challenge (package chitchat-dataset, MIT licence), in OpenAI's schema; and
+the Chit Chat Challenge (package chitchat-dataset, MIT license), in OpenAI's schema; and
 DIR/tokenizer, the 32,768 pieces of Mistral 7B Instruct v0.3 (package mistral-common, Apache-2.0) as
 a Hugging Face tokenizer with that model's chat format.
 """

@@ -117,7 +117,7 @@ def run_cuda_code_on_cpu() -> None:
     if torch.cuda.is_available():
         return
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # it does not trace what is put in place
-    generator = torch.Generator()  # apart from the CPU's, or initialisation would be disturbed
+    generator = torch.Generator()  # apart from the CPU's, or initialization would be disturbed
 
     stand_ins: dict[str, Any] = {
         "is_available": lambda: True,

@@ -10,7 +10,7 @@ megatron-packing neither deduplicates nor filters. What the tools that do write 
 
 Fields that are not asked for are left alone, so a score may stay in the record. This script runs a
 small datatrove pipeline (a filter, and its own writer), writes JSON Lines as NeMo Curator does, and
-tokenises both folders as these commands do:
+tokenizes both folders as these commands do:
 
     megatron-packing tokenize 'DIR/datatrove/*.parquet' --schema text ...
     megatron-packing tokenize 'DIR/curator/*.jsonl' --schema text ...
@@ -59,7 +59,7 @@ def curate_like_nemo(folder: Path) -> None:
 
 
 def main() -> None:
-    """Curate and tokenise."""
+    """Curate and tokenize."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tokenizer", required=True)

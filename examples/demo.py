@@ -3,7 +3,7 @@
 
     python examples/demo.py [DIR]
 
-Tokenises 4,008 conversations, makes two pack indexes of the same documents, one document a row and
+Tokenizes 4,008 conversations, makes two pack indexes of the same documents, one document a row and
 packed, and trains a small GPT on each with pretrain_packed_gpt.py. Both runs see the same real
 tokens in the same number of optimizer steps; the packed one needs fewer rows for them.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every source file names its licence, and the licence its owner."""
+"""Every source file names its license, and the license its owner."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import ROOT
 
 
-def test_every_source_file_names_its_licence():
+def test_every_source_file_names_its_license():
     if not (ROOT / ".git").exists():
         pytest.skip("git lists the files")
     done = subprocess.run(
@@ -24,7 +24,7 @@ def test_every_source_file_names_its_licence():
     assert done.returncode == 0, done.stderr
 
 
-def test_the_licence_names_its_owner():
+def test_the_license_names_its_owner():
     owner = "Copyright 2026 the megatron-packing authors"
     assert owner in (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert owner in (ROOT / "NOTICE").read_text(encoding="utf-8")

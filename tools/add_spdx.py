@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts the line that names the licence at the top of each source file that lacks it.
+"""Puts the line that names the license at the top of each source file that lacks it.
 
 python tools/add_spdx.py          # writes
 python tools/add_spdx.py --check  # names the files that lack it and fails
@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-LICENCE = "SPDX-License-Identifier: Apache-2.0"
+LICENSE = "SPDX-License-Identifier: Apache-2.0"
 COMMENTS = {".py": "#", ".pyi": "#", ".sh": "#", ".slurm": "#", ".cpp": "//", ".hpp": "//"}
 
 
@@ -23,16 +23,16 @@ def sources(root: Path) -> list[Path]:
     return sorted(path for path in paths if path.suffix in COMMENTS and path.is_file())
 
 
-def lacks_licence(path: Path) -> bool:
+def lacks_license(path: Path) -> bool:
     """Whether the first two lines, of which one may be for the shell, do not name it."""
     first = path.read_text(encoding="utf-8").split("\n", 2)[:2]
-    return f"{COMMENTS[path.suffix]} {LICENCE}" not in first
+    return f"{COMMENTS[path.suffix]} {LICENSE}" not in first
 
 
-def add_licence(path: Path) -> None:
+def add_license(path: Path) -> None:
     """Write it as the first line, or the second after the shell's."""
     text = path.read_text(encoding="utf-8")
-    line = f"{COMMENTS[path.suffix]} {LICENCE}\n"
+    line = f"{COMMENTS[path.suffix]} {LICENSE}\n"
     shell = ""
     if text.startswith("#!"):
         shell, _, text = text.partition("\n")
@@ -42,9 +42,9 @@ def add_licence(path: Path) -> None:
 
 if __name__ == "__main__":
     lacking = [
-        path for path in sources(Path(__file__).resolve().parent.parent) if lacks_licence(path)
+        path for path in sources(Path(__file__).resolve().parent.parent) if lacks_license(path)
     ]
     if "--check" in sys.argv[1:]:
         sys.exit("\n".join(map(str, lacking)) or 0)
     for source in lacking:
-        add_licence(source)
+        add_license(source)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Runs the planner's tests on a core that is built with the address and undefined-behaviour
+# Runs the planner's tests on a core that is built with the address and undefined-behavior
 # sanitizers.
 #
 #     tools/sanitize.sh PYTHON

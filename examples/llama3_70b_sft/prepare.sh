@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Tokenises conversations and packs them, once, on any machine that sees the data: no GPU, no torch.
+# Tokenizes conversations and packs them, once, on any machine that sees the data: no GPU, no torch.
 #
 #     SIZE=70b ROW=8192 DATA=data ./prepare.sh TOKENIZER TRAIN.jsonl VALID.jsonl
 #

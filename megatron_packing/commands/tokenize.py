@@ -37,6 +37,8 @@ JSON_KEYS = {
     "num_rejects": "records that were not used",
     "rejects": "records that were not used, by what was wrong with them",
     "schemas": "documents by the schema of their records",
+    "num_unmarked_answers": "answers that their own marks leave untrained",
+    "unmatched_mappings": "--field and --role mappings that matched nothing in any record",
 }
 
 
@@ -149,7 +151,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> dict[str, Any]:
-    """Tokenise."""
+    """Tokenize."""
     options = TokenizeOptions(
         inputs=tuple(args.inputs),
         output_prefix=args.output_prefix,

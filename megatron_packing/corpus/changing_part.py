@@ -20,7 +20,7 @@ class ChangingPart:
 
     * after any number of epochs E, every document was taken ``E * count / n`` times, rounded down
       or up;
-    * the k-th document of an epoch is one of about ``n / count`` neighbours in the order of
+    * the k-th document of an epoch is one of about ``n / count`` neighbors in the order of
       lengths, and the longest of them is taken in epoch 0. A plan for epoch 0 has room for every
       epoch, and in all of its packs together the others leave less room unused than twice the
       longest document takes.

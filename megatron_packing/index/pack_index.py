@@ -19,7 +19,7 @@ input and token i + 1 as its label. The folder is written beside its place and r
 whole or not at all. Its bytes depend on the plan and the corpus alone.
 
 Segments of one length are interchangeable: every epoch after the first deals them to each other's
-places anew: other neighbours in the same packs, computed from (seed, epoch), not stored.
+places anew: other neighbors in the same packs, computed from (seed, epoch), not stored.
 
 Opening checks that the manifest is complete and consistent, is what was written and says nothing
 that this release does not know, and that each array has the dtype, the shape and the size that the
@@ -272,7 +272,7 @@ class PackIndex:
             pack: From 0 to ``len(self) - 1``.
             num_tokens: Tokens of each document of the corpus.
             epoch: From 0 on. In epoch 0 segments stand where they were planned; in later ones
-                they have changed places with others of their length, so that neighbours differ.
+                they have changed places with others of their length, so that neighbors differ.
             seed: Decides who changes with whom.
         """
         if not 0 <= pack < len(self):

@@ -22,7 +22,7 @@ from megatron_packing.errors import InputError
 from megatron_packing.megatron.dataset import PackedDataset
 from megatron_packing.megatron.endless import EndlessDataset
 
-# A dataloader's workers read ahead, by default two samples each, so neighbouring batches meet.
+# A dataloader's workers read ahead, by default two samples each, so neighboring batches meet.
 _ORDERS_KEPT = 4
 
 

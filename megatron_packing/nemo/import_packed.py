@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes a corpus of packed files that NeMo or Megatron-Bridge wrote, without tokenising again."""
+"""Makes a corpus of packed files that NeMo or Megatron-Bridge wrote, without tokenizing again."""
 
 from __future__ import annotations
 

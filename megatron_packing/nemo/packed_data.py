@@ -70,7 +70,7 @@ class PackedData(_Watcher):
     seq_length: int
     """Positions of a row, as the indexes have."""
     seed: int = 1234
-    """Decides the order and the neighbours of each epoch."""
+    """Decides the order and the neighbors of each epoch."""
     attention: Attention = "document"
     """``document``: documents see themselves alone; ``pack``: and those before them in the row."""
     new_stream: bool = False

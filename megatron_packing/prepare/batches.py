@@ -34,7 +34,7 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class RecordBatch:
-    """Neighbouring records of one input."""
+    """Neighboring records of one input."""
 
     input: int
     """Which input, from 0."""

@@ -19,6 +19,7 @@ from megatron_packing.prepare.conversations import (
     PlainText,
     read_with_schema,
 )
+from megatron_packing.prepare.media_placeholders import placeholder_notes
 from megatron_packing.prepare.record_fields import RecordNames
 from megatron_packing.prepare.records import RecordError
 from megatron_packing.prepare.text_tokenizer import (
@@ -87,6 +88,12 @@ class EncodedBatch:
     notes: Counter[str] = field(default_factory=Counter)
     """Documents of which each note is true. A note is a phrase, or a phrase, a colon and a detail
     (``record field not read: id``); notes of one phrase are reported together."""
+    num_unmarked_answers: int = 0
+    """Answers of the documents that their own marks leave untrained."""
+    matched_mappings: frozenset[str] = frozenset()
+    """The mappings of fields and roles that matched, here or in batches before."""
+    first_records: dict[str, int] = field(default_factory=dict)
+    """The number of the first document's record of each schema and of each note."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,8 @@ class _Rendered:
     writes_special: bool
     notes: tuple[str, ...] = ()
     """What is counted about the record, each note once."""
+    num_unmarked_answers: int = 0
+    """Answers that their own marks leave untrained."""
 
 
 class Encoder:
@@ -112,6 +121,7 @@ class Encoder:
             InputError: One of them cannot be used.
         """
         self._options = options
+        self._names = RecordNames(options.names.fields, options.names.roles)
         source = options.tokenizer
         self._tokenizer = source.open()
         self._dtype = token_dtype(self._tokenizer.vocabulary_size)
@@ -171,7 +181,8 @@ class Encoder:
         masks: list[NDArray[np.uint8]] = []
         schemas: Counter[str] = Counter()
         notes: Counter[str] = Counter()
-        num_with_special = 0
+        num_with_special = num_unmarked = 0
+        first_records: dict[str, int] = {}
         for document, tokenized in self._tokenized(rendered, rejects):
             tokenized = split_at_edges(self._tokenizer, tokenized, document.text, document.trained)
             ids = tokenized.ids
@@ -188,7 +199,10 @@ class Encoder:
             masks.append(mask)
             schemas[document.schema] += 1
             num_with_special += document.writes_special
+            num_unmarked += document.num_unmarked_answers
             notes.update(dict.fromkeys(document.notes, 1))
+            for found in (document.schema, *document.notes):
+                first_records.setdefault(found, document.number)
         loss_mask = np.concatenate([np.empty(0, np.uint8), *masks])
         return EncodedBatch(
             tokens=np.concatenate([np.empty(0, self._dtype), *tokens]),
@@ -199,6 +213,9 @@ class Encoder:
             num_with_special_tokens=num_with_special,
             rejects=sorted(rejects, key=lambda reject: reject.number),
             notes=notes,
+            num_unmarked_answers=num_unmarked,
+            matched_mappings=frozenset(self._names.matched),
+            first_records=first_records,
         )
 
     def _render(self, batch: RecordBatch, rejects: list[Reject]) -> Iterator[_Rendered]:
@@ -206,7 +223,7 @@ class Encoder:
             try:
                 record = read()
                 options = self._options
-                schema, conversation = read_with_schema(record, options.schema, options.names)
+                schema, conversation = read_with_schema(record, options.schema, self._names)
                 yield self._render_one(number, schema, conversation)
             except RecordError as error:
                 rejects.append(Reject(number, error.kind, error.reason))
@@ -214,14 +231,14 @@ class Encoder:
                 rejects.append(Reject(number, "nested too deeply", "it is nested too deeply"))
 
     def _render_one(self, number: int, schema: str, record: Conversation | PlainText) -> _Rendered:
-        normalise = self._tokenizer.normalise
+        normalize = self._tokenizer.normalize
         if isinstance(record, PlainText):
             if self._end_token is None:
                 raise InputError(
                     f"the tokenizer {self._options.tokenizer.name!r} names no token that ends a "
                     f"text; give one with --end-token"
                 )
-            text = self._options.tokenizer.text_prefix + normalise(record.text)
+            text = self._options.tokenizer.text_prefix + normalize(record.text)
             self._check_text(text)
             ended = text.endswith(self._end_text)
             end_token = None if ended else self._end_token
@@ -237,15 +254,21 @@ class Encoder:
             )
         turns = self._tool_turns if record.tools and self._tool_turns else self._turns
         self._check_template_ends_answers(turns)
-        record = _normalised(record, normalise)
+        record = _normalized(record, normalize)
         found = turns.render(record)
         self._check_text(found.text)
-        notes = record.notes + found.notes + self._ends_noted(found)
+        notes = record.notes + found.notes + self._ends_noted(found) + placeholder_notes(record)
         writes_special = any(
             self._special.search(message["content"] or "") for message in record.messages
         )
+        num_unmarked = 0
+        if self._options.loss_on != "last-assistant":
+            num_unmarked = sum(
+                message["role"] == "assistant" and not trained
+                for message, trained in zip(record.messages, record.trained, strict=True)
+            )
         return _Rendered(
-            number, schema, found.text, found.trained, None, writes_special, notes=notes
+            *(number, schema, found.text, found.trained, None, writes_special, notes, num_unmarked)
         )
 
     def _check_template_ends_answers(self, turns: TurnFinder) -> None:
@@ -339,26 +362,26 @@ class Encoder:
             raise
 
 
-def _normalised(conversation: Conversation, normalise: Callable[[str], str]) -> Conversation:
+def _normalized(conversation: Conversation, normalize: Callable[[str], str]) -> Conversation:
     """Bring all texts of a conversation into the tokenizer's normal form, if it has one."""
-    if normalise("e\u0301") == "e\u0301":
+    if normalize("e\u0301") == "e\u0301":
         return conversation
-    messages = [_normal_texts(message, normalise) for message in conversation.messages]
+    messages = [_normal_texts(message, normalize) for message in conversation.messages]
     return replace(
-        conversation, messages=messages, tools=_normal_texts(conversation.tools, normalise)
+        conversation, messages=messages, tools=_normal_texts(conversation.tools, normalize)
     )
 
 
-def _normal_texts(value: Any, normalise: Callable[[str], str]) -> Any:
+def _normal_texts(value: Any, normalize: Callable[[str], str]) -> Any:
     if isinstance(value, str):
-        return value if value.isascii() else normalise(value)
+        return value if value.isascii() else normalize(value)
     if isinstance(value, dict):
         return {
-            _normal_texts(key, normalise): _normal_texts(item, normalise)
+            _normal_texts(key, normalize): _normal_texts(item, normalize)
             for key, item in value.items()
         }
     if isinstance(value, list):
-        return [_normal_texts(item, normalise) for item in value]
+        return [_normal_texts(item, normalize) for item in value]
     return value
 
 

@@ -85,6 +85,11 @@ def tell_format(
         return unpacked
 
     begins = text_start(len(start))
+    if name.lower().endswith((".parquet", ".pq")) and not compression and b"\x00" in begins:
+        raise InputError(
+            f"the input {name} is not a Parquet file, whose first bytes would be PAR1; it may be "
+            f"damaged: copy or write it again"
+        )
     _refuse_other_files(name, begins)
     return _text_format(name, begins, text_start), compression
 

@@ -89,7 +89,8 @@ def read_messages(
             raise RecordError("wrong type", f"{place} is a {type_name(value)}, not an object")
         kept = fields.names.of_message(value, place)
         role = _take_role(kept, place, fields, sharegpt)
-        message, trained = _message(role, kept, place, fields, sharegpt)
+        has_null = any(value.get(name, 0) is None for name in ("content", "value"))
+        message, trained = _message(role, kept, place, fields, sharegpt, has_null)
         if message["role"] == "system" or message["role"] == "developer":
             for name in ("tools", "functions"):
                 if name in message:
@@ -132,7 +133,7 @@ def _take_role(message: Message, where: str, fields: RecordFields, sharegpt: boo
     known = _SHAREGPT_ROLES if sharegpt or holder == "from" else _COMMON_ROLES
     role = None
     if isinstance(name, str):
-        role = known.get(fields.names.roles.get(name, name))
+        role = known.get(fields.names.role(name))
     if role is not None:
         if "role" in message and _take_role(message, where, fields, sharegpt) != role:
             raise RecordError(
@@ -154,7 +155,7 @@ def _take_role(message: Message, where: str, fields: RecordFields, sharegpt: boo
 
 
 def _message(
-    role: str, values: Message, where: str, fields: RecordFields, sharegpt: bool
+    role: str, values: Message, where: str, fields: RecordFields, sharegpt: bool, has_null: bool
 ) -> tuple[Message, bool]:
     """A message in OpenAI's form, from its fields without the role, and whether it is trained."""
     mark = take_mark(values, where)
@@ -182,6 +183,12 @@ def _message(
     text, thought = ("", None) if content is None else read_content(content, place)
     take_thought(values, thought, where)
     if content is None and not calls and not any(map(values.get, THOUGHTS)):
+        if has_null:
+            raise RecordError(
+                "no content",
+                f"{where} has null as its content, and no tool call or thought; give it a text, or "
+                f"leave the message out",
+            )
         raise RecordError(
             "no content",
             f"{where} has no content; if another field holds its text, add --field NAME=content",

@@ -35,6 +35,8 @@ class RecordNames:
     ``ignore``."""
     roles: Mapping[str, str] = field(default_factory=dict)
     """A role's name and its meaning, of ``ROLES``."""
+    matched: set[str] = field(default_factory=set, compare=False)
+    """The mappings that matched a field or a role so far, as on the command line."""
 
     def __post_init__(self) -> None:
         """Check that the standard names exist.
@@ -63,33 +65,47 @@ class RecordNames:
         Raises:
             RecordError: Two of them have one standard name.
         """
-        return _renamed(record, self.fields, RECORD_FIELDS, "it")
+        return self._renamed(record, RECORD_FIELDS, "it")
 
     def of_message(self, message: Mapping[str, Any], where: str) -> dict[str, Any]:
         """As ``of_record``, of a message."""
-        return _renamed(message, self.fields, MESSAGE_FIELDS, where)
+        return self._renamed(message, MESSAGE_FIELDS, where)
 
+    def role(self, name: str) -> str:
+        """What a role means; its own name where it is not mapped."""
+        meaning = self.roles.get(name)
+        if meaning is None:
+            return name
+        self.matched.add(f"--role {name}={meaning}")
+        return meaning
 
-def _renamed(
-    values: Mapping[str, Any], names: Mapping[str, str], standard: tuple[str, ...], where: str
-) -> dict[str, Any]:
-    if not names:
-        return {name: value for name, value in values.items() if value is not None}
-    renamed: dict[str, Any] = {}
-    for name, value in values.items():
-        meaning = names.get(name, name)
-        if value is None or meaning == IGNORE:
-            continue
-        if meaning not in standard:  # it is a name of the other level
-            meaning = name
-        if meaning in renamed:
-            raise RecordError(
-                "field given twice",
-                f"{where} has two fields that --field reads as '{meaning}', one of them "
-                f"'{shown(name)}'",
-            )
-        renamed[meaning] = value
-    return renamed
+    def mappings(self) -> list[str]:
+        """All mappings, as on the command line."""
+        fields = [f"--field {name}={meaning}" for name, meaning in self.fields.items()]
+        return fields + [f"--role {name}={meaning}" for name, meaning in self.roles.items()]
+
+    def _renamed(
+        self, values: Mapping[str, Any], standard: tuple[str, ...], where: str
+    ) -> dict[str, Any]:
+        if not self.fields:
+            return {name: value for name, value in values.items() if value is not None}
+        renamed: dict[str, Any] = {}
+        for name, value in values.items():
+            meaning = self.fields.get(name, name)
+            if name in self.fields and (meaning == IGNORE or meaning in standard):
+                self.matched.add(f"--field {name}={meaning}")
+            if value is None or meaning == IGNORE:
+                continue
+            if meaning not in standard:  # it is a name of the other level
+                meaning = name
+            if meaning in renamed:
+                raise RecordError(
+                    "field given twice",
+                    f"{where} has two fields that --field reads as '{meaning}', one of them "
+                    f"'{shown(name)}'",
+                )
+            renamed[meaning] = value
+        return renamed
 
 
 class RecordFields:

@@ -40,6 +40,9 @@ def check_can_be_trained(fields: RecordFields, *, conversation: bool) -> None:
             label = fields.peek(name)
             if not _is_a_judgement(label):
                 continue
+            fields.note(
+                "fields taken for a label of preference data (KTO) that calls the answer good", name
+            )
             if fields.get(name) in (False, 0, "false", "False"):
                 raise RecordError(
                     "preference data",
@@ -142,7 +145,9 @@ def _check_mask(fields: RecordFields) -> None:
     mask = fields.peek("mask")
     if mask is None:
         return
-    role = fields.names.roles.get(mask, mask.lower()) if isinstance(mask, str) else None
+    role = None
+    if isinstance(mask, str):
+        role = fields.names.role(mask) if mask in fields.names.roles else mask.lower()
     if role not in ("user", "human", "system"):
         raise unknown_mark("mask", mask, "it")
     fields.get("mask")

@@ -24,7 +24,7 @@ class SentencePieceModel:
 
 
 def read_sentencepiece(path: Path) -> SentencePieceModel:
-    """Convert a BPE model with byte fallback and no normalisation, as Llama 2's and Gemma's.
+    """Convert a BPE model with byte fallback and no normalization, as Llama 2's and Gemma's.
 
     Each word is merged by the scores of the pieces, where other converters go by their order.
     Symbols that the user defined are found before anything else, the longest first. The space
@@ -58,7 +58,7 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
             f"convert it to a tokenizer.json with the model's own tools"
         )
     normal = {name for number, name in names.items() if kinds[number] == kind.NORMAL}
-    # SentencePiece joins the two neighbours whose whole has the best score, the leftmost of equals:
+    # SentencePiece joins the two neighbors whose whole has the best score, the leftmost of equals:
     # runs of spaces, whose scores are equal, grow from the left as long as there is a longer piece.
     merges = [
         (-pieces.get_score(number), -len(piece), piece[:cut], piece[cut:])
@@ -99,7 +99,7 @@ def _check_kind(path: Path, description: Any) -> None:
     reasons = {
         "it is not BPE": trainer.model_type != trainer.BPE,
         "it has no byte fallback": not trainer.byte_fallback,
-        "it normalises texts": normaliser.name not in ("identity", "")
+        "it normalizes texts": normaliser.name not in ("identity", "")
         or bool(normaliser.precompiled_charsmap)
         or bool(normaliser.normalization_rule_tsv),
         "it takes white space out": normaliser.remove_extra_whitespaces,

@@ -36,7 +36,7 @@ class TextTokenizer(Protocol):
     """Tokens of the model's format, such as ``<|im_end|>``."""
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenizedText]:
-        """Tokens of texts, special tokens in them recognised, none added."""
+        """Tokens of texts, special tokens in them recognized, none added."""
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of tokens, special ones included."""
@@ -44,7 +44,7 @@ class TextTokenizer(Protocol):
     def token_of(self, text: str) -> int | None:
         """The token that is written so; None if there is none."""
 
-    def normalise(self, text: str) -> str:
+    def normalize(self, text: str) -> str:
         """The text in Unicode's composed form (NFC), where that is what the model reads."""
 
 
@@ -87,7 +87,7 @@ class HuggingFaceTokenizer:
         token: int | None = self._tokenizer.token_to_id(text)
         return token
 
-    def normalise(self, text: str) -> str:
+    def normalize(self, text: str) -> str:
         return unicodedata.normalize("NFC", text) if self._composes else text
 
     def _from_bytes(self, text: str, ids: list[int]) -> TokenizedText:
@@ -142,7 +142,7 @@ class RankTokenizer:
     def token_of(self, text: str) -> int | None:
         return self._special_tokens.get(text, self._ranks.get(text.encode()))
 
-    def normalise(self, text: str) -> str:
+    def normalize(self, text: str) -> str:
         return unicodedata.normalize("NFC", text) if self._composes else text
 
     def _tokenize_one(self, text: str) -> TokenizedText:
@@ -224,16 +224,16 @@ def split_at_edges(
     text: str,
     spans: Sequence[tuple[int, int]],
 ) -> TokenizedText:
-    """Tokenise anew where a token lies across an edge of a span.
+    """Tokenize anew where a token lies across an edge of a span.
 
     An answer that begins with a line break can share a token with the line break that ends the
     prompt. A model is given the prompt's tokens and then writes its own: it never sees that token
     there. A text in which that happens is cut at all edges; others stay as they are.
 
     Args:
-        tokenizer: Which tokenised.
+        tokenizer: Which tokenized.
         tokenized: The tokens of ``text``.
-        text: What was tokenised.
+        text: What was tokenized.
         spans: Ranges of characters, in order.
     """
     characters = [edge for span in spans for edge in span]
@@ -271,7 +271,7 @@ def trained_tokens(
 
     Args:
         tokenized: The tokens of ``text``.
-        text: What was tokenised.
+        text: What was tokenized.
         spans: Ranges of characters, in order, the end excluded; they may not overlap.
     """
     mask = np.zeros(len(tokenized.ids), np.uint8)

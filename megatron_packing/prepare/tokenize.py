@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenises records with all workers and writes a corpus.
+"""Tokenizes records with all workers and writes a corpus.
 
 Records are read in order by this process, encoded in batches by workers, and written in order by
 this process, so the bytes written depend neither on the number of workers nor on the engine.
@@ -47,7 +47,7 @@ LARGEST_LIMIT = 1 << 31
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizeOptions:
-    """What is tokenised, and how."""
+    """What is tokenized, and how."""
 
     inputs: Sequence[str | Path]
     """Paths, globs and URLs of records, read in this order."""
@@ -86,7 +86,7 @@ def tokenize(
     on_progress: Listener | None = None,
     on_find: Callable[[int, int], None] | None = None,
 ) -> Progress:
-    """Tokenise records into ``PREFIX.bin/.idx``.
+    """Tokenize records into ``PREFIX.bin/.idx``.
 
     Beside them lie ``PREFIX_loss_mask.bin/.idx``, unless every token is trained;
     ``PREFIX_corpus.json``, how it was made; and ``PREFIX_rejects.jsonl``, what was not used, if
@@ -94,7 +94,7 @@ def tokenize(
     and engine may differ.
 
     Args:
-        options: What is tokenised, and how.
+        options: What is tokenized, and how.
         on_progress: Called with the bytes of input that were read, those of all inputs, and what
             was done so far.
         on_find: Called, before that, with the inputs that were looked into and how many there are.
@@ -148,6 +148,11 @@ def tokenize(
                         unfinished.checkpoint()  # the same command goes on from here
                     raise
             progress = unfinished.progress
+            progress.unmatched_mappings = [
+                mapping
+                for mapping in options.names.mappings()
+                if mapping not in progress.matched_mappings
+            ]
             _check(inputs, unfinished)
             hashes = digests.all()
         lengths = unfinished.lengths()

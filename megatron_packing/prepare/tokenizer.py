@@ -76,6 +76,16 @@ _RANK_FAMILIES = {
 }
 
 
+_BESIDE_A_TOKENIZER = (
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("config.json", "generation_config.json", "vocab.json"),
+)
+_FILES_OF_A_TOKENIZER = (
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "tekken.json"),
+    *("vocab.json", "vocab.txt", "spiece.model"),
+)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerSource:
     """A tokenizer as content, which goes to worker processes and other machines as it is."""
@@ -145,7 +155,26 @@ def find_tokenizer(path_or_name: str) -> TokenizerSource:
         # Where its class decides what it does, only transformers knows.
         if source is not None and facts.names_ends and not facts.has_own_code:
             return source
+    if path.is_dir():
+        _check_holds_tokenizer(path, path_or_name)
     return _from_transformers(path_or_name)
+
+
+def _check_holds_tokenizer(folder: Path, name: str) -> None:
+    """Refuse a folder whose own folders hold the tokenizer."""
+    if any((folder / file).exists() for file in (*_FILES_OF_A_TOKENIZER, "config.json")):
+        return
+    inner = sorted(
+        one
+        for one in folder.iterdir()
+        if any((one / file).is_file() for file in _FILES_OF_A_TOKENIZER)
+    )
+    if inner:
+        more = f" or one of {len(inner) - 1:,} others" if len(inner) > 1 else ""
+        raise InputError(
+            f"the tokenizer {name!r} is a folder without a tokenizer's files; "
+            f"they are in its folder '{inner[0]}'{more}: give that"
+        )
 
 
 def token_dtype(vocabulary_size: int) -> np.dtype[Any]:
@@ -195,6 +224,11 @@ def _from_file(path: Path, name: str) -> TokenizerSource:
     if _is_tekken(text, name):
         special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
         return TokenizerSource(kind="tekken", content=text, name=name, special_tokens=special)
+    if path.name in _BESIDE_A_TOKENIZER and "model" not in _object_of(text):
+        raise InputError(
+            f"the tokenizer {name!r} is a file that describes a tokenizer and does not hold it; "
+            f"give its folder '{path.parent}'"
+        )
     facts = read_folder(path.parent)
     source = _from_json(text, name, facts)
     if source is None:
@@ -204,6 +238,15 @@ def _from_file(path: Path, name: str) -> TokenizerSource:
             f"otherwise ({named}); give the folder, or copy the file to a folder of its own"
         )
     return source
+
+
+def _object_of(text: str) -> dict[str, Any]:
+    """A JSON object; an empty one where the text is something else."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _from_json(text: str, name: str, facts: FolderFacts) -> TokenizerSource | None:

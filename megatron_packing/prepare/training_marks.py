@@ -75,6 +75,13 @@ def check_no_unknown_mark(values: Mapping[str, Any], where: str) -> None:
 
 def unknown_mark(name: str, value: Any, where: str) -> RecordError:
     """What is wrong with a mark that can be read in two ways, or in none."""
+    if not isinstance(value, bool | int | float) or value not in (0, 1):
+        return RecordError(
+            "unclear training mark",
+            f"{_place(where, name)} is {_value(value)}, which may say what is trained and cannot "
+            f"be used: a mark is 0 or 1, true or false; add --field {shown(name)}=ignore to train "
+            f"by role alone, or write such a mark into each message",
+        )
     return RecordError(
         "unclear training mark",
         f"{_place(where, name)} is {_value(value)}, which may say whether it is trained; say what "

@@ -25,6 +25,9 @@ from megatron_packing.prepare.message_parts import Part, PartPlaces, find_parts,
 from megatron_packing.prepare.records import RecordError
 from megatron_packing.prepare.text_tokenizer import any_of
 
+WHERE_MARKED = "such as the files trl/chat_templates/NAME_training.jinja of the package trl"
+"""Where templates with generation marks come from."""
+
 LossOn = Literal["assistant", "last-assistant", "all"]
 
 _OPENED_THOUGHT = re.compile(r"(<[^<>\s]+>)\s*$")
@@ -375,13 +378,14 @@ class TurnFinder:
                 "template",
                 f"the chat template renders message {number} differently when more follows, so "
                 f"what would be trained is not what the model sees; use a template with "
-                f"{{% generation %}} marks",
+                f"{{% generation %}} marks, {WHERE_MARKED}",
             )
         if not after.startswith(before):
             raise RecordError(
                 "template",
                 f"the chat template does not open message {number} as its generation prompt does, "
-                f"so its start cannot be known; use a template with {{% generation %}} marks",
+                f"so its start cannot be known; use a template with {{% generation %}} marks, "
+                f"{WHERE_MARKED}",
             )
 
 

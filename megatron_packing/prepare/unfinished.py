@@ -68,13 +68,21 @@ class Progress:
     """Records that were not used, by what was wrong with them."""
     notes: dict[str, int] = field(default_factory=dict)
     """Documents of which each note is true; see ``EncodedBatch.notes``."""
+    num_unmarked_answers: int = 0
+    """Answers of the documents that their own marks leave untrained."""
+    matched_mappings: list[str] = field(default_factory=list)
+    """The mappings of fields and roles that matched something."""
+    unmatched_mappings: list[str] = field(default_factory=list)
+    """Those that matched nothing; known when all records are read."""
+    first_places: dict[str, str] = field(default_factory=dict)
+    """Where the first record of each schema and of each note stands."""
     downloaded: dict[str, tuple[str, int]] = field(default_factory=dict)
     """SHA-256 and bytes of each remote input that was read wholly, by its number."""
     sizes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_FILES, 0))
     """Bytes of each file."""
 
-    def add(self, batch: RecordBatch, encoded: EncodedBatch) -> None:
-        """Count a batch."""
+    def add(self, file: InputFile, batch: RecordBatch, encoded: EncodedBatch) -> None:
+        """Count a batch of a file."""
         self.position = batch.end
         self.num_records += batch.num_records
         self.num_documents += len(encoded.lengths)
@@ -90,6 +98,11 @@ class Progress:
             if note not in self.notes and len(self.notes) >= _MOST_NOTES:
                 note = note.partition(":")[0] + ": others"
             self.notes[note] = self.notes.get(note, 0) + count
+        self.num_unmarked_answers += encoded.num_unmarked_answers
+        self.matched_mappings = sorted({*self.matched_mappings, *encoded.matched_mappings})
+        for found, number in encoded.first_records.items():
+            if found in self.schemas or found in self.notes:
+                self.first_places.setdefault(found, f"{file.name}, {file.unit} {number:,}")
 
     @property
     def num_rejects(self) -> int:
@@ -167,7 +180,7 @@ class UnfinishedCorpus:
             line = {"file": file.name, file.unit: reject.number, "reason": reject.reason}
             text = json.dumps(line, ensure_ascii=False) + "\n"
             self._files[_REJECTS].write(text.encode(errors="backslashreplace"))
-        self.progress.add(batch, encoded)
+        self.progress.add(file, batch, encoded)
 
     def checkpoint(self) -> None:
         """Make what was added certain."""
@@ -292,9 +305,10 @@ class UnfinishedCorpus:
     def _check_same(self, job: dict[str, Any]) -> None:
         changed = self._changed(job)
         if changed:
+            is_one = len(changed) == 1 and not changed[0].endswith("s")
             raise InputError(
                 f"{self.folder} holds an unfinished run of which {', '.join(changed)} "
-                f"{'was' if len(changed) == 1 else 'were'} different; finish it with the same "
+                f"{'was' if is_one else 'were'} different; finish it with the same "
                 f"inputs and options, or begin anew with --restart"
             )
 

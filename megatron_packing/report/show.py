@@ -236,7 +236,7 @@ def decode(ids: list[int], tokenizer: TextTokenizer) -> str:
 def _runs(
     tokens: NDArray[Any], mask: NDArray[Any], ends: frozenset[int] = frozenset()
 ) -> list[tuple[int, bool, list[int]]]:
-    """Neighbours that are alike, trained or not, cut after ``ends``: first, whether, and all."""
+    """Neighbors that are alike, trained or not, cut after ``ends``: first, whether, and all."""
     runs: list[tuple[int, bool, list[int]]] = []
     words: list[int] = []
     pairs = list(zip(tokens.tolist(), mask.tolist(), strict=False))

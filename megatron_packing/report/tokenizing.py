@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How tokenising goes, and what came of it."""
+"""How tokenizing goes, and what came of it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from megatron_packing.counted import counted
+from megatron_packing.prepare.media_placeholders import PHRASE
 from megatron_packing.prepare.unfinished import Listener, rejects_path
 from megatron_packing.prepare.unfinished import Progress as Done
 from megatron_packing.report.console import PlainConsole, console
+from megatron_packing.report.visible import visible
 
 _SECONDS_BETWEEN_LINES = 30.0
 _NAMED = 20
@@ -111,7 +113,28 @@ def print_result(prefix: Path, progress: Done) -> None:
             f"taken for such",
             style="yellow",
         )
-    for line in _notes(progress.notes):
+    if len(by_schema) > 1 and "text" in progress.schemas:
+        console.print(
+            f"{counted(progress.schemas['text'], 'record')} of plain text beside conversations, "
+            f"every token of which is trained; the first is {progress.first_places['text']}",
+            style="yellow",
+            markup=False,
+            highlight=False,
+        )
+    if count := progress.num_unmarked_answers:
+        console.print(
+            f"{counted(count, 'answer is', 'answers are')} not trained, because "
+            f"{'its own mark says' if count == 1 else 'their own marks say'} so",
+            style="yellow",
+        )
+    for mapping in progress.unmatched_mappings:
+        console.print(
+            f"warning: {visible(mapping)} matched nothing in any record",
+            style="yellow",
+            markup=False,
+            highlight=False,
+        )
+    for line in _notes(progress.notes, progress.first_places):
         console.print(line, style="yellow", markup=False, highlight=False)
     console.print(
         f"{counted(progress.num_tokens, 'token')}, {progress.num_trained_tokens:,} of them trained "
@@ -120,7 +143,7 @@ def print_result(prefix: Path, progress: Done) -> None:
     )
 
 
-def _notes(notes: Mapping[str, int]) -> Iterator[str]:
+def _notes(notes: Mapping[str, int], places: Mapping[str, str]) -> Iterator[str]:
     """One line for each phrase, with its details, the most frequent first."""
     phrases: dict[str, list[tuple[str, int]]] = {}
     for note, count in sorted(notes.items(), key=lambda item: (-item[1], item[0])):
@@ -130,6 +153,9 @@ def _notes(notes: Mapping[str, int]) -> Iterator[str]:
         named = [f"{detail} ({_documents(count)})" for detail, count in details if detail]
         more = [f"and {len(named) - _NAMED:,} more"] if len(named) > _NAMED else []
         counts = [_documents(count) for detail, count in details if not detail]
+        if phrase == PHRASE:
+            place = places.get(f"{phrase}: {details[0][0]}", "")
+            more.append(f"the first {details[0][0]} is in {place}")
         yield f"{phrase}: {', '.join([*counts, *named[:_NAMED], *more])}"
 
 

@@ -47,7 +47,7 @@ class Placement:
     """What attention keeps apart: starts of the segments (or one 0 where documents of a pack see
     each other), of the tail's parts, then ``sequence_length`` up to the width asked for."""
     real_lengths: NDArray[np.int32]
-    """Shape ``(width - 1,)``: positions without padding between neighbours of ``cu_seqlens``; of
+    """Shape ``(width - 1,)``: positions without padding between neighbors of ``cu_seqlens``; of
     the tail none."""
     max_seqlen: int
     """At least the longest stretch of ``cu_seqlens``, rounded up to one of a few values."""

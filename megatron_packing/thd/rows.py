@@ -24,7 +24,7 @@ class PackedRows:
     """What the index was made from."""
     seed: int
     new_order_each_epoch: bool
-    """For training: every epoch has its own order of packs and, after the first, other neighbours.
+    """For training: every epoch has its own order of packs and, after the first, other neighbors.
     Otherwise packs come in the order of the index, again and again: any run of as many samples as
     there are packs holds each once, wherever an evaluation starts."""
     attention: Attention = "document"
@@ -112,7 +112,7 @@ class PackedRows:
         """What attention computes for row ``sample``, without reading its tokens.
 
         Returns:
-            Shape ``(num_stretches,)``: positions between neighbours of ``cu_seqlens``, pads and
+            Shape ``(num_stretches,)``: positions between neighbors of ``cu_seqlens``, pads and
             tail among them; together ``sequence_length``.
         """
         lengths = np.diff(self.place(self.segments(sample)).cu_seqlens).astype(np.int64)

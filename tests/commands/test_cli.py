@@ -149,7 +149,7 @@ def test_show_decodes_with_the_tokenizer_of_the_corpus(
 
 @pytest.fixture
 def small_chat(write_jsonl, chitchat, tmp_path, capsys):
-    """Tokenise a good record and two bad ones."""
+    """Tokenize a good record and two bad ones."""
     pytest.importorskip("transformers")
     good = {"prompt": "Hi [INST] you", "completion": "Ho ho"}
     path = write_jsonl(good, "{", {"prompt": "a", "completion": ""})

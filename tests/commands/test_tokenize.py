@@ -121,7 +121,7 @@ def test_an_unfinished_run_goes_on_only_with_the_same_names(
     monkeypatch.setattr(unfinished.UnfinishedCorpus, "finish_publishing", publish)
     capsys.readouterr()
     assert main([*command(path), *options, "body=prompt"]) == 1
-    assert "of which fields was different" in capsys.readouterr().err
+    assert "of which fields were different" in capsys.readouterr().err
     assert main([*command(path), *options, "body=text"]) == 0
 
 
@@ -142,3 +142,79 @@ def test_many_inputs_and_a_large_limit_are_told_before_the_run(
     said = capsys.readouterr().err
     assert "it must be positive and under 2 GiB" in said
     assert "warning" not in said
+
+
+PAIR = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+
+
+def told(capsys):
+    return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_mappings_that_match_nothing_are_named(command, write_jsonl, capsys, workers):
+    path = write_jsonl(*[{"messages": PAIR, "id": 1}] * 3)
+    options = ["--field", "id=ignore", "--field", "sender=role", "--role", "bot=assistant"]
+    assert main([*command(path), *options, "--workers", workers]) == 0
+    printed = told(capsys)
+    assert "warning: --field sender=role matched nothing in any record" in printed
+    assert "warning: --role bot=assistant matched nothing in any record" in printed
+    assert "id=ignore" not in printed
+
+
+def test_mappings_that_match_nothing_are_in_json(command, write_jsonl, capsys):
+    path = write_jsonl({"messages": PAIR})
+    assert main([*command(path), "--role", "bot=assistant", "--workers", "1", "--json", "-"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["unmatched_mappings"] == ["--role bot=assistant"]
+
+
+def test_mappings_that_matched_only_bad_records_are_not_named(command, write_jsonl, capsys):
+    bad = {"messages": [{"sender": "user", "content": None}]}
+    path = write_jsonl({"messages": PAIR}, bad)
+    options = ["--field", "sender=role", "--on-bad-record", "skip"]
+    assert main([*command(path), *options, "--workers", "1"]) == 0
+    assert "matched nothing" not in told(capsys)
+
+
+@pytest.mark.parametrize("loss_on", ["assistant", "all"])
+def test_answers_that_their_marks_leave_untrained_are_counted(
+    command, write_jsonl, capsys, loss_on
+):
+    unmarked = [{**message, "weight": 0} for message in PAIR]
+    path = write_jsonl({"messages": [*unmarked, *PAIR]}, {"messages": PAIR})
+    assert main([*command(path), "--loss-on", loss_on, "--workers", "1"]) == 0
+    assert "1 answer is not trained, because its own mark says so" in told(capsys)
+
+
+@pytest.mark.parametrize("placeholder", ["<image>", "<video>", "<|image_pad|>", "[IMG]"])
+def test_media_placeholders_in_texts_are_counted_with_the_first(
+    command, write_jsonl, capsys, placeholder
+):
+    question = {"role": "user", "content": f"{placeholder} What is it?"}
+    path = write_jsonl({"messages": PAIR}, {"messages": [question, PAIR[1]]})
+    assert main([*command(path), "--workers", "1"]) == 0
+    assert (
+        f"media placeholders that are used as plain text: {placeholder} (1 document), the first "
+        f"{placeholder} is in {path}, line 2" in told(capsys)
+    )
+
+
+def test_the_first_plain_text_among_conversations_is_named(command, write_jsonl, capsys):
+    path = write_jsonl({"messages": PAIR}, {"messages": PAIR}, {"text": "Once"}, {"text": "Two"})
+    assert main([*command(path), "--workers", "1"]) == 0
+    assert (
+        f"2 records of plain text beside conversations, every token of which is trained; the first "
+        f"is {path}, line 3" in told(capsys)
+    )
+
+
+@pytest.mark.parametrize("record", [{"prompt": "Hi", "completion": "Ho"}, {"messages": PAIR}])
+def test_labels_of_preference_data_that_say_good_are_counted(command, write_jsonl, capsys, record):
+    path = write_jsonl({**record, "label": True})
+    assert main([*command(path), "--workers", "1"]) == 0
+    assert (
+        "fields taken for a label of preference data (KTO) that calls the answer good: label (1 doc"
+        in told(capsys)
+    )

@@ -73,7 +73,7 @@ def test_an_index_without_split_documents_has_no_segment_arrays(index):
 
 
 @pytest.mark.parametrize("changes", [{}, {"strategy": "random"}, {"alignment": 10}])
-def test_epochs_have_the_same_segments_and_geometry_but_other_neighbours(corpus, tmp_path, changes):
+def test_epochs_have_the_same_segments_and_geometry_but_other_neighbors(corpus, tmp_path, changes):
     plan = settings(sequence_length=100, overlong="split", **changes)
     index = build_pack_index(corpus, plan, tmp_path / "epochs")
 

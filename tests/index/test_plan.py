@@ -287,7 +287,7 @@ def test_the_seed_decides_membership_and_nothing_else(strategy):
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "first_fit_decreasing"])
-def test_neighbours_do_not_depend_on_the_order_of_the_input(strategy):
+def test_neighbors_do_not_depend_on_the_order_of_the_input(strategy):
     """Of 2,000 equal documents, two a row, partners are as far apart as chance has it."""
     plan = plan_packs(np.full(2000, ROW // 2), ROW, strategy=strategy, seed=3)
     pairs = plan.document_ids.reshape(-1, 2)

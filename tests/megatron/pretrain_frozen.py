@@ -10,15 +10,15 @@ from pathlib import Path
 
 from megatron.core.models.gpt import GPTModel
 
-initialise = GPTModel.__init__
+initialize = GPTModel.__init__
 
 
-def initialise_and_freeze(model, *args, **kwargs):
-    initialise(model, *args, **kwargs)
+def initialize_and_freeze(model, *args, **kwargs):
+    initialize(model, *args, **kwargs)
     for name, parameter in model.named_parameters():
         parameter.requires_grad = "linear_proj" in name or "output_layer" in name
 
 
-GPTModel.__init__ = initialise_and_freeze
+GPTModel.__init__ = initialize_and_freeze
 sys.path.insert(0, str(Path(os.environ["SCRIPT"]).parent))
 runpy.run_path(os.environ["SCRIPT"], run_name="__main__")

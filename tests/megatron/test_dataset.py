@@ -112,7 +112,7 @@ def test_more_samples_than_packs_are_further_epochs_in_another_order(corpus, tmp
     tokens = [sorted(token for row in epoch for token in row) for epoch in epochs]
     assert tokens[0] == tokens[1] == tokens[2]
     assert epochs[0] != epochs[1] != epochs[2]
-    assert set(epochs[0]) != set(epochs[1]) != set(epochs[2])  # other neighbours, not only order
+    assert set(epochs[0]) != set(epochs[1]) != set(epochs[2])  # other neighbors, not only order
     assert epochs[0] == [tuple(one[i]["tokens"].tolist()) for i in range(len(one))]
 
 

@@ -26,6 +26,7 @@ import pyarrow.parquet
 
 from megatron_packing.errors import InputError
 from megatron_packing.prepare.batches import Position
+from megatron_packing.prepare.formats import tell_format
 from megatron_packing.prepare.inputs import find_inputs
 from megatron_packing.prepare.readers import read_batches
 from megatron_packing.prepare.records import RecordError
@@ -314,3 +315,9 @@ def test_mutated_files_are_read_or_refused_and_never_hang(tmp_path):
             assert records or said.startswith(f"the input {path} "), kind
             assert time.thread_time() - began < 60, kind
     assert threading.active_count() < 50
+
+
+def test_noise_with_the_name_of_parquet_is_no_utf_16_text():
+    noise = b"\xff\xfe" + bytes(range(256))
+    with pytest.raises(InputError, match=r"x\.parquet is not a Parquet file"):
+        tell_format("x.parquet", noise, lambda size: noise[:size])

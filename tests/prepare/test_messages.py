@@ -120,3 +120,10 @@ def test_a_message_with_a_thought_or_calls_alone_needs_no_content():
     thought = {"role": "assistant", "content": None, "reasoning_content": "Hm."}
     assert read(ASKED, thought)[1] == {**thought, "content": ""}
     assert read(ASKED, {"role": "assistant", "tool_calls": [CALL]}) == [ASKED, CALLED]
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+def test_content_of_null_is_told_as_null(role):
+    messages = [{"role": role, "content": None}, {"role": "user", "content": "Hi"}]
+    with pytest.raises(RecordError, match=r"messages\[0\] has null as its content"):
+        read_record({"messages": messages})

@@ -58,7 +58,7 @@ def test_trained_tokens_are_each_answer_and_its_end(one, chitchat):
             edges = np.flatnonzero(np.diff(mask, prepend=0, append=0)).reshape(-1, 2)
             trained = [tokenizer.decode(tokens[a:b].tolist()) for a, b in edges]
             answers = [
-                tokenizer.normalise(message["content"])
+                tokenizer.normalize(message["content"])
                 for message in next(records)["messages"]
                 if message["role"] == "assistant"
             ]

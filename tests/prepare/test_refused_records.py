@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from megatron_packing.prepare.conversations import find_schema, read_record
@@ -26,8 +28,11 @@ def test_a_bad_answer_is_not_trained(record, name):
             read_record({**record, name: bad})
         assert caught.value.kind == "preference data"
         assert f"--field {name}=ignore" in str(caught.value)
-    for good in (True, 1, None):
-        assert read_record({**record, name: good}) == read_record(record)
+    note = f"fields taken for a label of preference data (KTO) that calls the answer good: {name}"
+    usual = read_record(record)
+    for good in (True, 1):
+        assert read_record({**record, name: good}) == replace(usual, notes=(*usual.notes, note))
+    assert read_record({**record, name: None}) == usual
     ignored = read_record({**record, name: 0}, names=RecordNames({name: "ignore"}))
     assert ignored == read_record(record)
 

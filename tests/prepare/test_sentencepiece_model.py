@@ -84,7 +84,7 @@ def test_a_model_like_gemmas(train, add_dummy_prefix):
     [
         ({"model_type": "unigram", "vocab_size": 275}, "it is not BPE"),
         ({"byte_fallback": False, "vocab_size": 60}, "it has no byte fallback"),
-        ({"normalization_rule_name": "nmt_nfkc"}, "it normalises texts"),
+        ({"normalization_rule_name": "nmt_nfkc"}, "it normalizes texts"),
         ({"remove_extra_whitespaces": True}, "it takes white space out"),
         ({"treat_whitespace_as_suffix": True}, "it puts white space behind words"),
     ],

