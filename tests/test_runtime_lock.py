@@ -10,7 +10,8 @@ import sys
 from tests.conftest import ROOT
 
 LOCK = ROOT / "requirements" / "runtime.txt"
-ENTRIES = re.split(r"\n(?=\S)", LOCK.read_text(encoding="utf-8"))
+TEXT = re.sub(r"^#.*\n", "", LOCK.read_text(encoding="utf-8"), flags=re.MULTILINE)
+ENTRIES = re.split(r"\n(?=\S)", TEXT)
 NAMES = {entry.partition("==")[0] for entry in ENTRIES}
 
 
@@ -23,6 +24,16 @@ def test_every_package_is_pinned_and_hashed():
 def test_it_has_what_is_needed_and_no_torch_or_megatron():
     assert {"numpy", "rich", "pyarrow", "jinja2", "transformers", "zstandard"} <= NAMES
     assert not [name for name in NAMES if re.match(r"torch|triton|nvidia|megatron", name)]
+
+
+def test_from_python_3_11_on_its_versions_are_those_of_the_newest_lane():
+    lane = ROOT / "requirements" / "python3.12.txt"
+    tested = dict(line.split("==") for line in lane.read_text().splitlines() if "==" in line)
+    for entry in ENTRIES:
+        found = re.match(r"([\w.-]+)==(\S+)(?: ; (.*?))? \\", entry)
+        assert found
+        if found[1] in tested and "< '3.11'" not in (found[3] or ""):
+            assert found[2] == tested[found[1]], found[1]
 
 
 def test_pip_takes_it_for_both_processors(tmp_path):

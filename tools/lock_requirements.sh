@@ -22,7 +22,15 @@ trap 'rm -rf "$folder"' EXIT
 "$folder/bin/python" -m pip freeze --all --exclude megatron-packing \
   | sed 's/ @ .*//; s/+cpu$//' > "requirements/python$version.txt"
 
-# What users may install with --require-hashes: wheels of every platform, Python 3.10 and later.
+# What users may install with --require-hashes: wheels of every platform, Python 3.10 and later. From
+# 3.11 on they are the versions that the newest lane is tested with.
 "$folder/bin/python" -m pip install --quiet --quiet uv
-"$folder/bin/uv" pip compile --quiet pyproject.toml --extra tokenize --universal \
-  --python-version 3.10 --generate-hashes --no-header --output-file requirements/runtime.txt
+sed -E "s/^([^ ]+==[^ ]+)$/\1 ; python_full_version >= '3.11'/" requirements/python3.12.txt \
+  > "$folder/constraints.txt"
+{
+  echo "# For preparing data. Not for an image that has builds of numpy or transformers of its own:"
+  echo "# install this project there with pip install --no-deps, see README.md."
+  "$folder/bin/uv" pip compile --quiet pyproject.toml --extra tokenize --universal \
+    --python-version 3.10 --generate-hashes --no-header --no-annotate \
+    --constraints "$folder/constraints.txt"
+} > requirements/runtime.txt
