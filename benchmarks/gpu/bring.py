@@ -3,17 +3,20 @@
 
     python benchmarks/gpu/bring.py FOLDER [--architecture 90] [--lengths FILE.npy ...] [--data-only]
 
-Run it with the Python of the other machine's version where there is a network. It fetches the
-wheels of wheels.txt, checks their sizes and hashes, leaves one architecture's code in Transformer
-Engine's library, adds its extension for torch (build_extension.sh makes it), builds this project,
-and prepares the conversations of the demo. FOLDER then holds wheels, a corpus with its tokenizer,
-and copies of --lengths: token counts of documents, one .npy for each set to be measured beside it.
+Run it on a machine with a network, in this project's environment (make environment-3.12), with the
+GPU machine's version of Python. TORCH names that machine's torch, torch==2.11.0 by default. It
+fetches the wheels of wheels.txt, checks their sizes and hashes, leaves one architecture's code in
+Transformer Engine's library, adds its extension for torch (build_extension.sh makes it), builds
+this project, and prepares the conversations of the demo. FOLDER then holds wheels, a corpus with
+its tokenizer, and copies of --lengths: token counts of documents, one .npy for each set to be
+measured beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -69,6 +72,18 @@ def fetch(listed: Listed, folder: Path) -> Path:
     return path
 
 
+def build_extension(source: Path, cache: Path) -> Path:
+    """Build the wheel of an extension for this Python and the torch of the other machine."""
+    torch = os.environ.get("TORCH", "torch==2.11.0")
+    folder = cache / f"{sys.implementation.cache_tag}-{torch}"
+    folder.mkdir(exist_ok=True)
+    if not list(folder.glob("*.whl")):
+        words = ["bash", HERE / "build_extension.sh", source, folder]
+        environment = os.environ | {"PYTHON": sys.executable, "TORCH": torch}
+        subprocess.run(list(map(str, words)), check=True, env=environment)
+    return next(folder.glob("*.whl"))
+
+
 def cut(path: Path) -> None:
     """Replace a file over 60 MiB by pieces, which ``join`` of measure.py puts together."""
     content = path.read_bytes()
@@ -99,7 +114,7 @@ def main() -> None:
     parser.add_argument("--architecture", type=int, default=90, help="of the card (default: 90)")
     parser.add_argument("--lengths", type=Path, nargs="*", default=[])
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/megatron-packing/gpu")
-    parser.add_argument("--data-only", action="store_true", help="no wheels: the other has them")
+    parser.add_argument("--data-only", action="store_true", help="skip the wheels")
     options = parser.parse_args()
     folder, cache = options.folder, options.cache
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,11 +125,7 @@ def main() -> None:
     for listed in [] if options.data_only else read_list():
         path = fetch(listed, cache)
         if path.suffix == ".gz":
-            built = sorted(cache.glob("transformer_engine_torch-*.whl"))
-            if not built:
-                subprocess.run(["bash", HERE / "build_extension.sh", path, cache], check=True)
-                built = sorted(cache.glob("transformer_engine_torch-*.whl"))
-            path = built[-1]
+            path = build_extension(path, cache)
         output = folder / path.name
         if "transformer_engine_cu" in path.name:
             kept, cleared = slim_wheel(path, output, options.architecture)

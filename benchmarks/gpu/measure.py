@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+NEEDED = ("numpy", "torch", "rich", "transformers", "pytest", "hypothesis", "psutil", "einops")
+"""What no wheel of wheels.txt brings; Transformer Engine wants onnx and onnxscript beside."""
 SECONDS = {
     "machine": 60,
     "attention": 90,
@@ -72,7 +75,8 @@ def run_stage(name: str, brought: Path, work: Path, out: Path, dry: bool) -> Non
     if not dry and name not in ("trainer", "tests", "machine"):
         import megatron.core.models.gpt  # noqa: F401 - takes seconds; before the turn comes
         import transformer_engine.pytorch  # noqa: F401
-    sys.stdin.readline()  # imports were done while the stage before was running
+    if not sys.stdin.readline():  # imports were done while the stage before was running
+        sys.exit("measure.py ended before this stage began")
     began = time.perf_counter()
     try:
         stage(ground)
@@ -124,6 +128,8 @@ def main() -> None:
         run_stage(options.one, options.brought, options.work, options.out, options.dry_run)
         return
     options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.stages:
+        (options.out / f"{name}.json").unlink(missing_ok=True)
     ends = time.monotonic() + options.minutes * 60
     temporary = tempfile.TemporaryDirectory(prefix="megatron-packing-")
     work = Path(temporary.name)
@@ -134,6 +140,7 @@ def main() -> None:
         "PYTHONPATH": os.pathsep.join(map(str, [site, ROOT, ROOT / "examples"])),
         "CUDA_DEVICE_MAX_CONNECTIONS": "1",
     }
+    check_packages(environment)
     if options.dry_run:
         environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -151,6 +158,7 @@ def main() -> None:
                 stderr=subprocess.STDOUT,
                 text=True,
                 env=environment,
+                start_new_session=True,  # so that what it starts ends with it
             )
 
     stages = list(options.stages)
@@ -165,7 +173,7 @@ def main() -> None:
                 raise subprocess.TimeoutExpired(name, 0)
             process.communicate("go\n", timeout=min(SECONDS[name], left))
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
             note(options.out / f"{name}.json", "stopped: its time was over")
         else:
@@ -173,6 +181,28 @@ def main() -> None:
                 note(options.out / f"{name}.json", f"ended with {process.returncode}")
         print(f"{name}: {summary(options.out / f'{name}.json')}", flush=True)
     subprocess.run([sys.executable, HERE / "report.py", options.out], env=environment, check=False)
+    found = [json.loads((options.out / f"{name}.json").read_text()) for name in stages]
+    sys.exit(0 if all(result.get("ok") for result in found) else 1)
+
+
+def check_packages(environment: dict[str, str]) -> None:
+    """End with a sentence where this Python lacks a package that no wheel brought."""
+    looking = (
+        "import importlib.util, sys; "
+        "print(*[name for name in sys.argv[1:] if not importlib.util.find_spec(name)])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", looking, *NEEDED],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    if missing := done.stdout.split():
+        sys.exit(
+            f"error: {sys.executable} lacks {', '.join(missing)}: install them, or put their "
+            f"wheels into the folder that --brought names"
+        )
 
 
 def note(path: Path, error: str) -> None:

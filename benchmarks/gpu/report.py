@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ Rows = list[list[str]]
 LEGEND = """\
 tokens/s: real tokens. MFU: their operations over the card's data sheet. peak: all operations, those
 of padding too, over what a large matrix product reaches. faster: tokens/s over those of padded
-rows. share: faster over the ratio of rows."""
+rows. share: faster over the ratio of rows, with its standard error."""
 
 
 SPEED = (
-    "filled",
+    "method",
     "rows",
     "ms/row",
     "tokens/s",
@@ -55,12 +56,27 @@ def speed_tables(found: dict[str, dict[str, Any]]) -> dict[str, Rows]:
                     f"{computed / product:.0%}" if product else "-",
                     f"{figures['peak_gigabytes']:.1f}",
                     f"{faster:.2f}",
-                    "-" if way == "random" else f"{faster / fewer:.2f}",  # it truncates nothing
+                    # random truncates nothing, so it has other tokens
+                    "-" if way == "random" else f"{faster / fewer:.2f} ± {error(way, ways):.2f}",
                 ]
             )
         title = f"{setting['corpus']}, rows of {setting['row']:,}, {setting['layers']} layers"
         tables[title] = lines
     return tables
+
+
+def error(way: str, ways: dict[str, Any]) -> float:
+    """The standard error of a share: of the mean times of both ways, over the rows measured."""
+    if way == "padded":
+        return 0.0
+    relative = 0.0
+    for name in (way, "padded"):
+        times = ways[name]["milliseconds"]
+        mean = statistics.mean(times)
+        relative += statistics.variance(times) / len(times) / mean**2
+    fewer = ways["padded"]["rows"] / ways[way]["rows"]
+    faster = ways[way]["tokens_per_second"] / ways["padded"]["tokens_per_second"]
+    return float(faster / fewer * relative**0.5)
 
 
 def check_rows(found: dict[str, dict[str, Any]]) -> Rows:
@@ -116,6 +132,7 @@ def _model(result: dict[str, Any]) -> str:
         f"{result['documents']} documents: loss {result['loss']:.1e}, gradient "
         f"{result['gradient']:.1e} (leaking: {result['leaking_gradient']:.1e}); "
         f"{result['bits_changed']} of {result['bits_compared']} losses changed by others"
+        f" (leaking: {result.get('leaking_bits_changed', '-')})"
     )
 
 

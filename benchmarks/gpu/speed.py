@@ -28,6 +28,9 @@ from ground import (
     start_megatron,
 )
 
+from megatron_packing import Corpus
+from megatron_packing.report.model_cost import ModelShape
+
 WAYS = {"padded": ("padding", False), "random": ("random", False), "packed": ("optimal", True)}
 """Of each way to fill rows: the strategy, and whether documents see themselves alone."""
 
@@ -36,7 +39,7 @@ def measure_machine(ground: Ground) -> None:
     """Versions, and what the card reaches at best: a large product, a large copy."""
     size = 256 if ground.dry else 8_192
     a, b = (torch.randn(size, size).cuda().to(ground.dtype) for _ in range(2))
-    product = milliseconds(lambda: a @ b, 10)
+    product = milliseconds(lambda: a @ b, 10 if ground.dry else 2_000)  # until the card is warm
     large = torch.empty(1 << (16 if ground.dry else 30), dtype=torch.uint8).cuda()
     copy = milliseconds(large.clone, 5)
     versions = {}
@@ -82,7 +85,7 @@ def clock_and_watts() -> tuple[float, float] | None:
 
 
 def layers_that_fit(ground: Ground, row: int) -> int:
-    """A guess from the card's memory that leaves room; ``measure_rows`` halves it if it is wrong.
+    """A cautious guess from the card's memory; ``measure_rows`` halves it if it is too many.
 
     A layer keeps its weights and gradients, and of every position about 17 vectors of the hidden
     size and 4 of the MLP's in half precision for the backward pass.
@@ -135,18 +138,16 @@ def _measure_setting(ground: Ground, row: int, prefix: Any, layers: int) -> dict
     for way, (strategy, _) in WAYS.items():
         dataset = make_dataset(prefix, row, strategy)
         figures = dataset.index.figures
-        numbers = np.random.default_rng(0).integers(0, len(dataset.index), ground.repeats + 1)
-        held[way] = batches(dataset, numbers.tolist())
+        held[way] = batches(dataset, typical_rows(dataset, ground.repeats))
         found[way] = {
             "rows": len(dataset.index),
             "real_tokens": figures.num_positions,
             "milliseconds": [],
             "clock_and_watts": [],
             "flops": [],
-            "useful_flops": [],
             "peak_gigabytes": 0.0,
         }
-    for turn in range(ground.repeats + 1):  # the first warms up
+    for turn in range(-1, ground.repeats):  # the first warms up
         for way, (_, packed) in WAYS.items():
             batch, here = held[way][turn], found[way]
             torch.cuda.reset_peak_memory_stats()
@@ -156,7 +157,7 @@ def _measure_setting(ground: Ground, row: int, prefix: Any, layers: int) -> dict
             end.record()
             state = clock_and_watts()  # the device is still at work
             torch.cuda.synchronize()
-            if turn == 0:
+            if turn < 0:
                 continue
             here["clock_and_watts"].append(state)
             peak = torch.cuda.max_memory_allocated() / 1e9
@@ -164,17 +165,14 @@ def _measure_setting(ground: Ground, row: int, prefix: Any, layers: int) -> dict
             here["milliseconds"].append(start.elapsed_time(end))
             work = squares(batch) if packed else row**2
             here["flops"].append(shape.epoch_flops(1, row, work))
-            real = batch.real_lengths.long()
-            linear = shape.linear_flops_per_position * int(real.sum())
-            useful = linear + shape.attention_flops_per_square * int((real**2).sum())
-            here["useful_flops"].append(useful)
-    for here in found.values():
+    for way, here in found.items():
+        useful = useful_flops(prefix, row, shape, cut=way == "random")
         seconds = sum(here["milliseconds"]) / 1e3
         here["seconds_per_row"] = statistics.mean(here["milliseconds"]) / 1e3
         tokens = here["real_tokens"] / here["rows"]
         here["tokens_per_second"] = tokens / here["seconds_per_row"]
         here["computed_flops_per_second"] = sum(here.pop("flops")) / seconds
-        here["useful_flops_per_second"] = sum(here.pop("useful_flops")) / seconds
+        here["useful_flops_per_second"] = useful / (here["seconds_per_row"] * here["rows"])
     del model, held
     return {"ways": found}
 
@@ -185,6 +183,34 @@ def forward_and_backward(
     """Attend, and the gradients of queries, keys and values."""
     leaves = [tensor.detach().requires_grad_() for tensor in tensors[:3]]
     attend(*leaves, offsets, longest).backward(tensors[3])
+
+
+def typical_rows(dataset: Any, count: int) -> list[int]:
+    """Rows from the least to the most attention, as many of each kind as the epoch has."""
+    work = [int((dataset.rows.segment_lengths(i) ** 2).sum()) for i in range(len(dataset.index))]
+    ranks = (np.arange(count) + 0.5) / count * len(work)
+    chosen: list[int] = np.argsort(work, kind="stable")[ranks.astype(int)].tolist()
+    return chosen
+
+
+def useful_flops(prefix: Any, row: int, shape: ModelShape, *, cut: bool) -> int:
+    """Operations of an epoch's real tokens, with attention within documents, and no padding.
+
+    Args:
+        prefix: Of the corpus.
+        row: Positions of a row; longer documents are truncated to it.
+        shape: Of the model.
+        cut: Longer documents give several pieces instead.
+    """
+    lengths = np.asarray(Corpus(prefix).num_tokens, np.int64) - 1
+    pieces = np.minimum(lengths, row)
+    squares = int((pieces**2).sum())
+    if cut:
+        whole, rest = np.divmod(lengths, row)
+        squares = int((whole * row**2 + rest**2).sum())
+        pieces = lengths
+    linear = shape.linear_flops_per_position * int(pieces.sum())
+    return linear + shape.attention_flops_per_square * squares
 
 
 def measure_attention(ground: Ground) -> None:

@@ -57,7 +57,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="divide packs until their number is a multiple of N, such as the global batch size",
     )
     parser.add_argument(
-        "--documents", metavar="FIRST:STOP", help="pack only this range, as Megatron's --split does"
+        "--documents",
+        metavar="FIRST:STOP",
+        help="pack only this range, as Megatron's --split does; the first document is 0",
     )
     parser.add_argument(
         "--no-content-hashes",

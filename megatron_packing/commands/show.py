@@ -32,8 +32,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("path", metavar="DIR|PREFIX", help="a pack index, or a corpus")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--pack", type=int, metavar="I", help="the pack of the index to print")
-    what.add_argument("--document", type=int, metavar="I", help="the document to print")
+    what.add_argument("--pack", type=int, metavar="I", help="the pack to print; the first is 0")
+    what.add_argument(
+        "--document", type=int, metavar="I", help="the document to print; the first is 0"
+    )
     parser.add_argument(
         "--corpus", type=Path, metavar="PREFIX", help="default: where the index was made from"
     )

@@ -169,7 +169,7 @@ def _check_overlong(
     count = "1 document" if len(over) == 1 else f"{len(over):,} documents"
     raise InputError(
         f"{corpus.prefix} has {count} longer than the sequence length {settings.sequence_length} "
-        f"(document {documents.start + first} has {int(lengths[first]):,} positions, the longest "
-        f"{int(lengths.max()):,}); choose a longer --sequence-length, or say with --overlong "
-        f"drop, truncate or split what is to be done with them"
+        f"(document {documents.start + first}, counted from 0, has {int(lengths[first]):,} "
+        f"positions, the longest {int(lengths.max()):,}); choose a longer --sequence-length, or "
+        f"say with --overlong drop, truncate or split what is to be done with them"
     )

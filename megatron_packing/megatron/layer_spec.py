@@ -140,10 +140,10 @@ def packed_layer_spec(
 
 
 def _check_head_size(config: TransformerConfig) -> None:
-    """Refuse heads for which Transformer Engine's fused kernel was seen to compute other values.
+    """Refuse heads for which Transformer Engine's attention was seen to compute other values.
 
     With cuDNN 9.19.0 on an H100 heads of 256 gave a relative error of 0.7 against float64 over
-    packed rows, heads of 64 and 128 one of 0.003 (docs/gpu.md). Other versions were not compared.
+    packed rows, heads of 64 and 128 one of 0.003 (docs/gpu.md). Other sizes were not compared.
     """
     is_fused = config.attention_backend in (AttnBackend.auto, AttnBackend.fused)
     if config.multi_latent_attention or config.kv_channels <= 128 or not is_fused:
@@ -151,12 +151,13 @@ def _check_head_size(config: TransformerConfig) -> None:
     cudnn = torch.backends.cudnn.version() or 0
     if not torch.cuda.is_available() or cudnn == 0:
         return
-    if cudnn // 100 == 919 and torch.cuda.get_device_capability()[0] == 9:
+    is_hopper = torch.cuda.get_device_capability()[0] == 9
+    if config.kv_channels == 256 and cudnn // 100 == 919 and is_hopper:
         raise InputError(
-            f"heads have {config.kv_channels} channels, and the fused attention of Transformer "
-            f"Engine with cuDNN {cudnn // 10000}.{cudnn // 100 % 100} on this kind of GPU computes "
-            f"wrong values for them over packed rows (docs/gpu.md): give --attention-backend flash "
-            f"or use another cuDNN"
+            f"heads have {config.kv_channels} channels, for which Transformer Engine with cuDNN "
+            f"{cudnn // 10000}.{cudnn // 100 % 100} was seen to compute wrong values over packed "
+            f"rows on this kind of GPU (docs/gpu.md): give --attention-backend flash, with "
+            f"flash-attn installed, or use another cuDNN"
         )
     log_single_rank(
         logger,

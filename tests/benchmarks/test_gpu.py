@@ -146,5 +146,6 @@ def test_the_dry_run_takes_every_stage(tmp_path, chitchat, few_conversations):
     assert set(found) == set(re.findall(r'"(\w+)":', from_script[1]))
     assert found["attention"]["kernels"]["fused"]["largest_error"] < 1e-5
     assert found["model"]["leaking_gradient"] > 0.01 > found["model"]["gradient"]
+    assert found["model"]["leaking_bits_changed"] > 0 == found["model"]["bits_changed"]
     assert {setting["corpus"] for setting in found["rows"]["settings"]} == {"chitchat", "some"}
     assert "rows of 256" in printed
