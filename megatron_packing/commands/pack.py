@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser, Namespace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import PlanSettings
 from megatron_packing.index.plan import STRATEGIES
+from megatron_packing.index.settings import PlanSettings
 from megatron_packing.report.console import console, progress_bar
 from megatron_packing.report.figures import describe_index, index_record
 
@@ -76,17 +77,8 @@ def run(args: Namespace) -> dict[str, Any]:
     if isinstance(corpus, Corpus | JoinedCorpus):
         for line in describe_use(corpus):
             console.print(line)
-    settings = PlanSettings(
-        strategy=args.strategy,
-        sequence_length=args.sequence_length,
-        effort=args.effort,
-        alignment=args.alignment,
-        max_documents_per_pack=args.max_documents_per_pack,
-        overlong=args.overlong,
-        min_packs=args.min_packs,
-        packs_multiple_of=args.packs_multiple_of,
-        seed=args.seed,
-    )
+    named = {field.name: getattr(args, field.name) for field in fields(PlanSettings)}
+    settings = PlanSettings(**named)
     documents = _parse_range(args.documents, len(corpus)) if args.documents else None
     started = time.perf_counter()
     with progress_bar("packing", 1) as progress:

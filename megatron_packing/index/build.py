@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -70,17 +71,7 @@ def build_pack_index(
         on_read = share_read(corpus, tokens=hash_content, progress=reading)
         tokens = find_tokens(corpus, read_all=hash_content, on_read=on_read)
     plan = plan_packs(
-        lengths if kept is None else lengths[kept],
-        settings.sequence_length,
-        strategy=settings.strategy,  # type: ignore[arg-type]  # the core checks the names
-        effort=settings.effort,  # type: ignore[arg-type]
-        alignment=settings.alignment,
-        max_documents_per_pack=settings.max_documents_per_pack,
-        overlong=settings.overlong,  # type: ignore[arg-type]
-        min_packs=settings.min_packs,
-        packs_multiple_of=settings.packs_multiple_of,
-        seed=settings.seed,
-        progress=progress,
+        lengths if kept is None else lengths[kept], **asdict(settings), progress=progress
     )
     if plan.num_packs == 0:
         raise InputError(

@@ -11,13 +11,13 @@ import re
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from megatron_packing.errors import InputError
-from megatron_packing.index.plan import EFFORTS, OVERLONG, STRATEGIES
+from megatron_packing.index.settings import PlanSettings
 
 if TYPE_CHECKING:
-    from megatron_packing.index.pack_index import CorpusReference, Figures, PlanSettings
+    from megatron_packing.index.pack_index import CorpusReference, Figures
 
 LONGEST_ROW = 2**26
 ADVICE = "copy or make the pack index again"
@@ -91,7 +91,8 @@ def read_section(file: Path, kind: type[Fields], name: str, found: object) -> Fi
 
     Args:
         file: The manifest, for messages.
-        kind: A dataclass whose fields are integers, numbers, texts, tuples of them, or None.
+        kind: A dataclass whose fields are integers, numbers, texts, choices of texts, tuples of
+            them, or None.
         name: Of the part, for messages.
         found: What the manifest has.
 
@@ -150,9 +151,6 @@ def read_arrays(file: Path, found: object) -> dict[str, ArrayEntry]:
 
 def check_plan(file: Path, plan: PlanSettings) -> None:
     """Refuse settings that no plan was made under."""
-    _check_choice(file, "plan.strategy", plan.strategy, STRATEGIES)
-    _check_choice(file, "plan.overlong", plan.overlong, OVERLONG)
-    _check_choice(file, "plan.effort", plan.effort, EFFORTS)
     _check_range(file, "plan.sequence_length", plan.sequence_length, 1, LONGEST_ROW)
     _check_range(file, "plan.alignment", plan.alignment, 1, plan.sequence_length)
     if plan.sequence_length % plan.alignment:
@@ -209,6 +207,13 @@ def _value(file: Path, where: str, kind: Any, value: object) -> Any:
         if not isinstance(value, list):
             raise InputError(f"{file} has {_short(value)} for {where}, not a list; {ADVICE}")
         return tuple(_value(file, where, get_args(kind)[0], item) for item in value)
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise InputError(
+                f"{file} has {_short(value)} for {where}; this release knows "
+                f"{', '.join(get_args(kind))}"
+            )
+        return value
     if kind is float and type(value) is int and abs(value) < 2**53:
         return float(value)
     if type(value) is not kind:  # True is an int, but no number
@@ -218,13 +223,6 @@ def _value(file: Path, where: str, kind: Any, value: object) -> Any:
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         raise InputError(f"{file} has {_short(value)} for {where}, over 64 bits; {ADVICE}")
     return value
-
-
-def _check_choice(file: Path, where: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InputError(
-            f"{file} has {_short(value)} for {where}; this release knows {', '.join(choices)}"
-        )
 
 
 def _check_range(file: Path, where: str, value: int, low: int, high: int = 2**63 - 1) -> None:

@@ -58,6 +58,7 @@ from megatron_packing.index.manifest import (
     read_section,
     refuse_unknown_parts,
 )
+from megatron_packing.index.settings import PlanSettings as PlanSettings  # of this module before
 from megatron_packing.regular_file import read_json_object
 
 FORMAT = "megatron-packing pack index"
@@ -65,21 +66,6 @@ FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 _HASHED_BYTES = 1 << 28
 _ATTEMPTS = 5
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlanSettings:
-    """What decides a plan, beside the corpus."""
-
-    strategy: str
-    sequence_length: int
-    effort: str = "default"
-    alignment: int = 1
-    max_documents_per_pack: int | None = None
-    overlong: str = "error"
-    min_packs: int = 0
-    packs_multiple_of: int = 1
-    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -354,8 +340,7 @@ class PackIndex:
                     )
             raise InputError(
                 f"the pack index {self.path} {made_from}; make one with: "
-                f"megatron-packing pack {prefix} --sequence-length {self.plan.sequence_length} "
-                f"--strategy {self.plan.strategy} --overlong {self.plan.overlong} --output DIR"
+                f"{self.plan.command(str(prefix))}"
             )
 
     def check_arrays(self) -> None:

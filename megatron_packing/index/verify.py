@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -131,18 +132,7 @@ def prove_lower_bound(index: PackIndex, num_tokens: NDArray[Any]) -> int:
     for strategy in dict.fromkeys(("padding", index.plan.strategy)):
         if strategy == "padding" and index.plan.strategy == "random":
             continue  # whose bound is another, as it cuts documents
-        plan = plan_packs(
-            lengths,
-            index.plan.sequence_length,
-            strategy=strategy,  # type: ignore[arg-type]  # checked when the index was opened
-            effort=index.plan.effort,  # type: ignore[arg-type]
-            alignment=index.plan.alignment,
-            max_documents_per_pack=index.plan.max_documents_per_pack,
-            overlong=index.plan.overlong,  # type: ignore[arg-type]
-            min_packs=index.plan.min_packs,
-            packs_multiple_of=index.plan.packs_multiple_of,
-            seed=index.plan.seed,
-        )
+        plan = plan_packs(lengths, **asdict(index.plan) | {"strategy": strategy})
         proven = max(proven, plan.lower_bound)
         if proven >= recorded:
             break

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from megatron_packing.index.plan import OVERLONG, STRATEGIES
+from megatron_packing.index.plan import EFFORTS, OVERLONG, STRATEGIES
 from megatron_packing.megatron.checks import check_packing_arguments
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.thd.attention import BACKENDS
@@ -29,6 +29,13 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
         "(default: optimal).",
     )
     group.add_argument(
+        "--packing-effort",
+        choices=EFFORTS,
+        default="default",
+        help="How long optimal looks for better packs where the lower bound is not met: tenths of "
+        "a second, or up to a minute with high (default: default).",
+    )
+    group.add_argument(
         "--packing-overlong",
         choices=OVERLONG,
         default="error",
@@ -40,6 +47,13 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
         default=None,
         metavar="N",
         help="At most N documents in a row (default: no limit).",
+    )
+    group.add_argument(
+        "--packing-min-packs",
+        type=int,
+        default=0,
+        metavar="N",
+        help="Divide the packs of training documents until there are N (default: 0).",
     )
     group.add_argument(
         "--packing-packs-multiple-of",

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
 
-from megatron_packing.index.plan import OVERLONG, STRATEGIES
+from megatron_packing.index.plan import (
+    EFFORTS,
+    OVERLONG,
+    STRATEGIES,
+    Effort,
+    Overlong,
+    Strategy,
+)
 from megatron_packing.megatron.versions import warn_if_older_than_tested
 from megatron_packing.thd.alignment import segment_alignment
 from megatron_packing.thd.layout import (
@@ -27,10 +34,14 @@ class PackedDatasetConfig(GPTDatasetConfig):
     Of Megatron's own fields ``context_parallel_size`` matters: segments must be cut for it.
     """
 
-    packing_strategy: str = "optimal"
-    """One of ``megatron_packing.STRATEGIES``."""
-    packing_overlong: str = "error"
-    """What happens to documents longer than a row: error, drop, truncate or split."""
+    packing_strategy: Strategy = "optimal"
+    """How packs are planned."""
+    packing_effort: Effort = "default"
+    """How long ``optimal`` looks for better packs."""
+    packing_overlong: Overlong = "error"
+    """What happens to documents longer than a row."""
+    packing_min_packs: int = 0
+    """Training packs are divided until there are so many."""
     packing_max_documents_per_pack: int | None = None
     """At most so many documents in a row."""
     packing_packs_multiple_of: int = 1
@@ -66,6 +77,7 @@ class PackedDatasetConfig(GPTDatasetConfig):
             self.packing_position_ids = positions_of(self.packing_attention)
         for name, choices in (
             ("packing_strategy", STRATEGIES),
+            ("packing_effort", EFFORTS),
             ("packing_overlong", OVERLONG),
             ("packing_attention", ATTENTION),
             ("packing_position_ids", POSITION_IDS),

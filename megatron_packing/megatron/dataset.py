@@ -118,6 +118,8 @@ class PackedDataset(MegatronDataset):
         return [
             *MegatronDataset._key_config_attributes(),
             "packing_strategy",
+            "packing_effort",
+            "packing_min_packs",
             "packing_overlong",
             "packing_max_documents_per_pack",
             "packing_packs_multiple_of",

@@ -14,7 +14,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,8 @@ from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError, UnreadableError
 from megatron_packing.files import open_patiently
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import MANIFEST, PackIndex, PlanSettings
+from megatron_packing.index.pack_index import MANIFEST, PackIndex
+from megatron_packing.index.settings import PlanSettings
 from megatron_packing.index.source import check_source
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.object_storage import MegatronStorage
@@ -109,26 +110,15 @@ def find_index(
         InputError: No index given fits, one does not fit this run, or none can be made.
     """
     if config.packing_indexes:
-        return _find_given(corpus, documents, config, quietly)
-    settings = PlanSettings(
-        strategy=config.packing_strategy,
-        sequence_length=config.sequence_length,
-        overlong=config.packing_overlong,
-        max_documents_per_pack=config.packing_max_documents_per_pack,
-        packs_multiple_of=(
-            config.packing_packs_multiple_of
-            if split is Split.train
-            else config.packing_eval_packs_multiple_of
-        ),
-        alignment=config.packing_alignment or config.smallest_alignment,
-        seed=config.random_seed,
-    )
+        return _find_given(corpus, documents, split, config, quietly)
+    settings = plan_settings(config, split)
     folder = Path(config.path_to_cache or corpus.folder / "cache") / _CACHE_FOLDER
     identity = [corpus.fingerprint, documents.start, documents.stop, asdict(settings)]
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     path = folder / name
     if not _is_builder():
-        return _check(_wait_for(path, corpus, config), corpus, config)
+        command = settings.command(str(corpus.prefix), documents)
+        return _check(_wait_for(path, command, config), corpus, config)
     try:
         if not (path / MANIFEST).exists():
             _build(corpus, settings, path, documents)
@@ -141,6 +131,25 @@ def find_index(
     except BaseException as error:
         tell_waiting_ranks(name, f"{error}" or type(error).__name__)
         raise
+
+
+def plan_settings(config: PackedDatasetConfig, split: Split) -> PlanSettings:
+    """The plan that a run's flags ask for."""
+    return PlanSettings(
+        strategy=config.packing_strategy,
+        sequence_length=config.sequence_length,
+        effort=config.packing_effort,
+        alignment=config.packing_alignment or config.smallest_alignment,
+        max_documents_per_pack=config.packing_max_documents_per_pack,
+        overlong=config.packing_overlong,
+        min_packs=config.packing_min_packs if split is Split.train else 0,
+        packs_multiple_of=(
+            config.packing_packs_multiple_of
+            if split is Split.train
+            else config.packing_eval_packs_multiple_of
+        ),
+        seed=config.random_seed,
+    )
 
 
 def _build(
@@ -181,7 +190,7 @@ def _check_writable(folder: Path) -> None:
         ) from error
 
 
-def _wait_for(path: Path, corpus: Corpus | JoinedCorpus, config: PackedDatasetConfig) -> PackIndex:
+def _wait_for(path: Path, command: str, config: PackedDatasetConfig) -> PackIndex:
     """Open the index that rank 0 makes, once it is there."""
 
     def open_index() -> PackIndex:
@@ -194,7 +203,7 @@ def _wait_for(path: Path, corpus: Corpus | JoinedCorpus, config: PackedDatasetCo
         raise InputError(
             f"{path} is not there after the {config.packing_build_minutes:g} minutes of "
             f"--packing-build-minutes: either rank 0 needs longer to pack (then beforehand "
-            f"{_pack_command(corpus, config)} --output DIR, and give it with --packing-indexes), "
+            f"make one with: {command}, and give it with --packing-indexes), "
             f"or --data-cache-path is no folder that {socket.gethostname()} shares with rank 0"
         ) from error
 
@@ -213,7 +222,11 @@ def _log_progress(corpus: Corpus | JoinedCorpus) -> Callable[[float], None]:
 
 
 def _find_given(
-    corpus: Corpus | JoinedCorpus, documents: range, config: PackedDatasetConfig, quietly: bool
+    corpus: Corpus | JoinedCorpus,
+    documents: range,
+    split: Split,
+    config: PackedDatasetConfig,
+    quietly: bool,
 ) -> PackIndex:
     """Choose the one index of this corpus whose documents all belong to this split."""
     found = []
@@ -225,34 +238,24 @@ def _find_given(
         if inside and index.corpus.fingerprint == corpus.fingerprint:
             found.append(index)
     given = ", ".join(config.packing_indexes)
-    split = f"the documents {documents.start} to {documents.stop - 1} of {corpus.prefix}"
+    wanted = f"the documents {documents.start} to {documents.stop - 1} of {corpus.prefix}"
     if not found:
         raise InputError(
-            f"none of the pack indexes {given} is made of {split}, which this split holds; "
-            f"{_pack_command(corpus, config)} --documents {documents.start}:{documents.stop} "
-            f"--output DIR"
+            f"none of the pack indexes {given} is made of {wanted}, which this split holds; "
+            f"make one with: {plan_settings(config, split).command(str(corpus.prefix), documents)}"
         )
     if len(found) > 1:
-        raise InputError(f"more than one of the pack indexes {given} is made of {split}; give one")
+        raise InputError(f"more than one of the pack indexes {given} is made of {wanted}; give one")
     count = found[0].corpus.num_documents
     if count < len(documents) and not quietly:
-        logger.warning(f"{found[0].path} holds {count:,} of the {len(documents):,} in {split}")
+        logger.warning(f"{found[0].path} holds {count:,} of the {len(documents):,} in {wanted}")
     if _is_builder() and not quietly:
         plan = found[0].plan
         logger.info(
-            f"{split} are in {len(found[0]):,} rows of {found[0].path}, whose plan it is that "
+            f"{wanted} are in {len(found[0]):,} rows of {found[0].path}, whose plan it is that "
             f"counts: {plan.strategy}, overlong {plan.overlong}, alignment {plan.alignment}"
         )
     return _check(found[0], corpus, config)
-
-
-def _pack_command(corpus: Corpus | JoinedCorpus, config: PackedDatasetConfig) -> str:
-    alignment = config.packing_alignment or config.smallest_alignment
-    return (
-        f"make one with: megatron-packing pack {corpus.prefix} "
-        f"--sequence-length {config.sequence_length} --overlong {config.packing_overlong}"
-        + (f" --alignment {alignment}" if alignment > 1 else "")
-    )
 
 
 def _check(
@@ -265,12 +268,15 @@ def _check(
             f"--seq-length is {config.sequence_length}; make one for that length"
         )
     if index.plan.alignment % config.smallest_alignment:
+        first = index.corpus.first_document
+        aligned = replace(index.plan, alignment=config.smallest_alignment)
+        command = aligned.command(
+            str(corpus.prefix), range(first, first + index.corpus.num_documents)
+        )
         raise InputError(
             f"the pack index {index.path} has segments aligned to {index.plan.alignment}, but "
             f"--context-parallel-size {config.context_parallel_size} cuts them into "
-            f"{config.smallest_alignment} equal chunks; {_pack_command(corpus, config)} "
-            f"--documents {index.corpus.first_document}:"
-            f"{index.corpus.first_document + index.corpus.num_documents} --output DIR"
+            f"{config.smallest_alignment} equal chunks; make one with: {command}"
         )
     return index
 

@@ -2,6 +2,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+from argparse import ArgumentParser
+from dataclasses import fields
 from itertools import pairwise
 
 import numpy as np
@@ -16,11 +19,14 @@ from megatron.core.datasets.utils import Split
 from megatron.core.tokenizers import MegatronTokenizer
 
 from megatron_packing import PackIndex
+from megatron_packing.cli import main
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import PlanSettings
+from megatron_packing.index.settings import PlanSettings
+from megatron_packing.megatron.arguments import add_packing_arguments
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.dataset import PackedDataset
+from megatron_packing.megatron.indexes import plan_settings
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.index.manifest_file import edit_manifest, set_field
 
@@ -33,18 +39,24 @@ def null_tokenizer():
     return MegatronTokenizer.from_pretrained(metadata_path={"library": library}, vocab_size=256)
 
 
-def build(prefixes, tmp_path, sizes=(None, None, None), **changes):
-    settings = {
+def config_settings() -> dict:
+    return {
         "random_seed": 7,
         "sequence_length": ROW,
         "split": "100,0,0",
-        "blend": ([str(prefix) for prefix in prefixes], None),
-        "path_to_cache": str(tmp_path / "cache"),
         "tokenizer": null_tokenizer(),
         "reset_position_ids": False,
         "reset_attention_mask": False,
         "eod_mask_loss": False,
         "create_attention_mask": False,
+    }
+
+
+def build(prefixes, tmp_path, sizes=(None, None, None), **changes):
+    settings = {
+        **config_settings(),
+        "blend": ([str(prefix) for prefix in prefixes], None),
+        "path_to_cache": str(tmp_path / "cache"),
         **changes,
     }
     config = PackedDatasetConfig(**settings)
@@ -255,3 +267,40 @@ def test_an_index_of_another_tokenizer_than_its_corpus_is_refused(corpus, tmp_pa
     edit_manifest(index.path, set_field("corpus.tokenizer_sha256", "0" * 64), digest="none")
     with pytest.raises(InputError, match=r"its tokenizer is 000000000000, but that of .* is abab"):
         build([corpus.prefix], tmp_path, packing_indexes=(str(index.path),))
+
+
+def test_every_setting_of_a_plan_has_a_flag_of_its_own_and_reaches_the_plan():
+    names = {"sequence_length": "sequence_length", "seed": "random_seed"}  # flags of Megatron's
+    changed = {
+        "strategy": "greedy",
+        "sequence_length": 96,
+        "effort": "high",
+        "alignment": 2,
+        "max_documents_per_pack": 5,
+        "overlong": "drop",
+        "min_packs": 3,
+        "packs_multiple_of": 4,
+        "seed": 9,
+    }
+    assert changed.keys() == {field.name for field in fields(PlanSettings)}
+    flags = add_packing_arguments(ArgumentParser())._option_string_actions
+    for name in changed.keys() - names.keys():
+        assert f"--packing-{name.replace('_', '-')}" in flags
+    settings = {names.get(name, f"packing_{name}"): value for name, value in changed.items()}
+    config = PackedDatasetConfig(**config_settings() | settings)
+    assert plan_settings(config, Split.train) == PlanSettings(**changed)
+
+
+def test_the_command_in_a_refusal_makes_the_index_that_the_run_takes(corpus, tmp_path):
+    other = tmp_path / "other"
+    build_pack_index(corpus, PlanSettings(strategy="optimal", sequence_length=ROW), other)
+    changes = {"context_parallel_size": 2, "packing_max_documents_per_pack": 3}
+    with pytest.raises(InputError) as refused:
+        build([corpus.prefix], tmp_path, packing_indexes=(str(other),), **changes)
+    command = str(refused.value).partition("make one with: megatron-packing ")[2]
+    assert "--alignment 4" in command
+    words = shlex.split(command.replace("DIR", str(tmp_path / "made")))
+    assert main(words) == 0
+    made = (str(tmp_path / "made"),)
+    (train, _, _) = build([corpus.prefix], tmp_path, packing_indexes=made, **changes)
+    assert train.index.plan.alignment == 4
