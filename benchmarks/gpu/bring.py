@@ -116,6 +116,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/megatron-packing/gpu")
     parser.add_argument("--data-only", action="store_true", help="skip the wheels")
     options = parser.parse_args()
+    if missing := [path for path in options.lengths if not path.is_file()]:
+        sys.exit(f"error: {missing[0]} does not exist; give with --lengths a .npy file of integers")
     folder, cache = options.folder, options.cache
     folder.mkdir(parents=True, exist_ok=True)
     cache.mkdir(parents=True, exist_ok=True)

@@ -107,6 +107,28 @@ def alone_in_float64(
     return [output.detach(), query.grad, key.grad, value.grad]
 
 
+def errors_of_parts(
+    found: list[torch.Tensor],
+    exact: list[list[torch.Tensor]],
+    segments: list[tuple[int, int]],
+) -> dict[str, float]:
+    """The largest relative error of any document, of the output and of each gradient.
+
+    Args:
+        found: Of a row.
+        exact: Of each of its documents, as ``alone_in_float64`` gives it.
+        segments: Where they stand in the row.
+    """
+    parts = ("output", "query", "key", "value")
+    return {
+        part: max(
+            relative_error(found[i][a:b], document[i])
+            for (a, b), document in zip(segments, exact, strict=True)
+        )
+        for i, part in enumerate(parts)
+    }
+
+
 def check_attention(ground: Ground) -> None:
     """Forward and backward of packed attention against each document alone in float64."""
     row = ground.check_row
@@ -125,14 +147,10 @@ def check_attention(ground: Ground) -> None:
             output = attend(*leaves, cu_seqlens.cuda(), longest)
             output.backward(tensors[3].cuda())
             found = [output, *(leaf.grad for leaf in leaves)]
-            errors = [
-                relative_error(part[a:b], expected)
-                for (a, b), document in zip(segments, exact, strict=True)
-                for part, expected in zip(found, document, strict=True)
-            ]
+            errors = errors_of_parts(found, exact, segments)
             here = result["kernels"].setdefault(name, {"documents": 0, "largest_error": 0.0})
             here["documents"] += len(segments)
-            here["largest_error"] = max(here["largest_error"], *errors)
+            here["largest_error"] = max(here["largest_error"], *errors.values())
     result["limit"] = 1e-2
     result["ok"] = all(k["largest_error"] < result["limit"] for k in result["kernels"].values())
     ground.save("attention", result)
@@ -194,16 +212,16 @@ def check_variants(ground: Ground) -> None:
             result["kernels"][name] = {"error": f"{type(error).__name__}: {error}"[:300]}
             continue
         found = [output, *(leaf.grad for leaf in leaves)]
-        errors = dict.fromkeys(("output", "query", "key", "value"), 0.0)
-        for a, b in segments:
-            exact = alone_in_float64(
+        exact = [
+            alone_in_float64(
                 [tensor[a:b] for tensor in tensors],
                 dims[0] ** -0.5,
                 window=kind["window"],
                 sink=kind["softmax_type"] != "vanilla",
             )
-            for part, f, e in zip(errors, found, exact, strict=True):
-                errors[part] = max(errors[part], relative_error(f[a:b], e))
+            for a, b in segments
+        ]
+        errors = errors_of_parts(found, exact, segments)
         result["kernels"][name] = {
             "documents": len(segments),
             "largest_error": max(errors.values()),

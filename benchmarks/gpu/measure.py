@@ -127,6 +127,10 @@ def main() -> None:
     if options.one:
         run_stage(options.one, options.brought, options.work, options.out, options.dry_run)
         return
+    if not (options.brought / "chitchat" / "corpus.idx").is_file():
+        sys.exit(
+            f"error: {options.brought} is no folder that bring.py made; give it with --brought"
+        )
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.stages:
         (options.out / f"{name}.json").unlink(missing_ok=True)
@@ -167,22 +171,30 @@ def main() -> None:
         process = next_one
         if position + 1 < len(stages):
             next_one = start(stages[position + 1])
-        left = ends - time.monotonic()
-        try:
-            if left <= 0:
-                raise subprocess.TimeoutExpired(name, 0)
-            process.communicate("go\n", timeout=min(SECONDS[name], left))
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            note(options.out / f"{name}.json", "stopped: its time was over")
-        else:
-            if process.returncode:
-                note(options.out / f"{name}.json", f"ended with {process.returncode}")
+        error = finish(process, max(0.0, min(SECONDS[name], ends - time.monotonic())))
+        if error:
+            note(options.out / f"{name}.json", error)
         print(f"{name}: {summary(options.out / f'{name}.json')}", flush=True)
     subprocess.run([sys.executable, HERE / "report.py", options.out], env=environment, check=False)
     found = [json.loads((options.out / f"{name}.json").read_text()) for name in stages]
     sys.exit(0 if all(result.get("ok") for result in found) else 1)
+
+
+def finish(process: subprocess.Popen[str], seconds: float) -> str | None:
+    """Let a stage begin and wait for it; it and what it started end here, whatever happens.
+
+    Returns:
+        Why it did not end well; None if it did.
+    """
+    try:
+        process.communicate("go\n", timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return "stopped: its time was over"
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return f"ended with {process.returncode}" if process.returncode else None
 
 
 def check_packages(environment: dict[str, str]) -> None:
@@ -220,4 +232,7 @@ def summary(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped; the folder of --out has what is known so far")

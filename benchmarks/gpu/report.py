@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,7 @@ def speed_tables(found: dict[str, dict[str, Any]]) -> dict[str, Rows]:
     for setting in found.get("rows", {}).get("settings", []):
         ways, lines = setting["ways"], []
         for way, figures in ways.items():
-            faster = figures["tokens_per_second"] / ways["padded"]["tokens_per_second"]
-            fewer = ways["padded"]["rows"] / figures["rows"]
+            faster, share = faster_and_share(way, ways)
             useful, computed = (figures[f"{x}_flops_per_second"] for x in ("useful", "computed"))
             lines.append(
                 [
@@ -57,12 +57,18 @@ def speed_tables(found: dict[str, dict[str, Any]]) -> dict[str, Rows]:
                     f"{figures['peak_gigabytes']:.1f}",
                     f"{faster:.2f}",
                     # random truncates nothing, so it has other tokens
-                    "-" if way == "random" else f"{faster / fewer:.2f} ± {error(way, ways):.2f}",
+                    "-" if way == "random" else f"{share:.2f} ± {error(way, ways):.2f}",
                 ]
             )
         title = f"{setting['corpus']}, rows of {setting['row']:,}, {setting['layers']} layers"
         tables[title] = lines
     return tables
+
+
+def faster_and_share(way: str, ways: dict[str, Any]) -> tuple[float, float]:
+    """Real tokens a second over those of padded rows, and that over the ratio of rows."""
+    faster = ways[way]["tokens_per_second"] / ways["padded"]["tokens_per_second"]
+    return faster, faster / (ways["padded"]["rows"] / ways[way]["rows"])
 
 
 def error(way: str, ways: dict[str, Any]) -> float:
@@ -74,9 +80,7 @@ def error(way: str, ways: dict[str, Any]) -> float:
         times = ways[name]["milliseconds"]
         mean = statistics.mean(times)
         relative += statistics.variance(times) / len(times) / mean**2
-    fewer = ways["padded"]["rows"] / ways[way]["rows"]
-    faster = ways[way]["tokens_per_second"] / ways["padded"]["tokens_per_second"]
-    return float(faster / fewer * relative**0.5)
+    return float(faster_and_share(way, ways)[1] * relative**0.5)
 
 
 def check_rows(found: dict[str, dict[str, Any]]) -> Rows:
@@ -187,6 +191,8 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="for docs/gpu.md")
     options = parser.parse_args()
     found = read(options.folder)
+    if not found:
+        sys.exit(f"error: {options.folder} holds no results; give the folder of measure.py --out")
     tables = {"stages": (("stage", "", "s", "found"), check_rows(found))}
     tables |= {title: (SPEED, rows) for title, rows in speed_tables(found).items()}
     for title, (head, rows) in tables.items():

@@ -27,6 +27,7 @@ from ground import (
     relative_error,
     start_megatron,
 )
+from report import faster_and_share
 
 from megatron_packing import Corpus
 from megatron_packing.report.model_cost import ModelShape
@@ -119,13 +120,7 @@ def measure_rows(ground: Ground) -> None:
             result["settings"].append({"corpus": name, "row": row, "layers": layers} | found)
             ground.save("rows", result)
             free_memory()
-    ways = [setting["ways"] for setting in result["settings"]]
-    share = [
-        setting["packed"]["tokens_per_second"]
-        / setting["padded"]["tokens_per_second"]
-        / (setting["padded"]["rows"] / setting["packed"]["rows"])
-        for setting in ways
-    ]
+    share = [faster_and_share("packed", setting["ways"])[1] for setting in result["settings"]]
     result["share_of_the_ratio_of_rows"] = share
     result["ok"] = ground.dry or min(share) >= 0.95
     ground.save("rows", result)

@@ -17,11 +17,11 @@ from megatron_packing.index.pack_index import (
     CorpusReference,
     Figures,
     PackIndex,
-    PlanSettings,
     group_places,
     write_pack_index,
 )
 from megatron_packing.index.plan import plan_packs
+from megatron_packing.index.settings import PlanSettings
 from megatron_packing.index.trained import find_tokens, find_trained, list_hashes, share_read
 
 

@@ -51,7 +51,7 @@ def take_mark(values: dict[str, Any], where: str) -> bool | None:
         if name not in values:
             continue
         value = values.pop(name)
-        if not isinstance(value, bool | int | float) or value not in (0, 1):
+        if not _says_yes_or_no(value):
             raise RecordError(
                 "unclear training mark",
                 f"{_place(where, name)} is {_value(value)}, not 0 or 1, true or false: a message "
@@ -75,7 +75,7 @@ def check_no_unknown_mark(values: Mapping[str, Any], where: str) -> None:
 
 def unknown_mark(name: str, value: Any, where: str) -> RecordError:
     """What is wrong with a mark that can be read in two ways, or in none."""
-    if not isinstance(value, bool | int | float) or value not in (0, 1):
+    if not _says_yes_or_no(value):
         return RecordError(
             "unclear training mark",
             f"{_place(where, name)} is {_value(value)}, which may say what is trained and cannot "
@@ -88,6 +88,10 @@ def unknown_mark(name: str, value: Any, where: str) -> RecordError:
         f"it means with --field {shown(name)}=loss_mask (1 or true: trained), "
         f"--field {shown(name)}=masked (1 or true: not trained) or --field {shown(name)}=ignore",
     )
+
+
+def _says_yes_or_no(value: Any) -> bool:
+    return isinstance(value, bool | int | float) and value in (0, 1)
 
 
 @lru_cache(4096)

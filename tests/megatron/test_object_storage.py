@@ -21,7 +21,6 @@ from megatron_packing.megatron import object_storage
 from megatron_packing.megatron.object_storage import MegatronStorage
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.megatron.test_dataset import ROW, build
-from tests.prepare.object_store import object_store
 from tests.trainer import ROW as TRAINER_ROW
 from tests.trainer import needs_trainer, train
 
@@ -31,22 +30,6 @@ REMOTE = "s3://bucket/sets/chat"
 @pytest.fixture(autouse=True)
 def forget(monkeypatch):
     monkeypatch.setattr(object_storage, "_fetched", {})
-
-
-@pytest.fixture
-def environment():
-    """Variables that clients of the store read."""
-    return {}
-
-
-@pytest.fixture
-def store(environment, monkeypatch):
-    def set_variable(name, value):
-        environment[name] = value
-        monkeypatch.setenv(name, value)
-
-    with object_store(set_variable) as store:
-        yield store
 
 
 def upload(store, corpus):

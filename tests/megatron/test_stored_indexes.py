@@ -19,7 +19,6 @@ from megatron_packing.megatron import stored_indexes
 from megatron_packing.megatron.stored_indexes import local_index
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.megatron.test_dataset import ROW, build
-from tests.prepare.object_store import object_store
 from tests.trainer import ROW as TRAINER_ROW
 from tests.trainer import needs_trainer, train
 
@@ -29,22 +28,6 @@ URL = "s3://bucket/sets/packs"
 @pytest.fixture(autouse=True)
 def forget(monkeypatch):
     monkeypatch.setattr(stored_indexes, "_copied", {})
-
-
-@pytest.fixture
-def environment():
-    """Variables that clients of the store read."""
-    return {}
-
-
-@pytest.fixture
-def store(environment, monkeypatch):
-    def set_variable(name, value):
-        environment[name] = value
-        monkeypatch.setenv(name, value)
-
-    with object_store(set_variable) as store:
-        yield store
 
 
 def upload(store, folder):
