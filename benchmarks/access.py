@@ -86,7 +86,7 @@ def export(folder: Path) -> dict[str, Path]:
 
 def open_ours(path: str) -> Any:
     """The provider's dataset."""
-    from megatron_packing.nemo.dataset import PackedRowDataset
+    from megatron_packing.bridge.dataset import PackedRowDataset
     from megatron_packing.thd.rows import PackedRows
 
     index = PackIndex.open(path)
@@ -122,12 +122,12 @@ def read(reader: str, path: str, reads: int) -> dict[str, float]:
             sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
             import megatron.core.models.gpt
 
-            from tests.nemo.absent import prepare_bridge
+            from tests.bridge.absent import prepare_bridge
 
             prepare_bridge()
         import megatron.bridge.data.packing.parquet  # noqa: F401
     else:
-        import megatron_packing.nemo.dataset  # noqa: F401
+        import megatron_packing.bridge.dataset  # noqa: F401
     before, started = private_bytes(), time.perf_counter()
     dataset = (open_ours if reader == "ours" else open_bridges)(path)
     opened = time.perf_counter() - started

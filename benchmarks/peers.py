@@ -40,7 +40,7 @@ from rich.table import Table
 from megatron_packing import _core, plan_packs
 from megatron_packing.commands.planning import open_documents
 from megatron_packing.errors import InputError
-from megatron_packing.report.model_cost import MODELS, ModelShape
+from megatron_packing.flops import MODELS, ModelShape
 
 Rows = list[tuple[int, NDArray[np.int64]]]
 """Of each row its positions, padding among them, and the lengths of its documents."""
@@ -135,7 +135,7 @@ def pack_as_bridge(lengths: Lengths, setting: Setting, seed: int) -> Rows:
         sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
         import megatron.core.models.gpt  # noqa: F401
 
-        from tests.nemo.absent import prepare_bridge
+        from tests.bridge.absent import prepare_bridge
 
         prepare_bridge()
     from megatron.bridge.data.packing.algorithms import first_fit_shuffle

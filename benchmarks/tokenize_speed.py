@@ -25,16 +25,16 @@ from typing import Any
 from machine import write_json
 from rich.console import Console
 
-from megatron_packing.prepare.batches import Position, RecordBatch
-from megatron_packing.prepare.chat_template import ChatTemplate
-from megatron_packing.prepare.conversations import Conversation, read_record
-from megatron_packing.prepare.encoder import Encoder, EncoderOptions
-from megatron_packing.prepare.inputs import find_inputs
-from megatron_packing.prepare.provenance import describe_job
-from megatron_packing.prepare.readers import read_batches
-from megatron_packing.prepare.tokenize import TokenizeOptions, tokenize
-from megatron_packing.prepare.tokenizer import TokenizerSource, find_tokenizer
-from megatron_packing.prepare.unfinished import Progress, UnfinishedCorpus
+from megatron_packing.chat.template import ChatTemplate
+from megatron_packing.records.batches import Position, RecordBatch
+from megatron_packing.records.inputs import find_inputs
+from megatron_packing.records.readers import read_batches
+from megatron_packing.schemas.conversations import Conversation, read_record
+from megatron_packing.tokenize.encoder import Encoder, EncoderOptions
+from megatron_packing.tokenize.provenance import describe_job
+from megatron_packing.tokenize.run import TokenizeOptions, tokenize
+from megatron_packing.tokenize.unfinished import Progress, UnfinishedCorpus
+from megatron_packing.tokenizers.tokenizer import TokenizerSource, find_tokenizer
 
 console = Console(highlight=False)
 

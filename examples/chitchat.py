@@ -16,7 +16,7 @@ import sys
 from importlib.metadata import distribution
 from pathlib import Path
 
-from megatron_packing.prepare.sentencepiece_model import read_sentencepiece
+from megatron_packing.tokenizers.sentencepiece_model import read_sentencepiece
 
 # <s>[INST] question[/INST] answer</s>[INST] ....
 CHAT_TEMPLATE = """\

@@ -23,7 +23,7 @@ import json
 from pathlib import Path
 
 from megatron_packing import Corpus
-from megatron_packing.prepare.tokenize import TokenizeOptions, tokenize
+from megatron_packing.tokenize.run import TokenizeOptions, tokenize
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog.",

@@ -166,8 +166,8 @@ def test_every_module_says_which_package_it_lacks():
     sentences = dict(line.split(" ", 1) for line in done.stdout.splitlines())
     assert {
         "megatron_packing.megatron.trainer",
-        "megatron_packing.nemo.provider",
-        "megatron_packing.nemo.recipe",
+        "megatron_packing.bridge.provider",
+        "megatron_packing.bridge.recipe",
         "megatron_packing.thd.attention",
     } <= set(sentences)
     for sentence in sentences.values():

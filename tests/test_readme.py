@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from megatron_packing.cli import main
+from tests.bridge.conftest import BRIDGE
 from tests.conftest import ROOT, chat_like_lengths, write_corpus
-from tests.nemo.conftest import BRIDGE
 from tests.trainer import PRETRAIN_PACKED, needs_trainer, train
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,7 +37,8 @@ def without_seconds(text: str) -> list[str]:
 def test_every_block_is_known():
     """A block of another kind would be run by no test."""
     languages = " ".join(name or "none" for name, _ in BLOCKS)
-    # tests/test_install.py runs the first of sh, tests/nemo/test_finetune.py the second of python.
+    # tests/test_install.py runs the first of sh,
+    # tests/bridge/test_finetune.py the second of python.
     assert languages == "text none none none none console sh sh python text console python python"
 
 
@@ -71,7 +72,7 @@ def run_the_recipe(folder: Path) -> None:
     program.write_text(blocks("python")[0], encoding="utf-8")
     (folder / "checkpoints" / "llama3_70b").mkdir(parents=True)  # which import_ckpt makes
     process = subprocess.run(
-        [sys.executable, ROOT / "tests" / "nemo" / "run_example.py", program],
+        [sys.executable, ROOT / "tests" / "bridge" / "run_example.py", program],
         cwd=folder,
         env={**os.environ, "WORLD_SIZE": "32"},
         capture_output=True,

@@ -17,4 +17,4 @@ MEGATRON_PACKING_SANITIZE=1 "$python" setup.py --quiet build_ext --inplace
 libraries=$("${CXX:-g++}" -print-file-name=libasan.so):$("${CXX:-g++}" -print-file-name=libubsan.so)
 # Python itself frees little at its end: leaks are not looked for.
 LD_PRELOAD=$libraries ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$copy "$python" -m pytest -q \
-  tests/index/test_plan.py tests/index/test_order.py
+  tests/planning/test_plan.py tests/stream/test_order.py

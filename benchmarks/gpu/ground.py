@@ -17,7 +17,7 @@ import torch
 
 from megatron_packing.corpus.corpus import loss_mask_prefix
 from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
-from megatron_packing.report.model_cost import MODELS, ModelShape
+from megatron_packing.flops import MODELS, ModelShape
 
 ROOT = Path(__file__).resolve().parents[2]
 PEAKS = {"H100 80GB HBM3": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}

@@ -30,7 +30,7 @@ from ground import (
 from report import faster_and_share
 
 from megatron_packing import Corpus
-from megatron_packing.report.model_cost import ModelShape
+from megatron_packing.flops import ModelShape
 
 WAYS = {"padded": ("padding", False), "random": ("random", False), "packed": ("optimal", True)}
 """Of each way to fill rows: the strategy, and whether documents see themselves alone."""

@@ -19,9 +19,9 @@ from megatron.bridge.recipes.llama import llama31_70b_sft_config
 from megatron.bridge.training.finetune import finetune
 from megatron.bridge.training.gpt_step import forward_step
 
+from megatron_packing.bridge.recipe import use_packed_data
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
-from megatron_packing.nemo.recipe import use_packed_data
 
 
 def main():

@@ -18,10 +18,10 @@ from megatron_packing.commands.planning import (
     refuse_other_tokenizers,
 )
 from megatron_packing.errors import InputError
-from megatron_packing.index.plan import STRATEGIES, plan_packs
+from megatron_packing.flops import MODELS, ModelShape
+from megatron_packing.planning.plan import STRATEGIES, plan_packs
 from megatron_packing.report.compare import Comparison, PlanFigures, describe_comparison, measure
 from megatron_packing.report.console import console, progress_bar
-from megatron_packing.report.model_cost import MODELS, ModelShape
 
 HELP = "plan with every strategy and print the figures side by side; writes no index"
 EXAMPLE = "megatron-packing compare data/chat --sequence-length 4096 --overlong split"

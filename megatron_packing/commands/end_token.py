@@ -9,8 +9,8 @@ from pathlib import Path
 from megatron_packing.corpus.record import read_corpus_record
 from megatron_packing.corpus.tokenizers_match import check_same_tokenizer
 from megatron_packing.errors import InputError
-from megatron_packing.prepare.tokenizer import TokenizerSource
-from megatron_packing.report.corpus_tokenizer import find_corpus_tokenizer
+from megatron_packing.tokenizers.of_corpus import find_corpus_tokenizer
+from megatron_packing.tokenizers.tokenizer import TokenizerSource
 
 
 def choose_end_token(

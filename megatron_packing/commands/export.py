@@ -15,7 +15,7 @@ from megatron_packing.counted import counted
 from megatron_packing.errors import missing
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.source import open_source
-from megatron_packing.nemo.export import EXPORT_FORMATS, METADATA, export_packs
+from megatron_packing.interchange.export import EXPORT_FORMATS, METADATA, export_packs
 from megatron_packing.report.console import console, progress_bar
 
 HELP = "write packs in a format that NeMo or Megatron-Bridge reads on its own"

@@ -10,8 +10,8 @@ from typing import Any
 
 from megatron_packing.counted import counted
 from megatron_packing.errors import missing
-from megatron_packing.nemo.import_packed import import_packed
-from megatron_packing.nemo.packed_files import find_packed_files, packed_folders_below
+from megatron_packing.interchange.import_packed import import_packed
+from megatron_packing.interchange.packed_files import find_packed_files, packed_folders_below
 from megatron_packing.report.console import console, progress_bar
 
 HELP = "make a corpus of packed files that NeMo or Megatron-Bridge wrote"

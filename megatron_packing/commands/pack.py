@@ -19,8 +19,8 @@ from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.plan import STRATEGIES
-from megatron_packing.index.settings import PlanSettings
+from megatron_packing.planning.plan import STRATEGIES
+from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.report.console import console, progress_bar
 from megatron_packing.report.figures import describe_index, index_record
 

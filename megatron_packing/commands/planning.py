@@ -12,7 +12,7 @@ from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
 from megatron_packing.corpus.lengths_file import LengthsFile
 from megatron_packing.corpus.tokenizers_match import check_same_tokenizer
 from megatron_packing.errors import InputError
-from megatron_packing.index.plan import EFFORTS, OVERLONG
+from megatron_packing.planning.plan import EFFORTS, OVERLONG
 
 
 def add_planning_arguments(parser: ArgumentParser) -> None:

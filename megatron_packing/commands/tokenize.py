@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from megatron_packing.errors import InputError
-from megatron_packing.prepare.conversations import SCHEMAS
-from megatron_packing.prepare.engine import signals_interrupt
-from megatron_packing.prepare.record_fields import RecordNames
-from megatron_packing.prepare.tokenize import LARGEST_LIMIT, TokenizeOptions, tokenize
-from megatron_packing.prepare.unfinished import unfinished_path
 from megatron_packing.report.tokenizing import (
     print_result,
     progress_line,
     show_search,
     warn_of_memory,
 )
+from megatron_packing.schemas.conversations import SCHEMAS
+from megatron_packing.schemas.record_fields import RecordNames
+from megatron_packing.tokenize.engine import signals_interrupt
+from megatron_packing.tokenize.run import LARGEST_LIMIT, TokenizeOptions, tokenize
+from megatron_packing.tokenize.unfinished import unfinished_path
 
 _PYTHON_VALUES = {"True": True, "False": False, "None": None}
 

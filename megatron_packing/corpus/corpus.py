@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_packing.corpus.given_path import advise_for_corpus
 from megatron_packing.corpus.indexed_dataset import (
     DocumentIndex,
     data_path,
@@ -21,7 +22,6 @@ from megatron_packing.corpus.record import corpus_record_path as corpus_record_p
 from megatron_packing.corpus.record import read_corpus_record
 from megatron_packing.corpus.storage import FILES, DataReader, Storage, corpus_path
 from megatron_packing.errors import InputError, UnreadableError
-from megatron_packing.given_path import advise_for_corpus
 
 LOSS_MASK_SUFFIX = "_loss_mask"
 _SAMPLED_BLOCKS = 256

@@ -33,8 +33,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_packing.errors import InputError, UnreadableError
-from megatron_packing.files import sync
-from megatron_packing.regular_file import map_array, open_regular
+from megatron_packing.files.regular_file import map_array, open_regular
+from megatron_packing.files.whole import sync
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_packing.errors import InputError
-from megatron_packing.regular_file import read_json_object
+from megatron_packing.files.regular_file import read_json_object
 
 _ADVICE = "tokenize the corpus again, or remove this file to go on without what it says"
 

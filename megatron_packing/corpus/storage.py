@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from megatron_packing.corpus.indexed_dataset import data_path
 from megatron_packing.errors import InputError, UnreadableError
-from megatron_packing.regular_file import map_array, open_regular
+from megatron_packing.files.regular_file import map_array, open_regular
 
 _URL = re.compile(r"(?:^|(?<=,))([a-z][a-z0-9+.-]+):/(?!/)", re.ASCII)
 _ANY_URL = re.compile(r"(?:^|,)[a-z][a-z0-9+.-]+:/", re.ASCII)

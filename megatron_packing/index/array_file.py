@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_packing.errors import InputError, UnreadableError
-from megatron_packing.regular_file import map_array, open_regular
+from megatron_packing.files.regular_file import map_array, open_regular
 
 _PREFIX = b"\x93NUMPY\x01\x00"  # the magic and version 1.0
 _HEADER = re.compile(

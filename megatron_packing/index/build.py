@@ -12,7 +12,7 @@ import numpy as np
 from megatron_packing.corpus.corpus import Corpus, Documents
 from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError
-from megatron_packing.files import refuse_existing
+from megatron_packing.files.whole import refuse_existing
 from megatron_packing.index.pack_index import (
     CorpusReference,
     Figures,
@@ -20,9 +20,9 @@ from megatron_packing.index.pack_index import (
     group_places,
     write_pack_index,
 )
-from megatron_packing.index.plan import plan_packs
-from megatron_packing.index.settings import PlanSettings
 from megatron_packing.index.trained import find_tokens, find_trained, list_hashes, share_read
+from megatron_packing.planning.plan import plan_packs
+from megatron_packing.planning.settings import PlanSettings
 
 
 def build_pack_index(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from megatron_packing.errors import InputError
-from megatron_packing.index.settings import PlanSettings
+from megatron_packing.planning.settings import PlanSettings
 
 if TYPE_CHECKING:
     from megatron_packing.index.pack_index import CorpusReference, Figures

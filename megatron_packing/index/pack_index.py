@@ -42,10 +42,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_packing import _core
+from megatron_packing.corpus.given_path import advise_for_index
 from megatron_packing.corpus.joined import has_fraction
 from megatron_packing.errors import InputError, UnreadableError
-from megatron_packing.files import new_folder, refuse_existing, sync
-from megatron_packing.given_path import advise_for_index
+from megatron_packing.files.regular_file import read_json_object
+from megatron_packing.files.whole import new_folder, refuse_existing, sync
 from megatron_packing.index.array_file import open_array
 from megatron_packing.index.manifest import (
     ADVICE,
@@ -58,8 +59,7 @@ from megatron_packing.index.manifest import (
     read_section,
     refuse_unknown_parts,
 )
-from megatron_packing.index.settings import PlanSettings as PlanSettings  # of this module before
-from megatron_packing.regular_file import read_json_object
+from megatron_packing.planning.settings import PlanSettings as PlanSettings  # of this module before
 
 FORMAT = "megatron-packing pack index"
 FORMAT_VERSION = 2

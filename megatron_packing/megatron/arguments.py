@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from megatron_packing.index.plan import EFFORTS, OVERLONG, STRATEGIES
 from megatron_packing.megatron.checks import check_packing_arguments
 from megatron_packing.megatron.config import PackedDatasetConfig
+from megatron_packing.planning.plan import EFFORTS, OVERLONG, STRATEGIES
 from megatron_packing.thd.attention import BACKENDS
 from megatron_packing.thd.layout import ATTENTION, POSITION_IDS
 from megatron_packing.thd.loss_weights import NORMALISERS

@@ -13,9 +13,9 @@ import megatron_packing.needs.megatron_training  # noqa: F401
 import megatron.training.checkpointing as checkpointing
 import megatron.training.training as training
 
-from megatron_packing.index import record_on_save
-from megatron_packing.index.record_file import in_folder, read_text
-from megatron_packing.index.stream_record import RECORD, Stream, read_streams
+from megatron_packing.stream import record_on_save
+from megatron_packing.stream.record import RECORD, Stream, read_streams
+from megatron_packing.stream.record_file import in_folder, read_text
 
 _NON_PERSISTENT = "non_persistent"
 _TRACKER = "latest_checkpointed_iteration.txt"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
 
-from megatron_packing.index.plan import (
+from megatron_packing.megatron.versions import warn_if_older_than_tested
+from megatron_packing.planning.plan import (
     EFFORTS,
     OVERLONG,
     STRATEGIES,
@@ -15,7 +16,6 @@ from megatron_packing.index.plan import (
     Overlong,
     Strategy,
 )
-from megatron_packing.megatron.versions import warn_if_older_than_tested
 from megatron_packing.thd.alignment import segment_alignment
 from megatron_packing.thd.layout import (
     ATTENTION,

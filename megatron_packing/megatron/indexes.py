@@ -24,20 +24,20 @@ from megatron.core.datasets.utils import Split
 from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError, UnreadableError
-from megatron_packing.files import open_patiently
+from megatron_packing.files.whole import open_patiently
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.pack_index import MANIFEST, PackIndex
-from megatron_packing.index.settings import PlanSettings
-from megatron_packing.index.source import check_source
-from megatron_packing.megatron.config import PackedDatasetConfig
-from megatron_packing.megatron.object_storage import MegatronStorage
-from megatron_packing.megatron.shared_files import (
+from megatron_packing.index.shared_files import (
     open_corpus_on_every_rank,
     open_on_every_rank,
     refuse_if_told,
     tell_waiting_ranks,
 )
+from megatron_packing.index.source import check_source
+from megatron_packing.megatron.config import PackedDatasetConfig
+from megatron_packing.megatron.object_storage import MegatronStorage
 from megatron_packing.megatron.stored_indexes import local_index
+from megatron_packing.planning.settings import PlanSettings
 
 logger = logging.getLogger(__name__)
 

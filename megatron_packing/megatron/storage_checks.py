@@ -9,8 +9,8 @@ from importlib.util import find_spec
 
 from megatron.core.msc_utils import MultiStorageClientFeature
 
-from megatron_packing.index.record_file import CLIENT_SCHEME, is_url
 from megatron_packing.megatron.flags import flag_of
+from megatron_packing.stream.record_file import CLIENT_SCHEME, is_url
 
 _CHECKPOINTS = ("save", "load", "pretrained_checkpoint", "non_persistent_global_ckpt_dir")
 _DATA = ("data_path", "train_data_path", "valid_data_path", "test_data_path")

@@ -19,8 +19,10 @@ from megatron.core.datasets.blended_dataset import BlendedDataset
 from megatron.training import print_rank_0
 
 from megatron_packing.errors import InputError
-from megatron_packing.index.record_file import in_folder, is_url, read_text
-from megatron_packing.index.stream_record import (
+from megatron_packing.megatron.checkpoint_record import read_loaded, write_into_checkpoints
+from megatron_packing.megatron.dataset import PackedDataset
+from megatron_packing.megatron.endless import EndlessDataset, count_samples
+from megatron_packing.stream.record import (
     Stream,
     begin_new,
     describe_stream,
@@ -30,9 +32,7 @@ from megatron_packing.index.stream_record import (
     read_streams,
     write_streams,
 )
-from megatron_packing.megatron.checkpoint_record import read_loaded, write_into_checkpoints
-from megatron_packing.megatron.dataset import PackedDataset
-from megatron_packing.megatron.endless import EndlessDataset, count_samples
+from megatron_packing.stream.record_file import in_folder, is_url, read_text
 
 logger = logging.getLogger(__name__)
 

@@ -28,6 +28,7 @@ from megatron.training.utils import get_blend_and_blend_per_split
 from torch import Tensor
 
 from megatron_packing.errors import InputError
+from megatron_packing.index.shared_files import on_first_rank
 from megatron_packing.megatron.arguments import check_packing_arguments, dataset_config_from_args
 from megatron_packing.megatron.balance import balance_steps
 from megatron_packing.megatron.batch import (
@@ -45,7 +46,6 @@ from megatron_packing.megatron.launch import raise_open_files_limit
 from megatron_packing.megatron.layer_spec import choose_backend, packed_layer_spec
 from megatron_packing.megatron.loss import loss_func
 from megatron_packing.megatron.plain_errors import show_input_errors_as_sentences
-from megatron_packing.megatron.shared_files import on_first_rank
 from megatron_packing.megatron.start_report import describe_start, parts_of
 from megatron_packing.megatron.stream import (
     first_sample_of_run,

@@ -112,7 +112,7 @@ def _digests(name: str) -> set[str]:
     digests: set[str] = set()
     for place in places:
         try:
-            from megatron_packing.prepare.tokenizer import find_recorded_forms
+            from megatron_packing.tokenizers.tokenizer import find_recorded_forms
 
             digests.update(source.sha256 for source in find_recorded_forms(place))
         except Exception as error:

@@ -13,9 +13,9 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from megatron_packing.index.plan import PackPlan
+from megatron_packing.flops import ModelShape
+from megatron_packing.planning.plan import PackPlan
 from megatron_packing.report.figures import STRATEGIES_THAT_CUT
-from megatron_packing.report.model_cost import ModelShape
 from megatron_packing.report.visible import visible
 
 _BLOCK_PACKS = 1 << 14  # what is looked at together: bounds the memory

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_packing.errors import InputError
-from megatron_packing.files import write_whole
+from megatron_packing.files.whole import write_whole
 from megatron_packing.report.console import console
 
 STANDARD_OUTPUT = Path("-")

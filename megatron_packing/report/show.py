@@ -21,10 +21,10 @@ from megatron_packing.corpus.record import CorpusRecord, read_corpus_record
 from megatron_packing.counted import counted
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.trained import share_read
-from megatron_packing.prepare.text_tokenizer import TextTokenizer, any_of
 from megatron_packing.report.console import console, progress_bar
-from megatron_packing.report.corpus_tokenizer import find_corpus_tokenizer
 from megatron_packing.report.visible import visible
+from megatron_packing.tokenizers.of_corpus import find_corpus_tokenizer
+from megatron_packing.tokenizers.text_tokenizer import TextTokenizer, any_of
 
 _TRAINED = "green"
 _UNTRAINED = "dim"

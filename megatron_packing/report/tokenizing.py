@@ -15,11 +15,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from megatron_packing.counted import counted
-from megatron_packing.prepare.media_placeholders import PHRASE
-from megatron_packing.prepare.unfinished import Listener, rejects_path
-from megatron_packing.prepare.unfinished import Progress as Done
 from megatron_packing.report.console import PlainConsole, console
 from megatron_packing.report.visible import visible
+from megatron_packing.schemas.media_placeholders import PHRASE
+from megatron_packing.tokenize.unfinished import Listener, rejects_path
+from megatron_packing.tokenize.unfinished import Progress as Done
 
 _SECONDS_BETWEEN_LINES = 30.0
 _NAMED = 20

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_packing.corpus.corpus import TokenDocuments
-from megatron_packing.index.order import pack_at
 from megatron_packing.index.pack_index import PackIndex, Segments
+from megatron_packing.stream.order import pack_at
 from megatron_packing.thd.layout import Attention, Placement, PositionIds, lay_out, place
 from megatron_packing.thd.loss_weights import Normaliser, weigh
 

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+from tests.bridge.conftest import BRIDGE
 from tests.conftest import ROOT
-from tests.nemo.conftest import BRIDGE
 from tests.trainer import needs_trainer
 
 

@@ -222,7 +222,7 @@ def test_tokenize_names_what_is_wrong_with_its_options(write_jsonl, chitchat, tm
 
 def test_ctrl_c_says_that_tokenizing_goes_on(chitchat, tmp_path, capsys, monkeypatch):
     pytest.importorskip("transformers")
-    from megatron_packing.prepare import unfinished
+    from megatron_packing.tokenize import unfinished
 
     def interrupted(*_):
         raise KeyboardInterrupt

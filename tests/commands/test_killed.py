@@ -21,7 +21,7 @@ pytest.importorskip("pyarrow")
 from megatron_packing import Corpus, PackIndex
 from megatron_packing.cli import main
 from megatron_packing.errors import InputError
-from megatron_packing.files import prefix_lock
+from megatron_packing.files.whole import prefix_lock
 from megatron_packing.index.verify import verify_pack_index
 from tests.conftest import write_corpus
 
@@ -29,7 +29,7 @@ COMMAND = [sys.executable, "-m", "megatron_packing.cli"]
 # Ends the process at the given call of those that change names, before or after it.
 KILLED = """
 import os, signal, sys
-from megatron_packing import publication
+from megatron_packing.files import publication
 left = int(sys.argv.pop(1))
 
 def deadly(function):
@@ -240,7 +240,7 @@ def test_import_waits_for_no_tokenize_and_overwrites_none(made, tmp_path, capsys
 
 
 def test_a_corpus_that_appears_while_import_works_stays(made, tmp_path, monkeypatch):
-    from megatron_packing.nemo import import_packed
+    from megatron_packing.interchange import import_packed
 
     def describe(_):
         (tmp_path / "new_corpus.json").write_text("other")

@@ -107,7 +107,7 @@ def test_a_mapping_of_one_name_is_refused(command, write_jsonl, capsys, text):
 def test_an_unfinished_run_goes_on_only_with_the_same_names(
     command, write_jsonl, monkeypatch, capsys
 ):
-    from megatron_packing.prepare import unfinished
+    from megatron_packing.tokenize import unfinished
 
     path = write_jsonl({"body": "Once"})
     publish = unfinished.UnfinishedCorpus.finish_publishing

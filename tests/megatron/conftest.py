@@ -13,7 +13,7 @@ def environment():
 @pytest.fixture
 def store(environment, monkeypatch):
     """An S3 whose address is in the environment of this process and in ``environment``."""
-    from tests.prepare.object_store import object_store  # moto is not everywhere
+    from tests.records.object_store import object_store  # moto is not everywhere
 
     def set_variable(name, value):
         environment[name] = value

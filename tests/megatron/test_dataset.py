@@ -22,11 +22,11 @@ from megatron_packing import PackIndex
 from megatron_packing.cli import main
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.settings import PlanSettings
 from megatron_packing.megatron.arguments import add_packing_arguments
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.dataset import PackedDataset
 from megatron_packing.megatron.indexes import plan_settings
+from megatron_packing.planning.settings import PlanSettings
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.index.manifest_file import edit_manifest, set_field
 

@@ -13,12 +13,12 @@ from rich.console import Console
 
 from megatron_packing import STRATEGIES, plan_packs
 from megatron_packing.errors import InputError
+from megatron_packing.flops import MODELS, ModelShape
 from megatron_packing.report import compare
 from megatron_packing.report.compare import Comparison, describe_comparison, measure
 from megatron_packing.report.json_output import JsonOutput
-from megatron_packing.report.model_cost import MODELS, ModelShape
 from tests.conftest import chat_like_lengths
-from tests.index.reference import segments_of
+from tests.planning.reference import segments_of
 
 ROW = 64
 TINY = ModelShape(

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_packing.prepare.batches import Position, RecordBatch
-from megatron_packing.prepare.encoder import EncodedBatch
-from megatron_packing.prepare.inputs import InputFile
-from megatron_packing.prepare.unfinished import Progress
+from megatron_packing.records.batches import Position, RecordBatch
+from megatron_packing.records.inputs import InputFile
 from megatron_packing.report.tokenizing import print_result, show_search, warn_of_memory
+from megatron_packing.tokenize.encoder import EncodedBatch
+from megatron_packing.tokenize.unfinished import Progress
 
 FILE = InputFile("in.jsonl", 1, "", "lines")
 

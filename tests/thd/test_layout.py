@@ -12,7 +12,7 @@ from megatron_packing import plan_packs
 from megatron_packing.index.pack_index import Segments
 from megatron_packing.thd.layout import bucket_max_seqlen, lay_out, place
 from tests.conftest import chat_like_lengths, write_corpus
-from tests.index.reference import segments_of
+from tests.planning.reference import segments_of
 
 ROW = 64
 WIDTH = 40

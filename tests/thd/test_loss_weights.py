@@ -11,7 +11,7 @@ from megatron_packing.index.pack_index import Segments
 from megatron_packing.thd.layout import lay_out, place
 from megatron_packing.thd.loss_weights import SHARES, weigh
 from tests.conftest import chat_like_lengths, write_corpus
-from tests.index.reference import segments_of
+from tests.planning.reference import segments_of
 
 ROW = 32
 

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packed rows as samples of Megatron-Bridge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import megatron_packing.needs.torch  # noqa: F401
+
+import torch
+from torch import Tensor
+
+from megatron_packing.bridge.stream import Beginning
+from megatron_packing.megatron.endless import BlendOrder
+from megatron_packing.thd.rows import PackedRows
+
+
+class PackedRowDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """Rows as Bridge's ``gpt_step`` reads them.
+
+    Each sample is a dict of tensors; ``collate_fn`` puts a dimension of rows before each:
+
+        tokens, labels, position_ids        int64, (sequence_length,)
+        loss_mask                           float32, (sequence_length,): 1 where the label is
+                                            trained
+        padding_mask                        bool, (sequence_length,): True at padding; from Bridge
+                                            0.7 on, for routers of experts
+        cu_seqlens_q, cu_seqlens_kv         int32, the same width for every sample of an index;
+                                            from Bridge 0.6 on
+        max_seqlen_q, max_seqlen_kv         int32, (1,)
+        cu_seqlens, max_seqlen              the same, for Bridge up to 0.5
+        cu_seqlens_argmin                   int64, (1,): the width, as there is nothing to cut off
+
+    ``cu_seqlens`` covers the row and repeats its end; Bridge's own -1 as filling reaches
+    Transformer Engine under context parallelism (Megatron-Bridge#4489).
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[PackedRows],
+        num_samples: int,
+        *,
+        weights: Sequence[float] = (1.0,),
+        beginning: Beginning | None = None,
+        with_padding_mask: bool = False,
+    ) -> None:
+        """Serve ``num_samples`` rows of the stream, or one epoch where it is 0.
+
+        Args:
+            rows: Of each pack index.
+            num_samples: The length.
+            weights: The share of samples that each index has, together 1. Which index gives which
+                sample is decided as in Megatron's blends: see ``BlendOrder``.
+            beginning: Where the stream begins; None for its first row at sample 0.
+            with_padding_mask: Give ``padding_mask`` too.
+        """
+        self.rows = list(rows)
+        self.num_samples = num_samples
+        self._order = BlendOrder(weights)
+        self._beginning = beginning or Beginning(0, (0,) * len(self.rows))
+        self._with_padding_mask = with_padding_mask
+
+    def __len__(self) -> int:
+        """Samples, over as many epochs as that takes."""
+        return self.num_samples or sum(len(one.index) for one in self.rows)
+
+    def __getitem__(self, idx: int) -> dict[str, Tensor]:
+        """Lay sample ``idx`` out."""
+        which, sample = self._order.locate(int(idx) - self._beginning.first_sample)
+        arrays = self.rows[which].row(
+            sample + self._beginning.first_rows[which], with_padding_mask=self._with_padding_mask
+        )
+        names = ["tokens", "labels", "position_ids", "loss_mask"]
+        if self._with_padding_mask:
+            names.append("padding_mask")
+        row = {name: torch.from_numpy(arrays[name]) for name in names}
+        cu_seqlens = torch.from_numpy(arrays["cu_seqlens"])
+        max_seqlen = torch.from_numpy(arrays["max_seqlen"].reshape(1))
+        return {
+            **row,
+            "cu_seqlens_q": cu_seqlens,
+            "cu_seqlens_kv": cu_seqlens,
+            "max_seqlen_q": max_seqlen,
+            "max_seqlen_kv": max_seqlen,
+            "cu_seqlens": cu_seqlens,
+            "cu_seqlens_argmin": torch.tensor([len(cu_seqlens)]),
+            "max_seqlen": max_seqlen,
+        }
+
+    @staticmethod
+    def collate_fn(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Stack samples: ``(rows, ...)`` of each tensor."""
+        return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From stored files, wherever they are, to single records."""

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokenizes records with all workers and writes a corpus.
+
+Records are read in order by this process, encoded in batches by workers, and written in order by
+this process, so the bytes written depend neither on the number of workers nor on the engine.
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from megatron_packing.chat.find_template import find_templates
+from megatron_packing.chat.turns import LossOn
+from megatron_packing.corpus.storage import corpus_path, is_remote
+from megatron_packing.errors import InputError
+from megatron_packing.records.batches import RecordBatch
+from megatron_packing.records.digests import Digests, reading_digests
+from megatron_packing.records.inputs import InputFile, find_changed, find_inputs
+from megatron_packing.records.readers import read_batches
+from megatron_packing.records.storage import StorageError, was_replaced
+from megatron_packing.schemas.conversations import SCHEMAS
+from megatron_packing.schemas.record_fields import RecordNames
+from megatron_packing.tokenize.encoder import Encoder, EncoderOptions
+from megatron_packing.tokenize.engine import Engine, LocalEngine, Results
+from megatron_packing.tokenize.provenance import describe_corpus, describe_job
+from megatron_packing.tokenize.unfinished import (
+    Listener,
+    Progress,
+    UnfinishedCorpus,
+    unfinished_path,
+)
+from megatron_packing.tokenizers.process import find_tokenizer_apart
+
+EngineName = Literal["local", "ray"]
+
+LARGEST_LIMIT = 1 << 31
+"""``max_record_bytes`` is less than this."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizeOptions:
+    """What is tokenized, and how."""
+
+    inputs: Sequence[str | Path]
+    """Paths, globs and URLs of records, read in this order."""
+    output_prefix: Path
+    tokenizer: str
+    """A folder, a file or a name: see ``find_tokenizer``."""
+    chat_template: str | Path | None = None
+    """A Jinja file or a name: see ``find_templates``; None takes the tokenizer's own template."""
+    allow_other_template: bool = False
+    """Go on, and count, where the template leaves out parts of a record that are not trained, or
+    ends answers without a special token of the tokenizer."""
+    template_arguments: dict[str, Any] = field(default_factory=dict)
+    """More variables for the template, such as ``enable_thinking``."""
+    date: str | None = None
+    """ISO 8601: the day that templates write as today; None is today."""
+    loss_on: LossOn = "assistant"
+    schema: str | None = None
+    """One of ``SCHEMAS``; None finds each record's by its fields."""
+    names: RecordNames = field(default_factory=RecordNames)
+    """What fields and roles mean whose names are not standard."""
+    end_token: str | None = None
+    """What ends a plain text; None takes the tokenizer's ``eos_token``."""
+    on_bad_record: Literal["error", "skip"] = "error"
+    max_record_bytes: int = 1 << 24
+    engine: EngineName = "local"
+    workers: int | None = 1
+    """How many encode at a time; None is one for each core."""
+    restart: bool = False
+    """Throw away what an unfinished run did."""
+    checkpoint_seconds: float = 10.0
+    """How often what was done is made certain: at most so much is lost when a run is killed."""
+
+
+def tokenize(
+    options: TokenizeOptions,
+    on_progress: Listener | None = None,
+    on_find: Callable[[int, int], None] | None = None,
+) -> Progress:
+    """Tokenize records into ``PREFIX.bin/.idx``.
+
+    Beside them lie ``PREFIX_loss_mask.bin/.idx``, unless every token is trained;
+    ``PREFIX_corpus.json``, how it was made; and ``PREFIX_rejects.jsonl``, what was not used, if
+    anything. A run that is stopped goes on when it is called again with the same options; workers
+    and engine may differ.
+
+    Args:
+        options: What is tokenized, and how.
+        on_progress: Called with the bytes of input that were read, those of all inputs, and what
+            was done so far.
+        on_find: Called, before that, with the inputs that were looked into and how many there are.
+
+    Raises:
+        InputError: An input, the tokenizer or the template cannot be used, the corpus exists, a
+            record is bad and ``on_bad_record`` is ``error``, or the disk is full. No corpus is
+            left under the name then.
+    """
+    if options.schema is not None and options.schema not in SCHEMAS:
+        raise InputError(f"--schema is {options.schema!r}; it must be one of {', '.join(SCHEMAS)}")
+    if not 0 < options.max_record_bytes < LARGEST_LIMIT:
+        raise InputError(
+            f"--max-record-bytes is {options.max_record_bytes}; it must be positive and under 2 GiB"
+        )
+    if options.date is not None:
+        try:
+            datetime.date.fromisoformat(options.date)
+        except ValueError as error:
+            raise InputError(
+                f"--date is {options.date!r}; it must be a day such as 2026-01-31"
+            ) from error
+    if is_remote(options.output_prefix):
+        raise InputError(
+            f"--output-prefix is the address {corpus_path(options.output_prefix)}; a corpus is "
+            f"written to a local folder: give one, and copy the files from there"
+        )
+    if not options.output_prefix.name or options.output_prefix.is_dir():
+        raise InputError(
+            f"--output-prefix is '{options.output_prefix}', a folder; add the name that the "
+            f"corpus's files begin with"
+        )
+    engine = _make_engine(options.engine, options.workers)
+    inputs = find_inputs([str(pattern) for pattern in options.inputs], on_find)
+    encoder_options = _encoder_options(options)
+    encoder = Encoder(encoder_options)
+    prefix = options.output_prefix
+    job = describe_job(inputs, encoder_options)
+    with _machine_errors(prefix), UnfinishedCorpus(prefix, job, options.restart) as unfinished:
+        if unfinished.complete:
+            unfinished.finish_publishing()
+            return unfinished.progress
+        encoder_options = replace(encoder_options, date=unfinished.job["date"])
+        with reading_digests(inputs, unfinished.progress.downloaded) as digests:
+            results = engine(encoder_options, _unread(inputs, unfinished, options, digests))
+            with closing(results):
+                try:
+                    _write(options, inputs, results, unfinished, on_progress)
+                except StorageError:
+                    if unfinished.progress.num_records:
+                        unfinished.checkpoint()  # the same command goes on from here
+                    raise
+            progress = unfinished.progress
+            progress.unmatched_mappings = [
+                mapping
+                for mapping in options.names.mappings()
+                if mapping not in progress.matched_mappings
+            ]
+            _check(inputs, unfinished)
+            hashes = digests.all()
+        lengths = unfinished.lengths()
+        record = describe_corpus(
+            *(inputs, hashes, encoder_options, progress, lengths, encoder.vocabulary_size)
+        )
+        unfinished.publish(encoder.dtype, record)
+    return progress
+
+
+def _make_engine(name: EngineName, workers: int | None) -> Engine:
+    """The engine of a name.
+
+    Args:
+        name: ``local`` for processes of this machine, ``ray`` for a Ray cluster.
+        workers: How many encode at a time; None is one for each core.
+
+    Raises:
+        InputError: The number of workers is not positive, or Ray is not installed.
+    """
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers is {workers}; it must be at least 1")
+    if name == "ray":
+        from megatron_packing.tokenize.ray_engine import RayEngine
+
+        return RayEngine(workers)
+    return LocalEngine(workers or len(os.sched_getaffinity(0)))
+
+
+def _encoder_options(options: TokenizeOptions) -> EncoderOptions:
+    source = find_tokenizer_apart(options.tokenizer)
+    template, tool_template = find_templates(source, options.chat_template)
+    return EncoderOptions(
+        tokenizer=source,
+        chat_template=template,
+        tool_template=tool_template,
+        allow_other_template=options.allow_other_template,
+        template_arguments=options.template_arguments,
+        date=options.date,
+        loss_on=options.loss_on,
+        schema=options.schema,
+        names=options.names,
+        end_token=options.end_token,
+        max_record_bytes=options.max_record_bytes,
+    )
+
+
+def _unread(
+    inputs: list[InputFile],
+    unfinished: UnfinishedCorpus,
+    options: TokenizeOptions,
+    digests: Digests,
+) -> Iterator[RecordBatch]:
+    progress = unfinished.progress
+    if options.on_bad_record == "error" and progress.num_rejects:
+        raise InputError(
+            f"{unfinished_path(options.output_prefix)} holds a run that skipped "
+            f"{progress.num_rejects:,} records; finish it with --on-bad-record skip, or begin anew "
+            f"with --restart"
+        )
+    return read_batches(
+        inputs, progress.position, options.max_record_bytes, unfinished.folder, digests.add
+    )
+
+
+def _write(
+    options: TokenizeOptions,
+    inputs: list[InputFile],
+    results: Results,
+    unfinished: UnfinishedCorpus,
+    on_progress: Listener | None,
+) -> None:
+    total = sum(file.size for file in inputs)
+    if on_progress is not None:
+        position = unfinished.progress.position
+        before = sum(file.size for file in inputs[: position.input])
+        on_progress(before + position.offset, total, unfinished.progress)
+    certain = time.monotonic()
+    for batch, encoded in results:
+        file = inputs[batch.input]
+        if encoded.rejects and options.on_bad_record == "error":
+            first = encoded.rejects[0]
+            raise InputError(
+                f"{file.name}, {file.unit} {first.number} cannot be used: {first.reason} "
+                f"(--on-bad-record skip goes on without such records)"
+            )
+        unfinished.add(file, batch, encoded)
+        if time.monotonic() - certain >= options.checkpoint_seconds:
+            unfinished.checkpoint()
+            certain = time.monotonic()
+        if on_progress is not None:
+            on_progress(batch.progress, total, unfinished.progress)
+
+
+def _check(inputs: list[InputFile], unfinished: UnfinishedCorpus) -> None:
+    progress = unfinished.progress
+    if progress.num_records != progress.num_documents + progress.num_rejects:
+        raise RuntimeError(
+            f"{progress.num_records} records became {progress.num_documents} documents and "
+            f"{progress.num_rejects} rejects: this is a defect of megatron-packing"
+        )
+    changed = find_changed(inputs)
+    if changed is not None:
+        raise was_replaced(changed.name)
+    if progress.num_documents == 0:
+        names = ", ".join(file.name for file in inputs[:3]) + (", ..." if len(inputs) > 3 else "")
+        if progress.num_records == 0:
+            what = {"array": "an empty array"}.get(inputs[0].format, "only blank lines")
+            what = what if inputs[0].size else "empty"
+            raise InputError(f"{names} holds no record ({what}), nothing was written")
+        raise InputError(
+            f"{names} holds no record that can be used, nothing was written; the first of "
+            f"{progress.num_rejects:,}: {unfinished.first_reject()}"
+        )
+
+
+@contextmanager
+def _machine_errors(prefix: Path) -> Iterator[None]:
+    """Say in a sentence what a full disk or a folder that cannot be written to means."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise InputError(
+                f"the disk is full ({error.strerror}) and {prefix} is not finished; make room and "
+                f"run the same command again, it goes on where it stopped"
+            ) from error
+        ours = str(error.filename or "").startswith(str(prefix.parent))
+        if ours and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
+            raise InputError(
+                f"{prefix} cannot be written ({error.strerror}: {error.filename}); choose another "
+                f"--output-prefix"
+            ) from error
+        raise
