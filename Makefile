@@ -25,7 +25,7 @@ lint: environment-3.12 ## Check style and types
 	.venv-3.12/bin/python -m ruff format --check .
 	.venv-3.12/bin/python -m mypy
 	.venv-3.12/bin/python -c "import sys, clang_format as c; sys.exit(c.clang_format())" \
-	  --dry-run -Werror csrc/*.cpp csrc/*.hpp
+	  --dry-run -Werror $$(find csrc -name '*.[ch]pp')
 
 sanitize: environment-3.12 ## Run the planner's tests under the C++ sanitizers
 	tools/sanitize.sh .venv-3.12/bin/python
@@ -43,4 +43,4 @@ environment-3.12 environment-3.11: environment-%:
 	@tools/make_environment.sh $*
 
 clean:
-	rm -rf .venv-3.12 .venv-3.11 .demo build *.egg-info megatron_packing/*.so
+	rm -rf .venv-3.12 .venv-3.11 .demo build *.egg-info megatron_packing/*.so megatron_packing/_strategy.py

@@ -2,10 +2,12 @@
 """Builds the native core. Metadata and settings are in pyproject.toml.
 
 MEGATRON_PACKING_WERROR=1 turns compiler warnings into errors, as CI does.
-MEGATRON_PACKING_SANITIZE=1 builds for tools/sanitize.sh, with checks of memory and arithmetic.
+MEGATRON_PACKING_SANITIZE=address,undefined builds for tools/sanitize.sh, with checks of memory and
+arithmetic (or thread).
 """
 
 import os
+import re
 from pathlib import Path
 
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
@@ -16,8 +18,23 @@ if os.environ.get("MEGATRON_PACKING_WERROR") == "1":
     WARNINGS.append("-Werror")
 
 SANITIZERS = []
-if os.environ.get("MEGATRON_PACKING_SANITIZE") == "1":
-    SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1"]
+if kinds := os.environ.get("MEGATRON_PACKING_SANITIZE"):
+    SANITIZERS = [f"-fsanitize={kinds}", "-fno-sanitize-recover=all", "-g", "-O1"]
+
+# A strategy is added in C++ alone: type checkers learn its name from its row of the table.
+ROWS = Path("csrc/strategies/table.cpp").read_text(encoding="utf-8")
+NAMES = "".join(f'    "{name}",\n' for name in re.findall(r'^ {6}\{"(\w+)", k', ROWS, re.MULTILINE))
+STRATEGY_TYPE = f'''# SPDX-License-Identifier: Apache-2.0
+"""The names in csrc/strategies/table.cpp, for type checkers. Written by setup.py: do not edit."""
+
+from typing import Literal, TypeAlias
+
+Strategy: TypeAlias = Literal[
+{NAMES}]
+'''
+strategy_type = Path("megatron_packing/_strategy.py")
+if not strategy_type.exists() or strategy_type.read_text(encoding="utf-8") != STRATEGY_TYPE:
+    strategy_type.write_text(STRATEGY_TYPE, encoding="utf-8")
 
 ParallelCompile("MEGATRON_PACKING_BUILD_JOBS", default=0).install()
 
@@ -25,8 +42,9 @@ setup(
     ext_modules=[
         Pybind11Extension(
             "megatron_packing._core",
-            sorted(str(path) for path in Path("csrc").glob("*.cpp")),
-            depends=sorted(str(path) for path in Path("csrc").glob("*.hpp")),
+            sorted(str(path) for path in Path("csrc").rglob("*.cpp")),
+            depends=sorted(str(path) for path in Path("csrc").rglob("*.hpp")),
+            include_dirs=["csrc"],
             cxx_std=17,
             # Contracted multiplications would give other prices, so other plans, on other machines.
             extra_compile_args=["-O3", "-ffp-contract=off", "-pthread", *WARNINGS, *SANITIZERS],

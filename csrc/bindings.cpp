@@ -4,14 +4,20 @@
 #include <pybind11/pybind11.h>
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <utility>
+#include <variant>
+#include <vector>
 
 #include "balance.hpp"
+#include "base/setting_error.hpp"
 #include "permutation.hpp"
-#include "plan.hpp"
+#include "plan_packs.hpp"
+#include "strategies/strategy.hpp"
+#include "types/settings.hpp"
 
 namespace py = pybind11;
 
@@ -51,34 +57,48 @@ class PythonMonitor : public packing::Monitor {
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
-packing::Effort effort_from_name(const std::string& name) {
-  if (name == "default") return packing::Effort::kDefault;
-  if (name == "high") return packing::Effort::kHigh;
-  throw py::value_error("effort is '" + name + "'; use default or high");
-}
+// Reads the settings of a plan from the keyword arguments of a call, which must be all of them.
+class SettingsReader {
+ public:
+  explicit SettingsReader(const py::kwargs& given) : given_(given) {}
+
+  packing::PlanSettings read() {
+    packing::PlanSettings settings;
+    settings.visit([this](const char* name, auto& field) {
+      if (!given_.contains(name)) throw py::type_error(std::string(name) + " is missing");
+      ++num_read_;
+      set(given_[name], field);
+    });
+    if (num_read_ != given_.size()) throw py::type_error("there are settings of unknown names");
+    return settings;
+  }
+
+ private:
+  template <class Number>
+  static void set(const py::object& given, Number& field) {
+    field = given.cast<Number>();
+  }
+  static void set(const py::object& given, packing::Effort& field) {
+    packing::parse(given.cast<std::string>(), field);
+  }
+  static void set(const py::object& given, packing::Overlong& field) {
+    packing::parse(given.cast<std::string>(), field);
+  }
+
+  const py::kwargs& given_;
+  std::size_t num_read_ = 0;
+};
 
 template <class Length>
-py::dict plan_packs(const Array<Length>& lengths, std::int64_t sequence_length,
-                    const std::string& strategy, const std::string& effort, std::int64_t alignment,
-                    std::int64_t max_documents_per_pack, const std::string& overlong,
-                    std::int64_t min_packs, std::int64_t packs_multiple_of, std::uint64_t seed,
-                    py::object progress) {
-  packing::PlanOptions options;
-  options.strategy = strategy;
-  options.effort = effort_from_name(effort);
-  options.sequence_length = sequence_length;
-  options.alignment = alignment;
-  options.max_documents_per_pack = max_documents_per_pack;
-  options.overlong = packing::overlong_from_name(overlong);
-  options.min_packs = min_packs;
-  options.packs_multiple_of = packs_multiple_of;
-  options.seed = seed;
+py::dict plan_packs(const Array<Length>& lengths, py::object progress,
+                    const py::kwargs& settings_given) {
+  const packing::PlanSettings settings = SettingsReader(settings_given).read();
   const packing::Lengths view(lengths.data(), static_cast<std::int64_t>(lengths.size()));
   PythonMonitor monitor(std::move(progress));
   packing::Plan plan;
   {
     const py::gil_scoped_release release;
-    plan = packing::plan_packs(view, options, monitor);
+    plan = packing::plan_packs(view, settings, monitor);
   }
   py::dict result;
   result["lower_bound"] = plan.lower_bound;
@@ -100,11 +120,19 @@ py::dict plan_packs(const Array<Length>& lengths, std::int64_t sequence_length,
 template <class... Lengths>
 void bind_plan_packs(py::module_& module) {
   (module.def("plan_packs", &plan_packs<Lengths>, py::arg("lengths").noconvert(),
-              py::arg("sequence_length"), py::arg("strategy"), py::arg("effort"),
-              py::arg("alignment"), py::arg("max_documents_per_pack"), py::arg("overlong"),
-              py::arg("min_packs"), py::arg("packs_multiple_of"), py::arg("seed"),
               py::arg("progress")),
    ...);
+}
+
+// The table of strategies: (name, cuts_documents, by_length, summary) of each, in its order.
+py::list strategies() {
+  py::list rows;
+  for (const packing::Strategy& strategy : packing::strategies()) {
+    const bool by_length = std::holds_alternative<packing::LengthStrategy*>(strategy.pack);
+    rows.append(
+        py::make_tuple(strategy.name, strategy.cuts_documents, by_length, strategy.summary));
+  }
+  return rows;
 }
 
 Array<std::int64_t> balance(const Array<std::int64_t>& costs, std::int64_t num_ranks) {
@@ -126,6 +154,8 @@ Array<std::int64_t> balance(const Array<std::int64_t>& costs, std::int64_t num_r
 
 PYBIND11_MODULE(_core, module) {
   module.doc() = "Native core: plans packs from lengths. Wrapped by megatron_packing.index.";
+  py::register_exception<packing::SettingError>(module, "SettingError", PyExc_ValueError);
+  module.def("strategies", &strategies);
   bind_plan_packs<std::uint16_t, std::int32_t, std::int64_t>(module);
   module.def("permute", &packing::permute, py::arg("index"), py::arg("size"), py::arg("key"));
   module.def("epoch_key", &packing::epoch_key, py::arg("seed"), py::arg("epoch"));

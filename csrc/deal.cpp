@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// A counting sort by length, a shuffle within each length, then the packs in a seeded order.
 #include "deal.hpp"
 
 #include <algorithm>
@@ -7,8 +8,8 @@
 #include <utility>
 #include <vector>
 
-#include "crew.hpp"
-#include "random.hpp"
+#include "base/crew.hpp"
+#include "base/random.hpp"
 
 namespace packing {
 namespace {
@@ -242,22 +243,6 @@ void deal_ids(const Items& items, const LengthHistogram& histogram, const Geomet
 }
 
 }  // namespace
-
-template <class Id>
-void write_segments(const Items& items, Buffer<Id>& ids, Monitor& monitor, Plan& plan) {
-  plan.segment_starts = Buffer<std::int64_t>(ids.size());
-  plan.segment_lengths = Buffer<std::int64_t>(ids.size());
-  for (std::int64_t place = 0; place < ids.size(); ++place) {
-    if (place % kChunk == 0) monitor.report(1);
-    const Segment segment = items.segment(ids[place]);
-    ids[place] = static_cast<Id>(segment.document);
-    plan.segment_starts[place] = segment.start;
-    plan.segment_lengths[place] = segment.length;
-  }
-}
-
-template void write_segments<std::int32_t>(const Items&, Buffer<std::int32_t>&, Monitor&, Plan&);
-template void write_segments<std::int64_t>(const Items&, Buffer<std::int64_t>&, Monitor&, Plan&);
 
 void deal(const Items& items, const LengthHistogram& histogram, const Geometry& geometry,
           std::uint64_t seed, Monitor& monitor, Plan& plan) {

@@ -8,7 +8,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "random.hpp"
+#include "base/random.hpp"
 
 namespace packing {
 namespace {

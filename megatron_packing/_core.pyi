@@ -5,18 +5,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_packing._strategy import Strategy
+
+class SettingError(ValueError): ...
+
+def strategies() -> list[tuple[Strategy, bool, bool, str]]: ...
 def plan_packs(
-    lengths: NDArray[Any],
-    sequence_length: int,
-    strategy: str,
-    effort: str,
-    alignment: int,
-    max_documents_per_pack: int,
-    overlong: str,
-    min_packs: int,
-    packs_multiple_of: int,
-    seed: int,
-    progress: Callable[[float], None] | None,
+    lengths: NDArray[Any], progress: Callable[[float], None] | None, **settings: str | int
 ) -> dict[str, Any]: ...
 def permute(index: int, size: int, key: int) -> int: ...
 def epoch_key(seed: int, epoch: int) -> int: ...

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error that users are meant to read."""
+"""The errors that users are meant to read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
 
 
 class InputError(ValueError):
@@ -8,6 +13,25 @@ class InputError(ValueError):
     The message is one sentence that names the file, record or flag, what was found, what was
     expected and what to do. The command line prints it without a traceback.
     """
+
+
+class SettingError(InputError):
+    """A setting of a plan is wrong, or the documents do not go with it.
+
+    The message names settings in braces: ``{alignment} is 5; it must be ...``. As text they are the
+    fields of ``PlanSettings``; a command line shows its own names with :meth:`naming`.
+    """
+
+    def __str__(self) -> str:
+        return self.naming(str)
+
+    def naming(self, name_of: Callable[[str], str]) -> str:
+        """The message with other names for the settings.
+
+        Args:
+            name_of: The name to show for a field of ``PlanSettings``, such as its flag.
+        """
+        return re.sub(r"\{(\w+)\}", lambda field: name_of(field[1]), str(self.args[0]))
 
 
 class UnreadableError(InputError):

@@ -46,7 +46,7 @@ if [ ! -e "$packages/complete" ]; then
 fi
 
 # What decides whether the checkout must be built again.
-state=$packages:$(cat setup.py pyproject.toml csrc/* | sha256sum)
+state=$packages:$(find setup.py pyproject.toml csrc -type f | LC_ALL=C sort | xargs cat | sha256sum)
 if [ "$(cat "$venv/state" 2> /dev/null)" != "$state" ]; then
   rm -rf "$venv"
   "$packages/bin/python" -m venv --without-pip "$venv"

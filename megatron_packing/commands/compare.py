@@ -122,7 +122,7 @@ def _without_overlong(
 ) -> tuple[NDArray[np.integer], int, int]:
     """Drop or truncate what is longer than a row, so that all strategies pack the same positions.
 
-    ``random`` itself knows no dropping and truncating: it cuts documents anyway.
+    Strategies that cut documents know no dropping and truncating themselves.
 
     Returns:
         The lengths to plan; how many documents were dropped; how many were truncated.

@@ -19,7 +19,7 @@ from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.planning.plan import STRATEGIES
+from megatron_packing.planning.plan import STRATEGIES, describe_strategies
 from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.report.console import console, progress_bar
 from megatron_packing.report.figures import describe_index, index_record
@@ -42,7 +42,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--strategy",
         choices=STRATEGIES,
         default="optimal",
-        help="how packs are planned (default: optimal)",
+        help=f"how packs are planned (default: optimal). {describe_strategies()}",
     )
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="the pack index to write"

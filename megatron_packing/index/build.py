@@ -21,7 +21,7 @@ from megatron_packing.index.pack_index import (
     write_pack_index,
 )
 from megatron_packing.index.trained import find_tokens, find_trained, list_hashes, share_read
-from megatron_packing.planning.plan import plan_packs
+from megatron_packing.planning.plan import STRATEGY_TABLE, plan_packs
 from megatron_packing.planning.settings import PlanSettings
 
 
@@ -153,7 +153,7 @@ def _check_overlong(
 ) -> None:
     """Say more than the core can: which corpus, how many documents, and what would do."""
     over = np.flatnonzero(lengths > settings.sequence_length)
-    cut_anyway = settings.overlong != "error" or settings.strategy == "random"
+    cut_anyway = settings.overlong != "error" or STRATEGY_TABLE[settings.strategy].cuts_documents
     if len(over) == 0 or cut_anyway or settings.sequence_length < 1:
         return
     first = int(over[0])

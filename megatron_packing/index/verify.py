@@ -17,7 +17,7 @@ from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex, group_places
 from megatron_packing.index.source import check_records
 from megatron_packing.index.trained import find_tokens, find_trained, list_hashes
-from megatron_packing.planning.plan import plan_packs
+from megatron_packing.planning.plan import BASELINE, STRATEGY_TABLE, plan_packs
 from megatron_packing.planning.settings import PlanSettings
 
 _LEFT_OF_OVERLONG = {
@@ -130,9 +130,10 @@ def prove_lower_bound(index: PackIndex, num_tokens: NDArray[Any]) -> int:
     lengths = np.asarray(num_tokens[first : first + count]).astype(np.int64) - 1
     lengths = lengths[lengths > 0]
     recorded, proven = index.figures.lower_bound, 0
-    for strategy in dict.fromkeys(("padding", index.plan.strategy)):
-        if strategy == "padding" and index.plan.strategy == "random":
-            continue  # whose bound is another, as it cuts documents
+    chosen = index.plan.strategy
+    # A strategy that cuts documents has a bound of its own; the others' bounds hold for each other.
+    quick = () if STRATEGY_TABLE[chosen].cuts_documents else (BASELINE,)
+    for strategy in dict.fromkeys((*quick, chosen)):
         plan = plan_packs(lengths, **asdict(index.plan) | {"strategy": strategy})
         proven = max(proven, plan.lower_bound)
         if proven >= recorded:
@@ -275,8 +276,8 @@ def _find_wrong_figure(
     utilisation = num_positions / (num_packs * index.plan.sequence_length)
     if abs(index.figures.utilisation - utilisation) > 1e-9:
         return f"its utilisation is {index.figures.utilisation}, but it is {utilisation}"
-    if index.plan.strategy == "random":
-        return None  # which cuts documents as it likes
+    if STRATEGY_TABLE[index.plan.strategy].cuts_documents:
+        return None  # as it likes
     if index.figures.lower_bound > num_packs:
         return f"its lower bound is {index.figures.lower_bound}, but it has {num_packs} packs"
     num_over = int(np.count_nonzero(positions > index.plan.sequence_length))

@@ -10,7 +10,7 @@ from typing import Any
 
 from megatron_packing.megatron.checks import check_packing_arguments
 from megatron_packing.megatron.config import PackedDatasetConfig
-from megatron_packing.planning.plan import EFFORTS, OVERLONG, STRATEGIES
+from megatron_packing.planning.plan import EFFORTS, OVERLONG, STRATEGIES, describe_strategies
 from megatron_packing.thd.attention import BACKENDS
 from megatron_packing.thd.layout import ATTENTION, POSITION_IDS
 from megatron_packing.thd.loss_weights import NORMALISERS
@@ -26,7 +26,7 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
         choices=STRATEGIES,
         default="optimal",
         help="How documents are put together into rows of --seq-length positions "
-        "(default: optimal).",
+        f"(default: optimal). {describe_strategies()}.",
     )
     group.add_argument(
         "--packing-effort",

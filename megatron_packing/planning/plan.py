@@ -12,24 +12,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_packing import _core
+from megatron_packing._strategy import Strategy as Strategy
+from megatron_packing.errors import SettingError
 
-Strategy = Literal[
-    "padding",
-    "random",
-    "greedy",
-    "first_fit_shuffle",
-    "first_fit_decreasing",
-    "best_fit_decreasing",
-    "optimal",
-]
 Overlong = Literal["error", "drop", "truncate", "split"]
 Effort = Literal["default", "high"]
 
-STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 OVERLONG: tuple[Overlong, ...] = get_args(Overlong)
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
 
 _NO_LIMIT = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyRow:
+    """A row of the table of strategies in ``csrc/strategies/table.cpp``."""
+
+    name: Strategy
+    cuts_documents: bool
+    """Whether documents of any length are cut where rows end, so that no lower bound of whole
+    documents holds and overlong documents are neither dropped nor truncated."""
+    by_length: bool
+    """Whether it sees only how many documents there are of each length. Others look at documents
+    one after another, in an order that the seed decides."""
+    summary: str
+    """What it does, for ``--help``."""
+
+
+STRATEGY_TABLE = {row[0]: StrategyRow(*row) for row in _core.strategies()}
+"""All strategies by name, in the order in which they are listed."""
+STRATEGIES = tuple(STRATEGY_TABLE)
+BASELINE = STRATEGIES[0]
+"""One document a row: what packing is measured against."""
+
+
+def describe_strategies() -> str:
+    """What each strategy does, for the help of a flag."""
+    return "; ".join(f"{row.name}: {row.summary}" for row in STRATEGY_TABLE.values())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,22 +155,25 @@ def plan_packs(
     if lengths.size == 0:
         raise ValueError("lengths is empty; there is nothing to pack")
     if not 0 <= _integer("seed", seed) < 2**64:
-        raise ValueError(f"seed is {seed}; it must be between 0 and 2**64 - 1")
+        raise SettingError(f"{{seed}} is {seed}; it must be between 0 and 2**64 - 1")
     if max_documents_per_pack is None:
         max_documents_per_pack = _NO_LIMIT
-    plan = _core.plan_packs(
-        _in_a_core_dtype(lengths),
-        _int64("sequence_length", sequence_length),
-        strategy,
-        effort,
-        _int64("alignment", alignment),
-        _int64("max_documents_per_pack", max_documents_per_pack),
-        overlong,
-        _int64("min_packs", min_packs),
-        _int64("packs_multiple_of", packs_multiple_of),
-        seed,
-        progress,
-    )
+    try:
+        plan = _core.plan_packs(
+            _in_a_core_dtype(lengths),
+            progress,
+            strategy=strategy,
+            sequence_length=_int64("sequence_length", sequence_length),
+            effort=effort,
+            alignment=_int64("alignment", alignment),
+            max_documents_per_pack=_int64("max_documents_per_pack", max_documents_per_pack),
+            overlong=overlong,
+            min_packs=_int64("min_packs", min_packs),
+            packs_multiple_of=_int64("packs_multiple_of", packs_multiple_of),
+            seed=seed,
+        )
+    except _core.SettingError as error:
+        raise SettingError(str(error)) from None
     was_cut = len(plan["segment_starts"]) > 0
     num_overlong = plan["num_documents_overlong"]
     return PackPlan(
@@ -181,7 +203,7 @@ def _integer(name: str, value: Any) -> int:
 def _int64(name: str, value: Any) -> int:
     number = _integer(name, value)
     if abs(number) > _NO_LIMIT:
-        raise ValueError(f"{name} is {number}, which does not fit in 64 bits")
+        raise SettingError(f"{{{name}}} is {number}, which does not fit in 64 bits")
     return number
 
 

@@ -14,8 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from megatron_packing.flops import ModelShape
-from megatron_packing.planning.plan import PackPlan
-from megatron_packing.report.figures import STRATEGIES_THAT_CUT
+from megatron_packing.planning.plan import BASELINE, STRATEGY_TABLE, PackPlan, Strategy
 from megatron_packing.report.visible import visible
 
 _BLOCK_PACKS = 1 << 14  # what is looked at together: bounds the memory
@@ -27,7 +26,7 @@ _BEST = "bold green"
 class PlanFigures:
     """What one strategy made of the documents."""
 
-    strategy: str
+    strategy: Strategy
     num_packs: int
     lower_bound: int
     """That of the plan; see :attr:`Comparison.lower_bound` for the best one known."""
@@ -46,11 +45,11 @@ class PlanFigures:
     @property
     def cuts_documents(self) -> bool:
         """Whether documents are cut wherever rows end, so that no lower bound holds."""
-        return self.strategy in STRATEGIES_THAT_CUT
+        return STRATEGY_TABLE[self.strategy].cuts_documents
 
 
 def measure(
-    plan: PackPlan, lengths: NDArray[np.integer], strategy: str, seconds: float
+    plan: PackPlan, lengths: NDArray[np.integer], strategy: Strategy, seconds: float
 ) -> PlanFigures:
     """The figures of a plan.
 
@@ -109,7 +108,7 @@ class Comparison:
     num_positions_lost: int
     """Positions of dropped documents and cut-off ends."""
     plans: tuple[PlanFigures, ...]
-    """One of them of ``padding``."""
+    """One of them of ``BASELINE``."""
 
     @property
     def lower_bound(self) -> int:
@@ -125,12 +124,12 @@ class Comparison:
         return -(-plan.num_packs // self.global_batch_size)
 
     def speed_up(self, plan: PlanFigures) -> float:
-        """Operations of an epoch under ``padding`` / those under ``plan``, both with masks.
+        """Operations of an epoch under ``BASELINE`` / those under ``plan``, both with masks.
 
         All rows are computed whole in the linear layers; attention is within each segment.
         """
-        (padding,) = (other for other in self.plans if other.strategy == "padding")
-        return self._epoch_flops(padding) / self._epoch_flops(plan)
+        (baseline,) = (other for other in self.plans if other.strategy == BASELINE)
+        return self._epoch_flops(baseline) / self._epoch_flops(plan)
 
     def _epoch_flops(self, plan: PlanFigures) -> int:
         return self.model.epoch_flops(plan.num_packs, self.sequence_length, plan.attention_work)

@@ -10,9 +10,7 @@ from rich.table import Table
 
 from megatron_packing.counted import counted
 from megatron_packing.index.pack_index import PackIndex
-
-STRATEGIES_THAT_CUT = ("random",)
-"""Strategies that cut documents wherever rows end, so that no bound of whole documents holds."""
+from megatron_packing.planning.plan import STRATEGY_TABLE
 
 
 def describe_index(index: PackIndex) -> Table:
@@ -63,7 +61,7 @@ def _describe_bound(index: PackIndex) -> str:
     """The bound and what it says; it speaks of whole documents."""
     figures, plan = index.figures, index.plan
     over = figures.num_packs - figures.lower_bound
-    if plan.strategy in STRATEGIES_THAT_CUT:
+    if STRATEGY_TABLE[plan.strategy].cuts_documents:
         return f"none for whole documents, which {plan.strategy} cuts"
     if over <= 0:
         return f"{figures.lower_bound:,}: optimal"

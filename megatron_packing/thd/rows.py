@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from megatron_packing.corpus.corpus import TokenDocuments
 from megatron_packing.index.pack_index import PackIndex, Segments
+from megatron_packing.planning.plan import STRATEGY_TABLE
 from megatron_packing.stream.order import pack_at
 from megatron_packing.thd.layout import Attention, Placement, PositionIds, lay_out, place
 from megatron_packing.thd.loss_weights import Normaliser, weigh
@@ -96,7 +97,9 @@ class PackedRows:
                 segments,
                 placement,
                 self.normaliser,
-                parts_are_elsewhere=plan.overlong == "split" or plan.strategy == "random",
+                parts_are_elsewhere=(
+                    plan.overlong == "split" or STRATEGY_TABLE[plan.strategy].cuts_documents
+                ),
             )
             arrays["denominator"] = np.array(denominator, np.int64)
         if with_tokens:

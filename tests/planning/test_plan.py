@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from megatron_packing import STRATEGIES, plan_packs
+from megatron_packing.planning.plan import STRATEGY_TABLE
 from tests.planning.reference import (
     as_multiset,
     best_fit_decreasing,
@@ -20,8 +21,8 @@ from tests.planning.reference import (
 )
 
 ROW = 32
-WHOLE_DOCUMENTS = [strategy for strategy in STRATEGIES if strategy != "random"]
-IN_RANDOM_ORDER = ("random", "first_fit_shuffle")
+WHOLE_DOCUMENTS = [row.name for row in STRATEGY_TABLE.values() if not row.cuts_documents]
+IN_RANDOM_ORDER = [row.name for row in STRATEGY_TABLE.values() if not row.by_length]
 lengths_in_a_row = st.lists(st.integers(1, ROW), min_size=1, max_size=60)
 any_lengths = st.lists(st.integers(1, 4 * ROW), min_size=1, max_size=60)
 seeds = st.integers(0, 2**64 - 1)

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// A small linear program: the fewest columns that cover a demand.
+#pragma once
+
+#include <cstddef>
+#include <utility>
+#include <vector>
+
+#include "base/work.hpp"
+
+namespace packing {
+
+// Minimizes sum(x) subject to A x >= demand, x >= 0, whose columns are added over time.
+//
+// Revised primal simplex with an explicit inverse: made for at most a few hundred rows. Its prices
+// guide the search for packs; whatever is proven with them is checked in integers elsewhere, so
+// rounding here costs quality at worst, never correctness.
+class CoveringProgram {
+ public:
+  // The entries of a column: (row, value > 0).
+  using Column = std::vector<std::pair<std::size_t, double>>;
+
+  explicit CoveringProgram(std::size_t rows) : rows_(rows) {}
+
+  std::size_t rows() const { return rows_; }
+
+  void add_column(Column column) { columns_.push_back(std::move(column)); }
+
+  // Begins anew for a demand: one number a row, at least 0.
+  void start(const std::vector<double>& demand);
+
+  // Goes on from where it stands, with the columns added since, and returns the dual price of each
+  // row. No price exceeds 1: a row may also be covered at a cost of 1 a unit.
+  const std::vector<double>& solve(Work& work);
+
+ private:
+  bool step();
+  void pivot(std::size_t leaving, double reduced_cost);
+
+  std::size_t rows_;
+  std::vector<Column> columns_;
+  std::vector<double> inverse_;    // of the basis, row by row
+  std::vector<double> solution_;   // what each basic column is worth
+  std::vector<double> prices_;     // by row
+  std::vector<double> direction_;  // the entering column in terms of the basis
+};
+
+}  // namespace packing

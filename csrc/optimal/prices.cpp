@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+// Column generation: packs that cost too much under the prices become columns.
+#include "optimal/prices.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+namespace packing {
+namespace {
+
+constexpr std::int64_t kJumps = 8;  // prices may jump at 1/2 .. 1/8 of a row
+constexpr int kMaxRounds = 400;
+constexpr double kRelativeGap = 1e-6;  // between the program's value and the bound
+
+// Ends of pieces of equal width, and the places where prices may jump. The grid divides the row
+// evenly, so that the pieces of two lengths that fill a row mirror each other.
+std::vector<std::int64_t> piece_ends(const LengthHistogram& histogram, std::int64_t pieces) {
+  const std::int64_t capacity = histogram.capacity();
+  std::int64_t shortest = 1;
+  while (shortest < capacity && histogram.count(shortest) == 0) ++shortest;
+  const std::int64_t range =
+      std::max<std::int64_t>(1, histogram.largest_at_most(capacity) - shortest);
+  std::int64_t in_row = std::min(capacity, pieces);
+  while (2 * in_row <= capacity && in_row * range <= pieces * capacity / 2) in_row *= 2;
+  std::vector<std::int64_t> ends;
+  for (std::int64_t jump = 1; jump <= kJumps; ++jump) ends.push_back(capacity / jump);
+  for (std::int64_t piece = 1; piece <= in_row; ++piece) {
+    ends.push_back(capacity / in_row * piece + capacity % in_row * piece / in_row);
+  }
+  std::sort(ends.begin(), ends.end());
+  ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
+  if (ends.front() == 0) ends.erase(ends.begin());
+  return ends;
+}
+
+// Twice as fast with AVX2, which is looked for when the library is loaded: by a mechanism that only
+// glibc on x86-64 has, and that the thread sanitizer does not survive. NEON needs no clone.
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__SANITIZE_THREAD__)
+#define PACKING_AVX2_CLONES __attribute__((target_clones("default", "avx2")))
+#else
+#define PACKING_AVX2_CLONES
+#endif
+
+// values[i] = max(values[i], base + prices[i])
+PACKING_AVX2_CLONES void raise(std::int32_t* values, const std::int32_t* prices, std::int64_t size,
+                               std::int32_t base) {
+  for (std::int64_t i = 0; i < size; ++i) {
+    const std::int32_t value = base + prices[i];
+    values[i] = values[i] < value ? value : values[i];
+  }
+}
+
+}  // namespace
+
+void DearestFill::compute(const std::vector<std::int32_t>& prices, std::int64_t capacity,
+                          Work& work) {
+  values_.assign(static_cast<std::size_t>(capacity) + 1, 0);
+  priced_.assign(prices.begin(), prices.begin() + capacity + 1);
+  std::int64_t shortest = 0;
+  std::int64_t longest = 0;
+  for (std::int64_t length = 1; length <= capacity; ++length) {
+    auto& price = priced_[static_cast<std::size_t>(length)];
+    if (price > 0) {
+      if (shortest == 0) shortest = length;
+      longest = length;
+    } else {
+      price = std::numeric_limits<std::int32_t>::min() / 2;
+    }
+  }
+  if (shortest == 0) return;
+  std::int32_t best = -1;
+  for (std::int64_t room = 0; room <= capacity; ++room) {
+    std::int32_t& value = values_[static_cast<std::size_t>(room)];
+    if (value <= best) {  // the same as with less room: what builds on it is dominated
+      value = best;
+      continue;
+    }
+    best = value;
+    const std::int64_t last = std::min(longest, capacity - room);
+    if (last < shortest) continue;
+    raise(&values_[static_cast<std::size_t>(room + shortest)],
+          &priced_[static_cast<std::size_t>(shortest)], last - shortest + 1, value);
+    work.spend(last - shortest + 1);
+  }
+}
+
+PriceFinder::PriceFinder(const LengthHistogram& histogram, std::int64_t pieces)
+    : capacity_(histogram.capacity()), program_(0) {
+  const auto size = static_cast<std::size_t>(capacity_) + 1;
+  piece_of_.assign(size, 0);
+  prices_.assign(size, 0);
+  std::size_t rows = 0;
+  std::int64_t first = 1;
+  for (const std::int64_t last : piece_ends(histogram, pieces)) {
+    if (histogram.largest_at_most(last) >= first) {
+      for (std::int64_t length = first; length <= last; ++length) {
+        piece_of_[static_cast<std::size_t>(length)] = pieces_.size();
+      }
+      // Ends that hold no segments would leave a row without demand.
+      std::int64_t low = first;
+      while (histogram.count(low) == 0) ++low;
+      const std::int64_t high = histogram.largest_at_most(last);
+      pieces_.push_back({low, high, rows});
+      rows += low < high ? 2 : 1;
+    }
+    first = last + 1;
+  }
+  program_ = CoveringProgram(rows);
+  // Rows of one length bound its price; pairs that fill a row are in most optimal plans.
+  for (std::int64_t length = histogram.largest_at_most(capacity_); length > 0;
+       length = histogram.largest_at_most(length - 1)) {
+    auto alike = column({length});
+    for (auto& entry : alike) entry.second *= static_cast<double>(capacity_ / length);
+    program_.add_column(std::move(alike));
+    if (2 * length > capacity_ && length < capacity_ && histogram.count(capacity_ - length) > 0) {
+      program_.add_column(column({length, capacity_ - length}));
+    }
+  }
+}
+
+CoveringProgram::Column PriceFinder::column(const std::vector<std::int64_t>& pack) const {
+  CoveringProgram::Column entries;
+  auto add = [&entries](std::size_t row, double value) {
+    if (value == 0) return;
+    for (auto& entry : entries) {
+      if (entry.first == row) {
+        entry.second += value;
+        return;
+      }
+    }
+    entries.emplace_back(row, value);
+  };
+  for (const std::int64_t length : pack) {
+    const Piece& piece = pieces_[piece_of_[static_cast<std::size_t>(length)]];
+    if (piece.first == piece.last) {
+      add(piece.row, 1);
+      continue;
+    }
+    const double along =
+        static_cast<double>(length - piece.first) / static_cast<double>(piece.last - piece.first);
+    add(piece.row, 1 - along);
+    add(piece.row + 1, along);
+  }
+  return entries;
+}
+
+std::int64_t PriceFinder::bound(const LengthHistogram& histogram,
+                                const std::vector<std::int32_t>& prices, std::int64_t dearest) {
+  std::int64_t total = 0;
+  for (std::int64_t length = 1; length <= histogram.capacity(); ++length) {
+    total += histogram.count(length) * prices[static_cast<std::size_t>(length)];
+  }
+  return dearest == 0 ? 0 : (total + dearest - 1) / dearest;
+}
+
+// Adds, for each piece, the dearest pack that is led by one of its lengths; false where none costs
+// more than a pack.
+bool PriceFinder::add_dearest_packs(const LengthHistogram& histogram, Work& work) {
+  bool added = false;
+  std::vector<std::int64_t> pack;
+  for (const Piece& piece : pieces_) {
+    std::int64_t leader = 0;
+    std::int32_t best = 0;
+    for (std::int64_t length = piece.first; length <= piece.last; ++length) {
+      if (histogram.count(length) == 0) continue;
+      const std::int32_t value =
+          prices_[static_cast<std::size_t>(length)] + fill_.value(capacity_ - length);
+      if (value > best) {
+        best = value;
+        leader = length;
+      }
+    }
+    if (leader == 0 || best <= kPriceUnit + kPriceUnit / 1000000) continue;
+    pack.assign(1, leader);
+    std::int64_t room = capacity_ - leader;
+    while (room > 0 && fill_.value(room) > 0) {
+      // The next segment is one that leaves a room of the right value.
+      std::int64_t next = histogram.largest_at_most(room);
+      while (next > 0 && prices_[static_cast<std::size_t>(next)] + fill_.value(room - next) <
+                             fill_.value(room)) {
+        next = histogram.largest_at_most(next - 1);
+        work.spend(1);
+      }
+      if (next == 0) break;
+      pack.push_back(next);
+      room -= next;
+    }
+    program_.add_column(column(pack));
+    added = true;
+  }
+  return added;
+}
+
+std::int64_t PriceFinder::find(const LengthHistogram& histogram, std::int64_t enough, Work& work) {
+  std::vector<double> demand(program_.rows(), 0.0);
+  for (std::int64_t length = histogram.largest_at_most(capacity_); length > 0;
+       length = histogram.largest_at_most(length - 1)) {
+    for (const auto& [row, value] : column({length})) {
+      demand[row] += value * static_cast<double>(histogram.count(length));
+    }
+  }
+  program_.start(demand);
+  std::int64_t best_bound = 0;
+  std::vector<std::int32_t> best_prices = prices_;
+  for (int round = 0; round < kMaxRounds && !work.exhausted(); ++round) {
+    const std::vector<double>& by_row = program_.solve(work);
+    double value = 0;
+    for (std::size_t row = 0; row < by_row.size(); ++row) value += by_row[row] * demand[row];
+    for (std::int64_t length = 1; length <= capacity_; ++length) {
+      double price = 0;
+      if (histogram.count(length) > 0) {
+        for (const auto& [row, share] : column({length})) price += share * by_row[row];
+      }
+      // More cannot be had: so many of the length are a pack. It also keeps the price of any pack
+      // below two units, so that no sum of prices overflows.
+      const double most = static_cast<double>(kPriceUnit) / static_cast<double>(capacity_ / length);
+      prices_[static_cast<std::size_t>(length)] =
+          static_cast<std::int32_t>(std::floor(std::clamp(price * kPriceUnit, 0.0, most)));
+    }
+    fill_.compute(prices_, capacity_, work);
+    const std::int64_t bound = PriceFinder::bound(histogram, prices_, fill_.value(capacity_));
+    if (bound > best_bound) {
+      best_bound = bound;
+      best_prices = prices_;
+    }
+    if (best_bound >= enough || static_cast<double>(best_bound) >= value * (1 - kRelativeGap)) {
+      break;
+    }
+    if (!add_dearest_packs(histogram, work)) break;
+  }
+  prices_ = best_prices;
+  return best_bound;
+}
+
+}  // namespace packing
