@@ -243,13 +243,16 @@ def _notes(comparison: Comparison) -> Text:
         "positions left out": comparison.num_positions_lost,
     }
     counts = [f"{count:,} {what}" for what, count in left_out.items() if count]
+    cutting = [plan.strategy for plan in comparison.plans if plan.cuts_documents]
+    verb = "cuts" if len(cutting) == 1 else "cut"
     notes = [
         f"Left out: {', '.join(counts)}." if counts else "",
-        "Lower bound: no plan of whole documents has fewer packs. random cuts documents.",
+        "Lower bound: no plan of whole documents has fewer packs."
+        + (f" {' and '.join(cutting)} {verb} documents." if cutting else ""),
         f"Padding: positions without a document. Steps: of {comparison.global_batch_size:,} rows.",
         "Attention: sum of squared segment lengths, as with document masks; unmasked: of squared "
         "row lengths, tails not counted.",
-        f"Speed-up: over padding, computed from floating-point operations alone, not measured: "
+        f"Speed-up: over {BASELINE}, computed from floating-point operations alone, not measured: "
         f"{comparison.model.name}, linear layers over whole rows, attention with masks in both.",
     ]
     return Text("\n".join(note for note in notes if note), style="dim")

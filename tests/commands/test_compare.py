@@ -10,6 +10,7 @@ import pytest
 
 from megatron_packing import STRATEGIES
 from megatron_packing.cli import main
+from megatron_packing.report.console import console
 from tests.commands.test_cli import fails
 from tests.conftest import chat_like_lengths, write_corpus
 
@@ -19,7 +20,8 @@ def corpus(tmp_path):
     return write_corpus(tmp_path / "corpus", chat_like_lengths(100, longest=129))
 
 
-def test_it_shows_every_strategy_side_by_side(corpus, tmp_path, capsys):
+def test_it_shows_every_strategy_side_by_side(corpus, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(console, "width", 200)  # every strategy has a column
     length = ["--sequence-length", "128", "--global-batch-size", "4"]
     path = tmp_path / "figures.json"
     assert main(["compare", str(corpus.prefix), *length, "--json", str(path)]) == 0
