@@ -3,7 +3,9 @@
 
 from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.index.pack_index import PackIndex
-from megatron_packing.planning.plan import STRATEGIES, PackPlan, plan_packs
+from megatron_packing.planning.plan import PackPlan, plan_packs
+from megatron_packing.planning.settings import PlanSettings
+from megatron_packing.planning.strategies import STRATEGIES
 
-__all__ = ["STRATEGIES", "Corpus", "PackIndex", "PackPlan", "plan_packs"]
+__all__ = ["STRATEGIES", "Corpus", "PackIndex", "PackPlan", "PlanSettings", "plan_packs"]
 __version__ = "0.1.0"

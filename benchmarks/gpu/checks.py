@@ -252,9 +252,7 @@ def check_partition(ground: Ground) -> None:
         theirs = tex.thd_get_partitioned_indices
     compared, different = 0, 0
     for size in (2, 4, 8):
-        dataset = make_dataset(
-            ground.corpora[0][1], ground.rows[0], "optimal", packing_alignment=2 * size
-        )
+        dataset = make_dataset(ground.corpora[0][1], ground.rows[0], "optimal", alignment=2 * size)
         for pack in range(20):
             offsets = dataset[pack]["cu_seqlens"].cuda()
             for rank in range(size):

@@ -18,6 +18,8 @@ import torch
 from megatron_packing.corpus.corpus import loss_mask_prefix
 from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
 from megatron_packing.flops import MODELS, ModelShape
+from megatron_packing.planning.settings import PlanSettings
+from megatron_packing.planning.strategies import Strategy
 
 ROOT = Path(__file__).resolve().parents[2]
 PEAKS = {"H100 80GB HBM3": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
@@ -167,8 +169,15 @@ def make_model(ground: Ground, *, num_layers: int, row: int, **changes: Any) -> 
     ).cuda()
 
 
-def make_dataset(prefix: Path, row: int, strategy: str, **changes: Any) -> Any:
-    """The real dataset class over a corpus, built by Megatron's builder."""
+def make_dataset(prefix: Path, row: int, strategy: Strategy, **changes: Any) -> Any:
+    """The real dataset class over a corpus, built by Megatron's builder.
+
+    Args:
+        prefix: Of the corpus.
+        row: Positions in a row.
+        strategy: How it is packed.
+        **changes: Other fields of ``PlanSettings``.
+    """
     from megatron.core.datasets.blended_megatron_dataset_builder import (
         BlendedMegatronDatasetBuilder,
     )
@@ -191,9 +200,13 @@ def make_dataset(prefix: Path, row: int, strategy: str, **changes: Any) -> Any:
         reset_attention_mask=False,
         eod_mask_loss=False,
         create_attention_mask=False,
-        packing_strategy=strategy,
-        packing_overlong="error" if strategy == "random" else "truncate",  # random cuts them
-        **changes,
+        packing=PlanSettings(
+            sequence_length=row,
+            strategy=strategy,
+            overlong="error" if strategy == "random" else "truncate",  # random cuts them
+            seed=1,
+            **changes,
+        ),
     )
     sizes = [None, None, None]
     return BlendedMegatronDatasetBuilder(PackedDataset, sizes, lambda: True, config).build()[0]

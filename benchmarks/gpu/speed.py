@@ -311,7 +311,7 @@ def measure_graph(ground: Ground) -> None:
     """
     row, prefix = ground.rows[0], ground.corpora[0][1]
     layers = 2 if ground.dry else 8
-    dataset = make_dataset(prefix, row, "optimal", packing_max_documents_per_pack=64)
+    dataset = make_dataset(prefix, row, "optimal", max_documents_per_pack=64)
     model = make_model(ground, num_layers=layers, row=row)
     parameters = list(model.parameters())
 

@@ -19,7 +19,9 @@ from megatron_packing.commands.planning import (
 )
 from megatron_packing.errors import InputError
 from megatron_packing.flops import MODELS, ModelShape
-from megatron_packing.planning.plan import STRATEGIES, plan_packs
+from megatron_packing.planning.plan import plan_packs
+from megatron_packing.planning.settings import PlanSettings
+from megatron_packing.planning.strategies import STRATEGIES
 from megatron_packing.report.compare import Comparison, PlanFigures, describe_comparison, measure
 from megatron_packing.report.console import console, progress_bar
 
@@ -43,7 +45,7 @@ JSON_KEYS = {
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
-    add_planning_arguments(parser)
+    add_planning_arguments(parser, without=("strategy", "min_packs", "packs_multiple_of"))
     parser.add_argument(
         "--global-batch-size", type=int, default=128, metavar="N", help="in rows (default 128)"
     )
@@ -154,6 +156,7 @@ def _without_overlong(
 
 def _plan_all(lengths: NDArray[np.integer], args: Namespace) -> tuple[PlanFigures, ...]:
     figures: list[PlanFigures] = []
+    overlong = "split" if args.overlong == "split" else "error"  # others are out already
     with progress_bar("planning", len(STRATEGIES)) as progress:
         for strategy in STRATEGIES:
 
@@ -161,17 +164,8 @@ def _plan_all(lengths: NDArray[np.integer], args: Namespace) -> tuple[PlanFigure
                 progress.update(len(figures) + share, name)
 
             started = time.perf_counter()
-            plan = plan_packs(
-                lengths,
-                args.sequence_length,
-                strategy=strategy,
-                effort=args.effort,
-                alignment=args.alignment,
-                max_documents_per_pack=args.max_documents_per_pack,
-                overlong="split" if args.overlong == "split" else "error",
-                seed=args.seed,
-                progress=show,
-            )
+            settings = PlanSettings.from_arguments(args, strategy=strategy, overlong=overlong)
+            plan = plan_packs(lengths, settings, progress=show)
             seconds = time.perf_counter() - started
             figures.append(measure(plan, lengths, strategy, seconds))
     return tuple(figures)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser, Namespace
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.planning.plan import STRATEGIES, describe_strategies
 from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.report.console import console, progress_bar
 from megatron_packing.report.figures import describe_index, index_record
@@ -39,23 +37,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     add_planning_arguments(parser)
     parser.add_argument(
-        "--strategy",
-        choices=STRATEGIES,
-        default="optimal",
-        help=f"how packs are planned (default: optimal). {describe_strategies()}",
-    )
-    parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="the pack index to write"
-    )
-    parser.add_argument(
-        "--min-packs", type=int, default=0, metavar="N", help="divide packs until there are N"
-    )
-    parser.add_argument(
-        "--packs-multiple-of",
-        type=int,
-        default=1,
-        metavar="N",
-        help="divide packs until their number is a multiple of N, such as the global batch size",
     )
     parser.add_argument(
         "--documents",
@@ -77,8 +59,7 @@ def run(args: Namespace) -> dict[str, Any]:
     if isinstance(corpus, Corpus | JoinedCorpus):
         for line in describe_use(corpus):
             console.print(line)
-    named = {field.name: getattr(args, field.name) for field in fields(PlanSettings)}
-    settings = PlanSettings(**named)
+    settings = PlanSettings.from_arguments(args)
     documents = _parse_range(args.documents, len(corpus)) if args.documents else None
     started = time.perf_counter()
     with progress_bar("packing", 1) as progress:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arguments that commands have in common which plan packs."""
+"""Arguments shared by the planning commands."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 from megatron_packing.corpus.corpus import Corpus, Documents
@@ -12,11 +13,11 @@ from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
 from megatron_packing.corpus.lengths_file import LengthsFile
 from megatron_packing.corpus.tokenizers_match import check_same_tokenizer
 from megatron_packing.errors import InputError
-from megatron_packing.planning.plan import EFFORTS, OVERLONG
+from megatron_packing.planning.settings import PlanSettings
 
 
-def add_planning_arguments(parser: ArgumentParser) -> None:
-    """Declare what is packed, and the limits that packs keep."""
+def add_planning_arguments(parser: ArgumentParser, without: Collection[str] = ()) -> None:
+    """Declare what is packed, and the settings of the plan but for those ``without`` names."""
     parser.add_argument(
         "prefixes",
         nargs="*",
@@ -29,38 +30,7 @@ def add_planning_arguments(parser: ArgumentParser) -> None:
         metavar="FILE.npy",
         help="in place of a corpus: positions (tokens less one) of each document",
     )
-    parser.add_argument(
-        "--sequence-length", type=int, required=True, metavar="L", help="positions in a row"
-    )
-    parser.add_argument(
-        "--overlong",
-        choices=OVERLONG,
-        default="error",
-        help="what happens to documents longer than a row (default: error)",
-    )
-    parser.add_argument(
-        "--effort",
-        choices=EFFORTS,
-        default="default",
-        help="how long optimal looks for better packs where the lower bound is not met",
-    )
-    parser.add_argument(
-        "--alignment",
-        type=int,
-        default=1,
-        metavar="A",
-        help="each segment takes a multiple of A positions in its row",
-    )
-    parser.add_argument(
-        "--max-documents-per-pack", type=int, default=None, metavar="N", help="default: no limit"
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="decides which documents meet in a pack (default: 0)",
-    )
+    PlanSettings.add_arguments(parser, without=without)
     parser.add_argument(
         "--allow-other-tokenizer",
         action="store_true",

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,9 @@ from megatron_packing.index.pack_index import (
     write_pack_index,
 )
 from megatron_packing.index.trained import find_tokens, find_trained, list_hashes, share_read
-from megatron_packing.planning.plan import STRATEGY_TABLE, plan_packs
+from megatron_packing.planning.plan import plan_packs
 from megatron_packing.planning.settings import PlanSettings
+from megatron_packing.planning.strategies import STRATEGY_TABLE
 
 
 def build_pack_index(
@@ -70,9 +70,7 @@ def build_pack_index(
     if isinstance(corpus, Corpus | JoinedCorpus):
         on_read = share_read(corpus, tokens=hash_content, progress=reading)
         tokens = find_tokens(corpus, read_all=hash_content, on_read=on_read)
-    plan = plan_packs(
-        lengths if kept is None else lengths[kept], **asdict(settings), progress=progress
-    )
+    plan = plan_packs(lengths if kept is None else lengths[kept], settings, progress=progress)
     if plan.num_packs == 0:
         raise InputError(
             f"every document of {corpus.prefix} is longer than the sequence length "

@@ -9,7 +9,7 @@ import json
 import math
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -86,7 +86,9 @@ def check_digest(file: Path, manifest: Mapping[str, Any]) -> None:
         )
 
 
-def read_section(file: Path, kind: type[Fields], name: str, found: object) -> Fields:
+def read_section(
+    file: Path, kind: type[Fields], name: str, found: object, required: Collection[str] = ()
+) -> Fields:
     """Make a dataclass of a part of the manifest.
 
     Args:
@@ -95,6 +97,7 @@ def read_section(file: Path, kind: type[Fields], name: str, found: object) -> Fi
             them, or None.
         name: Of the part, for messages.
         found: What the manifest has.
+        required: Fields that must be there, beside those without a default.
 
     Raises:
         InputError: A field is missing, unknown or of another type, or a number is no number of 64
@@ -115,7 +118,7 @@ def read_section(file: Path, kind: type[Fields], name: str, found: object) -> Fi
         if field.name in found:
             where = f"{name}.{field.name}"
             values[field.name] = _value(file, where, hints[field.name], found[field.name])
-        elif field.default is dataclasses.MISSING:
+        elif field.default is dataclasses.MISSING or field.name in required:
             raise InputError(f"{file} lacks a field: {name}.{field.name}; {ADVICE}")
     return kind(**values)
 

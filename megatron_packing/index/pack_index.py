@@ -185,7 +185,7 @@ class PackIndex:
     def _open_once(cls, path: Path, manifest: dict[str, Any]) -> PackIndex:
         file = path / MANIFEST
         refuse_unknown_parts(file, manifest)
-        plan = read_section(file, PlanSettings, "plan", manifest.get("plan"))
+        plan = read_section(file, PlanSettings, "plan", manifest.get("plan"), ["strategy"])
         check_plan(file, plan)
         corpus = read_section(file, CorpusReference, "corpus", manifest.get("corpus"))
         figures = read_section(file, Figures, "figures", manifest.get("figures"))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex, group_places
 from megatron_packing.index.source import check_records
 from megatron_packing.index.trained import find_tokens, find_trained, list_hashes
-from megatron_packing.planning.plan import BASELINE, STRATEGY_TABLE, plan_packs
+from megatron_packing.planning.plan import plan_packs
 from megatron_packing.planning.settings import PlanSettings
+from megatron_packing.planning.strategies import BASELINE, STRATEGY_TABLE
 
 _LEFT_OF_OVERLONG = {
     "drop": "num_documents_dropped",
@@ -134,7 +135,7 @@ def prove_lower_bound(index: PackIndex, num_tokens: NDArray[Any]) -> int:
     # A strategy that cuts documents has a bound of its own; the others' bounds hold for each other.
     quick = () if STRATEGY_TABLE[chosen].cuts_documents else (BASELINE,)
     for strategy in dict.fromkeys((*quick, chosen)):
-        plan = plan_packs(lengths, **asdict(index.plan) | {"strategy": strategy})
+        plan = plan_packs(lengths, replace(index.plan, strategy=strategy))
         proven = max(proven, plan.lower_bound)
         if proven >= recorded:
             break

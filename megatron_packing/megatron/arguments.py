@@ -10,10 +10,14 @@ from typing import Any
 
 from megatron_packing.megatron.checks import check_packing_arguments
 from megatron_packing.megatron.config import PackedDatasetConfig
-from megatron_packing.planning.plan import EFFORTS, OVERLONG, STRATEGIES, describe_strategies
+from megatron_packing.planning.settings import PlanSettings
+from megatron_packing.thd.alignment import segment_alignment
 from megatron_packing.thd.attention import BACKENDS
 from megatron_packing.thd.layout import ATTENTION, POSITION_IDS
 from megatron_packing.thd.loss_weights import NORMALISERS
+
+PREFIX = "packing-"
+"""Of the flags of a plan: ``--packing-strategy`` and so on."""
 
 __all__ = ["add_packing_arguments", "check_packing_arguments", "dataset_config_from_args"]
 
@@ -21,56 +25,19 @@ __all__ = ["add_packing_arguments", "check_packing_arguments", "dataset_config_f
 def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
     """Add the flags; give this to Megatron as ``extra_args_provider``."""
     group = parser.add_argument_group("packing")
-    group.add_argument(
-        "--packing-strategy",
-        choices=STRATEGIES,
-        default="optimal",
-        help="How documents are put together into rows of --seq-length positions "
-        f"(default: optimal). {describe_strategies()}.",
-    )
-    group.add_argument(
-        "--packing-effort",
-        choices=EFFORTS,
-        default="default",
-        help="How long optimal looks for better packs where the lower bound is not met: tenths of "
-        "a second, or up to a minute with high (default: default).",
-    )
-    group.add_argument(
-        "--packing-overlong",
-        choices=OVERLONG,
-        default="error",
-        help="What happens to documents that are longer than a row (default: error).",
-    )
-    group.add_argument(
-        "--packing-max-documents-per-pack",
-        type=int,
-        default=None,
-        metavar="N",
-        help="At most N documents in a row (default: no limit).",
-    )
-    group.add_argument(
-        "--packing-min-packs",
-        type=int,
-        default=0,
-        metavar="N",
-        help="Divide the packs of training documents until there are N (default: 0).",
-    )
-    group.add_argument(
-        "--packing-packs-multiple-of",
-        type=int,
-        default=1,
-        metavar="N",
-        help="Divide packs up to a multiple of N, so that epochs are whole global batches "
-        "(default: 1).",
-    )
-    group.add_argument(
-        "--packing-alignment",
-        type=int,
-        default=None,
-        metavar="A",
-        help="Each document takes a multiple of A positions in its row; without it the least that "
-        "context parallelism asks for. Give 2 * C to go on later with up to C context-parallel "
-        "ranks on the same packs.",
+    PlanSettings.add_arguments(
+        group,
+        prefix=PREFIX,
+        without=("sequence_length", "seed"),  # --seq-length and --seed
+        overrides={
+            "alignment": {
+                "default": None,
+                "metavar": "A",
+                "help": "Each document takes a multiple of A positions in its row. Give 2 * C to "
+                "go on later with up to C context-parallel ranks on the same packs (default: the "
+                "least that context parallelism needs).",
+            }
+        },
     )
     group.add_argument(
         "--packing-attention",
@@ -170,6 +137,13 @@ def dataset_config_from_args(
         "reset_attention_mask": False,
         "eod_mask_loss": False,
         "create_attention_mask": args.create_attention_mask_in_dataloader,
+        "packing": PlanSettings.from_arguments(
+            args,
+            prefix=PREFIX,
+            sequence_length=args.seq_length,
+            alignment=args.packing_alignment or segment_alignment(args.context_parallel_size),
+            seed=args.seed,
+        ),
         "packing_indexes": tuple(args.packing_indexes),
         "packing_eval_packs_multiple_of": (
             getattr(args, "eval_global_batch_size", None) or args.global_batch_size

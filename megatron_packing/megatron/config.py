@@ -3,19 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
 
 from megatron_packing.megatron.versions import warn_if_older_than_tested
-from megatron_packing.planning.plan import (
-    EFFORTS,
-    OVERLONG,
-    STRATEGIES,
-    Effort,
-    Overlong,
-    Strategy,
-)
+from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.thd.alignment import segment_alignment
 from megatron_packing.thd.layout import (
     ATTENTION,
@@ -34,23 +27,13 @@ class PackedDatasetConfig(GPTDatasetConfig):
     Of Megatron's own fields ``context_parallel_size`` matters: segments must be cut for it.
     """
 
-    packing_strategy: Strategy = "optimal"
-    """How packs are planned."""
-    packing_effort: Effort = "default"
-    """How long ``optimal`` looks for better packs."""
-    packing_overlong: Overlong = "error"
-    """What happens to documents longer than a row."""
-    packing_min_packs: int = 0
-    """Training packs are divided until there are so many."""
-    packing_max_documents_per_pack: int | None = None
-    """At most so many documents in a row."""
-    packing_packs_multiple_of: int = 1
-    """Training packs are divided until their number is a multiple of this."""
+    packing: PlanSettings | None = None
+    """How packs are planned. None: by the defaults, with this dataset's ``sequence_length`` and
+    ``random_seed`` and the alignment that context parallelism needs. ``min_packs`` and
+    ``packs_multiple_of`` hold for training documents alone."""
     packing_eval_packs_multiple_of: int = 1
-    """The same for validation and test packs: of the global batch of an evaluation, so that whole
-    batches hold every document once."""
-    packing_alignment: int | None = None
-    """Segments take a multiple of this in their row. None: what context parallelism asks for."""
+    """``packs_multiple_of`` for validation and test documents: the global batch of an evaluation,
+    so that whole batches hold every document once."""
     packing_indexes: tuple[str, ...] = ()
     """Pack indexes made beforehand. Where one holds the documents of a split it is used, plan and
     all; where none does, that is an error. Empty: indexes are made in ``path_to_cache``."""
@@ -73,12 +56,20 @@ class PackedDatasetConfig(GPTDatasetConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         warn_if_older_than_tested()
+        if self.packing is None:
+            self.packing = PlanSettings(
+                sequence_length=self.sequence_length,
+                alignment=self.smallest_alignment,
+                seed=self.random_seed,
+            )
+        elif self.packing.sequence_length != self.sequence_length:
+            raise ValueError(
+                f"packing.sequence_length is {self.packing.sequence_length}, but sequence_length "
+                f"is {self.sequence_length}; give the same number"
+            )
         if self.packing_position_ids is None:
             self.packing_position_ids = positions_of(self.packing_attention)
         for name, choices in (
-            ("packing_strategy", STRATEGIES),
-            ("packing_effort", EFFORTS),
-            ("packing_overlong", OVERLONG),
             ("packing_attention", ATTENTION),
             ("packing_position_ids", POSITION_IDS),
             ("packing_normaliser", NORMALISERS),
@@ -92,6 +83,20 @@ class PackedDatasetConfig(GPTDatasetConfig):
                 "create_attention_mask is on, but cu_seqlens take the mask's place; "
                 "give --no-create-attention-mask-in-dataloader"
             )
+
+    def plan_settings(self, *, training: bool) -> PlanSettings:
+        """The plan of training documents, or that of validation and test documents."""
+        assert self.packing is not None  # see __post_init__
+        if training:
+            return self.packing
+        return replace(
+            self.packing, min_packs=0, packs_multiple_of=self.packing_eval_packs_multiple_of
+        )
+
+    @property
+    def packing_plan(self) -> dict[str, str | int | None]:
+        """The settings of the plan by name, for Megatron's description of a dataset."""
+        return asdict(self.plan_settings(training=True))
 
     @property
     def smallest_alignment(self) -> int:

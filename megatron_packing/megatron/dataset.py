@@ -117,14 +117,8 @@ class PackedDataset(MegatronDataset):
     def _key_config_attributes() -> list[str]:
         return [
             *MegatronDataset._key_config_attributes(),
-            "packing_strategy",
-            "packing_effort",
-            "packing_min_packs",
-            "packing_overlong",
-            "packing_max_documents_per_pack",
-            "packing_packs_multiple_of",
+            "packing_plan",
             "packing_eval_packs_multiple_of",
-            "packing_alignment",
             "context_parallel_size",
             "packing_indexes",
         ]

@@ -111,7 +111,7 @@ def find_index(
     """
     if config.packing_indexes:
         return _find_given(corpus, documents, split, config, quietly)
-    settings = plan_settings(config, split)
+    settings = config.plan_settings(training=split is Split.train)
     folder = Path(config.path_to_cache or corpus.folder / "cache") / _CACHE_FOLDER
     identity = [corpus.fingerprint, documents.start, documents.stop, asdict(settings)]
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
@@ -131,25 +131,6 @@ def find_index(
     except BaseException as error:
         tell_waiting_ranks(name, f"{error}" or type(error).__name__)
         raise
-
-
-def plan_settings(config: PackedDatasetConfig, split: Split) -> PlanSettings:
-    """The plan that a run's flags ask for."""
-    return PlanSettings(
-        strategy=config.packing_strategy,
-        sequence_length=config.sequence_length,
-        effort=config.packing_effort,
-        alignment=config.packing_alignment or config.smallest_alignment,
-        max_documents_per_pack=config.packing_max_documents_per_pack,
-        overlong=config.packing_overlong,
-        min_packs=config.packing_min_packs if split is Split.train else 0,
-        packs_multiple_of=(
-            config.packing_packs_multiple_of
-            if split is Split.train
-            else config.packing_eval_packs_multiple_of
-        ),
-        seed=config.random_seed,
-    )
 
 
 def _build(
@@ -229,6 +210,7 @@ def _find_given(
     quietly: bool,
 ) -> PackIndex:
     """Choose the one index of this corpus whose documents all belong to this split."""
+    settings = config.plan_settings(training=split is Split.train)
     found = []
     for place in config.packing_indexes:
         path = local_index(place, config.object_storage_cache_path)
@@ -242,7 +224,7 @@ def _find_given(
     if not found:
         raise InputError(
             f"none of the pack indexes {given} is made of {wanted}, which this split holds; "
-            f"make one with: {plan_settings(config, split).command(str(corpus.prefix), documents)}"
+            f"make one with: {settings.command(str(corpus.prefix), documents)}"
         )
     if len(found) > 1:
         raise InputError(f"more than one of the pack indexes {given} is made of {wanted}; give one")

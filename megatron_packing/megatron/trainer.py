@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -79,9 +80,10 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
     _on_first_rank(
         "compare", vp_stage, lambda: check_tokenizer(corpora_of(config), args, tokenizer)
     )
-    config.packing_alignment = config.packing_alignment or recorded_alignment(
-        args, config.smallest_alignment
-    )
+    if args.packing_alignment is None and (
+        alignment := recorded_alignment(args, config.smallest_alignment)
+    ):
+        config.packing = replace(config.plan_settings(training=True), alignment=alignment)
     config.packing_with_tokens = is_tokens_stage(vp_stage)
     config.packing_for_own_step = True
     print_rank_0("> packing the training, validation and test documents ...")

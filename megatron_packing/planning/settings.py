@@ -1,39 +1,126 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What decides a plan, beside the corpus."""
+"""The settings of a plan, and the flags that give them."""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import shlex
-from dataclasses import dataclass, fields
+from argparse import ArgumentParser, Namespace, _ArgumentGroup
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from megatron_packing.planning.plan import Effort, Overlong, Strategy
+from megatron_packing.errors import SettingError
+from megatron_packing.planning.strategies import Strategy, describe_strategies
+
+Overlong = Literal["error", "drop", "truncate", "split"]
+Effort = Literal["default", "high"]
+
+OVERLONG: tuple[Overlong, ...] = get_args(Overlong)
+EFFORTS: tuple[Effort, ...] = get_args(Effort)
+
+# An added field is a flag of every command that plans, and a field of the manifest. Indexes made
+# before have its default.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanSettings:
-    """The options of ``plan_packs``, by the same names, as a pack index keeps them.
+    """Everything that decides a plan, apart from the lengths of the documents.
 
-    ``megatron-packing pack`` has a flag for each field.
+    The text below each field is the help of its flag.
+
+    Raises:
+        SettingError: A strategy, effort or overlong is unknown. The core checks the numbers.
     """
 
-    strategy: Strategy
-    """How packs are planned."""
     sequence_length: int
     """Positions in a row."""
+    strategy: Strategy = "optimal"
+    """How packs are planned."""
     effort: Effort = "default"
-    """How long ``optimal`` looks for better packs."""
+    """How long ``optimal`` looks for better packs where it has not met the lower bound: tenths of a
+    second by default, up to a minute with ``high``."""
     alignment: int = 1
-    """Each segment takes a multiple of this many positions in its row."""
+    """Each document takes a multiple of this many positions in its row."""
     max_documents_per_pack: int | None = None
-    """At most so many segments in a pack; None: no limit."""
+    """The most documents in a pack."""
     overlong: Overlong = "error"
-    """What happens to documents longer than a row."""
+    """What happens to documents longer than a row. ``split`` cuts them into full rows and packs the
+    rest (arXiv 2404.10830)."""
     min_packs: int = 0
-    """Packs are divided until there are so many."""
+    """Divide packs until there are this many."""
     packs_multiple_of: int = 1
-    """Packs are divided until their number is a multiple of this."""
+    """Divide packs until their number is a multiple of this, such as the global batch size."""
     seed: int = 0
-    """Which documents meet in a pack."""
+    """Decides which documents meet in a pack: any integer from 0 to 2**64 - 1."""
+
+    def __post_init__(self) -> None:
+        for name, choices in _choices().items():
+            if getattr(self, name) not in choices:
+                raise SettingError(
+                    f"{{{name}}} is {getattr(self, name)!r}; use {', '.join(choices[:-1])} or "
+                    f"{choices[-1]}"
+                )
+
+    @classmethod
+    def add_arguments(
+        cls,
+        parser: ArgumentParser | _ArgumentGroup,
+        *,
+        prefix: str = "",
+        without: Collection[str] = (),
+        overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Add a flag for each field.
+
+        Args:
+            parser: Takes the flags.
+            prefix: Comes before the name of every flag: ``packing-`` gives ``--packing-strategy``.
+            without: Fields that get no flag here.
+            overrides: For some fields, arguments of ``add_argument`` in place of those made here.
+        """
+        texts = _texts()
+        for field in fields(cls):
+            if field.name in without:
+                continue
+            options: dict[str, Any] = {"help": texts.get(field.name, "")}
+            if field.name == "strategy":
+                options["help"] += f" {describe_strategies()}."
+            if field.name in _choices():
+                options["choices"] = _choices()[field.name]
+            else:
+                options |= {"type": int, "metavar": "N"}
+            if field.default is MISSING:
+                options["required"] = True
+            else:
+                options["default"] = field.default
+            options |= (overrides or {}).get(field.name, {})
+            if "required" not in options and "(default" not in options["help"]:
+                default = "no limit" if options["default"] is None else options["default"]
+                options["help"] = f"{options['help'].rstrip('.')} (default: {default})."
+            if not prefix:  # Megatron's help has sentences, this command line's has fragments
+                text = options["help"].rstrip(".")
+                options["help"] = text[:1].lower() + text[1:]
+            parser.add_argument(f"--{prefix}{_dashes(field.name)}", **options)
+
+    @classmethod
+    def from_arguments(cls, args: Namespace, *, prefix: str = "", **given: Any) -> PlanSettings:
+        """Read the settings from flags that ``add_arguments`` added.
+
+        Args:
+            args: The parsed arguments.
+            prefix: As ``add_arguments`` was given it.
+            **given: Fields that come from elsewhere.
+        """
+        start = prefix.replace("-", "_")
+        named = {
+            field.name: getattr(args, start + field.name)
+            for field in fields(cls)
+            if field.name not in given and hasattr(args, start + field.name)
+        }
+        return cls(**named | given)
 
     def command(self, prefixes: str, documents: range | None = None) -> str:
         """The command that makes an index of this plan, for messages.
@@ -46,7 +133,7 @@ class PlanSettings:
         for field in fields(self):
             value = getattr(self, field.name)
             if value != field.default:
-                words += [flag_of(field.name), str(value)]
+                words += [f"--{_dashes(field.name)}", str(value)]
         if documents is not None:
             words += ["--documents", f"{documents.start}:{documents.stop}"]
         return f"{shlex.join(words)} --output DIR"
@@ -54,4 +141,34 @@ class PlanSettings:
 
 def flag_of(field: str) -> str:
     """The flag of ``megatron-packing pack`` for a field of the settings."""
-    return f"--{field.replace('_', '-')}"
+    return f"--{_dashes(field)}"
+
+
+def _dashes(field: str) -> str:
+    return field.replace("_", "-")
+
+
+@cache
+def _choices() -> dict[str, tuple[str, ...]]:
+    """The values of each field that is one of several strings."""
+    types = get_type_hints(PlanSettings)
+    return {name: get_args(kind) for name, kind in types.items() if get_origin(kind) is Literal}
+
+
+@cache
+def _texts() -> dict[str, str]:
+    """The text below each field; nothing where Python runs without source files."""
+    try:
+        (settings,) = ast.parse(inspect.getsource(PlanSettings)).body
+    except OSError:
+        return {}
+    assert isinstance(settings, ast.ClassDef)
+    texts, name = {}, None
+    for statement in settings.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            name = statement.target.id
+        elif name and isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            texts[name] = " ".join(str(statement.value.value).replace("``", "").split())
+        else:
+            name = None
+    return texts

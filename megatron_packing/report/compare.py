@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from megatron_packing.flops import ModelShape
-from megatron_packing.planning.plan import BASELINE, STRATEGY_TABLE, PackPlan, Strategy
+from megatron_packing.planning.plan import PackPlan
+from megatron_packing.planning.strategies import BASELINE, STRATEGY_TABLE, Strategy
 from megatron_packing.report.visible import visible
 
 _BLOCK_PACKS = 1 << 14  # what is looked at together: bounds the memory

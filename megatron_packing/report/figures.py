@@ -10,7 +10,7 @@ from rich.table import Table
 
 from megatron_packing.counted import counted
 from megatron_packing.index.pack_index import PackIndex
-from megatron_packing.planning.plan import STRATEGY_TABLE
+from megatron_packing.planning.strategies import STRATEGY_TABLE
 
 
 def describe_index(index: PackIndex) -> Table:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from megatron_packing.corpus.corpus import TokenDocuments
 from megatron_packing.index.pack_index import PackIndex, Segments
-from megatron_packing.planning.plan import STRATEGY_TABLE
+from megatron_packing.planning.strategies import STRATEGY_TABLE
 from megatron_packing.stream.order import pack_at
 from megatron_packing.thd.layout import Attention, Placement, PositionIds, lay_out, place
 from megatron_packing.thd.loss_weights import Normaliser, weigh

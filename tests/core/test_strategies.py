@@ -11,7 +11,7 @@ import pytest
 from megatron_packing import STRATEGIES, _core, plan_packs
 from megatron_packing._strategy import Strategy
 from megatron_packing.cli import make_parser
-from megatron_packing.planning.plan import BASELINE, STRATEGY_TABLE
+from megatron_packing.planning.strategies import BASELINE, STRATEGY_TABLE
 from tests.conftest import ROOT
 
 CUT = [row.name for row in STRATEGY_TABLE.values() if row.cuts_documents]

@@ -22,11 +22,11 @@ from megatron_packing import PackIndex
 from megatron_packing.cli import main
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.megatron.arguments import add_packing_arguments
+from megatron_packing.megatron.arguments import add_packing_arguments, dataset_config_from_args
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.dataset import PackedDataset
-from megatron_packing.megatron.indexes import plan_settings
 from megatron_packing.planning.settings import PlanSettings
+from megatron_packing.thd.alignment import segment_alignment
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.index.manifest_file import edit_manifest, set_field
 
@@ -52,6 +52,23 @@ def config_settings() -> dict:
     }
 
 
+def make_config(**settings) -> PackedDatasetConfig:
+    """A configuration, in which ``packing_NAME`` may be a field of the plan."""
+    names = {field.name for field in fields(PlanSettings)} - {"sequence_length", "seed"}
+    plan = {
+        name: settings.pop(f"packing_{name}") for name in names if f"packing_{name}" in settings
+    }
+    if plan:
+        # As flags do: the least that context parallelism needs, where nothing else is given.
+        least = segment_alignment(settings.get("context_parallel_size") or 1)
+        settings["packing"] = PlanSettings(
+            sequence_length=settings["sequence_length"],
+            seed=settings["random_seed"],
+            **{"alignment": least} | plan,
+        )
+    return PackedDatasetConfig(**settings)
+
+
 def build(prefixes, tmp_path, sizes=(None, None, None), **changes):
     settings = {
         **config_settings(),
@@ -59,7 +76,7 @@ def build(prefixes, tmp_path, sizes=(None, None, None), **changes):
         "path_to_cache": str(tmp_path / "cache"),
         **changes,
     }
-    config = PackedDatasetConfig(**settings)
+    config = make_config(**settings)
     return BlendedMegatronDatasetBuilder(PackedDataset, list(sizes), lambda: True, config).build()
 
 
@@ -245,7 +262,8 @@ def test_a_split_without_documents_is_named(corpus, tmp_path):
     ("change", "message"),
     [
         ({"create_attention_mask": True}, "create_attention_mask"),
-        ({"packing_strategy": "best"}, "packing_strategy is 'best'"),
+        ({"packing_strategy": "best"}, "strategy is 'best'"),
+        ({"packing": PlanSettings(sequence_length=7)}, "packing.sequence_length is 7, but"),
     ],
 )
 def test_a_wrong_setting_is_named(corpus, tmp_path, change, message):
@@ -269,26 +287,43 @@ def test_an_index_of_another_tokenizer_than_its_corpus_is_refused(corpus, tmp_pa
         build([corpus.prefix], tmp_path, packing_indexes=(str(index.path),))
 
 
+CHANGED = {
+    "strategy": "greedy",
+    "sequence_length": 96,
+    "effort": "high",
+    "alignment": 2,
+    "max_documents_per_pack": 5,
+    "overlong": "drop",
+    "min_packs": 3,
+    "packs_multiple_of": 4,
+    "seed": 9,
+}
+
+
 def test_every_setting_of_a_plan_has_a_flag_of_its_own_and_reaches_the_plan():
-    names = {"sequence_length": "sequence_length", "seed": "random_seed"}  # flags of Megatron's
-    changed = {
-        "strategy": "greedy",
-        "sequence_length": 96,
-        "effort": "high",
-        "alignment": 2,
-        "max_documents_per_pack": 5,
-        "overlong": "drop",
-        "min_packs": 3,
-        "packs_multiple_of": 4,
-        "seed": 9,
-    }
-    assert changed.keys() == {field.name for field in fields(PlanSettings)}
-    flags = add_packing_arguments(ArgumentParser())._option_string_actions
-    for name in changed.keys() - names.keys():
-        assert f"--packing-{name.replace('_', '-')}" in flags
-    settings = {names.get(name, f"packing_{name}"): value for name, value in changed.items()}
-    config = PackedDatasetConfig(**config_settings() | settings)
-    assert plan_settings(config, Split.train) == PlanSettings(**changed)
+    assert CHANGED.keys() == {field.name for field in fields(PlanSettings)}
+    flags = [
+        word
+        for name, value in CHANGED.items()
+        if name not in ("sequence_length", "seed")  # Megatron has flags of its own for these
+        for word in (f"--packing-{name.replace('_', '-')}", str(value))
+    ]
+    args = add_packing_arguments(ArgumentParser()).parse_args(flags)
+    vars(args).update(
+        seq_length=CHANGED["sequence_length"],
+        seed=CHANGED["seed"],
+        context_parallel_size=1,
+        data_cache_path=None,
+        create_attention_mask_in_dataloader=False,
+        eval_global_batch_size=None,
+        global_batch_size=6,
+        num_experts=None,
+        split="100,0,0",
+    )
+    config = dataset_config_from_args(args, null_tokenizer(), lambda _: (None, None))
+    assert config.plan_settings(training=True) == PlanSettings(**CHANGED)
+    evaluated = CHANGED | {"min_packs": 0, "packs_multiple_of": 6}
+    assert config.plan_settings(training=False) == PlanSettings(**evaluated)
 
 
 def test_the_command_in_a_refusal_makes_the_index_that_the_run_takes(corpus, tmp_path):

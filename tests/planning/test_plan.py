@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from megatron_packing import STRATEGIES, plan_packs
-from megatron_packing.planning.plan import STRATEGY_TABLE
+from megatron_packing.planning.strategies import STRATEGY_TABLE
 from tests.planning.reference import (
     as_multiset,
     best_fit_decreasing,
