@@ -31,8 +31,9 @@ from rich.table import Table
 from megatron_packing.corpus.corpus import Corpus, loss_mask_prefix
 from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import PackIndex, PlanSettings
+from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.source import open_source
+from megatron_packing.planning.settings import PlanSettings
 
 ROW = 8192
 END = 2

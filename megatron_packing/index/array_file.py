@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -66,3 +67,13 @@ def open_array(path: Path, dtype: str, length: int, advice: str) -> NDArray[Any]
         if size > expected:
             raise InputError(f"{path} has {size} bytes where {expected} belong; {advice}")
         return map_array(path, file, dtype, start, length)
+
+
+def array_path(path: Path, name: str) -> Path:
+    """The file of an array of the pack index in the folder ``path``."""
+    return path / f"{name}.npy"
+
+
+def hash_of(array: NDArray[Any]) -> str:
+    """SHA-256, in hex, of the values of an array."""
+    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()

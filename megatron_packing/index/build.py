@@ -12,14 +12,10 @@ from megatron_packing.corpus.corpus import Corpus, Documents
 from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError
 from megatron_packing.files.whole import refuse_existing
-from megatron_packing.index.pack_index import (
-    CorpusReference,
-    Figures,
-    PackIndex,
-    group_places,
-    write_pack_index,
-)
+from megatron_packing.index.manifest import CorpusReference, Figures
+from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.trained import find_tokens, find_trained, list_hashes, share_read
+from megatron_packing.index.write import group_places, write_pack_index
 from megatron_packing.planning.plan import plan_packs
 from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.planning.strategies import STRATEGY_TABLE
@@ -100,7 +96,7 @@ def build_pack_index(
                 f"wherever packs have labels; tokenize it with another --loss-on, or keep more of "
                 f"its documents with a longer --sequence-length or --overlong split"
             )
-    write_pack_index(
+    return write_pack_index(
         path,
         plan=settings,
         corpus=CorpusReference(
@@ -132,7 +128,6 @@ def build_pack_index(
         ),
         arrays=arrays,
     )
-    return PackIndex.open(path)
 
 
 def _refuse_a_part(corpus: JoinedCorpus, documents: range) -> None:

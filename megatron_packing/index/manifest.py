@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the manifest of a pack index: every field is there and is what it should be."""
+"""The manifest of a pack index: what it says, and whether that can be."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import math
 import re
-import types
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any
 
-from megatron_packing.errors import InputError
+from megatron_packing.corpus.given_path import advise_for_index
+from megatron_packing.errors import InputError, UnreadableError
+from megatron_packing.files.regular_file import read_json_object
+from megatron_packing.index.json_fields import ADVICE, read_fields, shortened
 from megatron_packing.planning.settings import PlanSettings
 
-if TYPE_CHECKING:
-    from megatron_packing.index.pack_index import CorpusReference, Figures
-
+FORMAT = "megatron-packing pack index"
+FORMAT_VERSION = 2
+MANIFEST = "manifest.json"
 LONGEST_ROW = 2**26
-ADVICE = "copy or make the pack index again"
 DTYPES: Mapping[str, tuple[str, ...]] = {
     "pack_offsets": ("<i8",),
     "document_ids": ("<i4", "<i8"),
@@ -37,9 +37,49 @@ DIGEST = "manifest_sha256"
 PARTS = ("format", "format_version", "plan", "corpus", "figures", "arrays")
 
 _SHA256 = re.compile("[0-9a-f]{64}")
-_NAMES = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
 
-Fields = TypeVar("Fields")
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusReference:
+    """The corpus that an index was made from."""
+
+    prefix: str
+    """Where it was; a copy elsewhere serves as well."""
+    fingerprint: str
+    first_document: int
+    """The index holds the documents from this one on."""
+    num_documents: int
+    tokenizer_sha256: str | None = None
+    """Of the tokenizer that the corpus says it was made with; None where it does not say, or
+    several corpora were made with different ones."""
+    largest_token: int | None = None
+    """The largest token id in the corpus."""
+    content_sha256: tuple[str, ...] | None = None
+    """SHA-256 of each corpus's ``.bin`` of tokens and, if there is one, of its loss mask's."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Figures:
+    """Counts of an index. Nothing is left out of it without being counted here."""
+
+    num_packs: int
+    lower_bound: int
+    """No plan of whole documents under the same settings has fewer packs."""
+    num_positions: int
+    """Positions in the packs, without padding."""
+    utilisation: float
+    max_documents_per_pack: int
+    num_documents_split: int
+    num_documents_dropped: int
+    num_documents_truncated: int
+    num_documents_empty: int
+    """Documents of fewer than two tokens: they have no position to train."""
+    num_positions_lost: int
+    """Positions of dropped documents and cut-off ends."""
+    num_documents_untrained: int | None = None
+    """Documents in the packs of which no label is trained; None where that was not counted."""
+    num_packs_untrained: int | None = None
+    """Packs of which no label is trained."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +89,75 @@ class ArrayEntry:
     dtype: str
     shape: tuple[int, ...]
     sha256: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """All that a manifest says."""
+
+    plan: PlanSettings
+    corpus: CorpusReference
+    figures: Figures
+    arrays: Mapping[str, ArrayEntry]
+    has_digest: bool = True
+    """Whether the manifest has its own hash; those of earlier releases have none."""
+
+    def as_json(self) -> str:
+        """The text of the file."""
+        parts = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "plan": dataclasses.asdict(self.plan),
+            "corpus": dataclasses.asdict(self.corpus),
+            "figures": dataclasses.asdict(self.figures),
+            "arrays": {name: dataclasses.asdict(entry) for name, entry in self.arrays.items()},
+        }
+        return json.dumps(parts | {DIGEST: digest_of(parts)}, indent=2) + "\n"
+
+
+def load_manifest(path: Path) -> dict[str, Any]:
+    """The JSON of the manifest in the folder ``path``, whose parts ``read_manifest`` checks.
+
+    Raises:
+        UnreadableError: There is none.
+        InputError: It is something else, or of another version.
+    """
+    file = path / MANIFEST
+    if not file.exists():
+        advice = advise_for_index(path) or "make one with megatron-packing pack"
+        raise UnreadableError(f"{path} is not a pack index: there is no {file}; {advice}")
+    manifest = read_json_object(file, ADVICE)
+    if manifest.get("format") != FORMAT:
+        raise InputError(f"{file} is not the manifest of a pack index")
+    version = manifest.get("format_version")
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {version!r:.20}; this release reads version "
+            f"{FORMAT_VERSION}: make the pack index again"
+        )
+    return manifest
+
+
+def read_manifest(file: Path, found: Mapping[str, Any]) -> Manifest:
+    """Check what a manifest says, but for its digest; see ``check_digest``.
+
+    Args:
+        file: The manifest, for messages.
+        found: What ``load_manifest`` gave.
+
+    Raises:
+        InputError: Parts are missing, unknown or contradict one another.
+    """
+    _refuse_unknown_parts(file, found)
+    plan = read_fields(file, PlanSettings, "plan", found.get("plan"), ["strategy"])
+    _check_plan(file, plan)
+    corpus = read_fields(file, CorpusReference, "corpus", found.get("corpus"))
+    figures = read_fields(file, Figures, "figures", found.get("figures"))
+    entries = read_arrays(file, found.get("arrays"))
+    _check_figures(file, plan, corpus, figures, entries)
+    return Manifest(
+        plan=plan, corpus=corpus, figures=figures, arrays=entries, has_digest=DIGEST in found
+    )
 
 
 def digest_of(manifest: Mapping[str, Any]) -> str:
@@ -61,7 +170,7 @@ def digest_of(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def refuse_unknown_parts(file: Path, manifest: Mapping[str, Any]) -> None:
+def _refuse_unknown_parts(file: Path, manifest: Mapping[str, Any]) -> None:
     """Refuse a manifest that says more than this release understands.
 
     Raises:
@@ -69,8 +178,8 @@ def refuse_unknown_parts(file: Path, manifest: Mapping[str, Any]) -> None:
     """
     if unknown := sorted(manifest.keys() - {*PARTS, DIGEST}):
         raise InputError(
-            f"{file} has {_short(unknown[0])}, which this release does not know; use the release "
-            f"that made it, or make the pack index again"
+            f"{file} has {shortened(unknown[0])}, which this release does not know; use the "
+            f"release that made it, or make the pack index again"
         )
 
 
@@ -86,43 +195,6 @@ def check_digest(file: Path, manifest: Mapping[str, Any]) -> None:
         )
 
 
-def read_section(
-    file: Path, kind: type[Fields], name: str, found: object, required: Collection[str] = ()
-) -> Fields:
-    """Make a dataclass of a part of the manifest.
-
-    Args:
-        file: The manifest, for messages.
-        kind: A dataclass whose fields are integers, numbers, texts, choices of texts, tuples of
-            them, or None.
-        name: Of the part, for messages.
-        found: What the manifest has.
-        required: Fields that must be there, beside those without a default.
-
-    Raises:
-        InputError: A field is missing, unknown or of another type, or a number is no number of 64
-            bits.
-    """
-    if not isinstance(found, dict):
-        raise InputError(f"{file} lacks a field: {name} is {_short(found)}, no object; {ADVICE}")
-    hints = get_type_hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(found.keys() - fields.keys())
-    if unknown:
-        raise InputError(
-            f"{file} has {_short(unknown[0])} in {name}, which this release does not know; use the "
-            f"release that made it, or make the pack index again"
-        )
-    values = {}
-    for field in fields.values():
-        if field.name in found:
-            where = f"{name}.{field.name}"
-            values[field.name] = _value(file, where, hints[field.name], found[field.name])
-        elif field.default is dataclasses.MISSING or field.name in required:
-            raise InputError(f"{file} lacks a field: {name}.{field.name}; {ADVICE}")
-    return kind(**values)
-
-
 def read_arrays(file: Path, found: object) -> dict[str, ArrayEntry]:
     """Read what a manifest says of its arrays.
 
@@ -133,26 +205,26 @@ def read_arrays(file: Path, found: object) -> dict[str, ArrayEntry]:
     if not isinstance(found, dict) or not set(required) <= found.keys():
         raise InputError(f"{file} does not list the arrays {', '.join(required)}; {ADVICE}")
     if unknown := sorted(found.keys() - DTYPES.keys()):
-        raise InputError(f"{file} lists an array {_short(unknown[0])}, which is none; {ADVICE}")
+        raise InputError(f"{file} lists an array {shortened(unknown[0])}, which is none; {ADVICE}")
     if len(found.keys() & set(OPTIONAL_ARRAYS)) == 1:
         raise InputError(f"{file} lists one of {' and '.join(OPTIONAL_ARRAYS)} alone; {ADVICE}")
     entries = {
-        name: read_section(file, ArrayEntry, f"arrays.{name}", found[name])
+        name: read_fields(file, ArrayEntry, f"arrays.{name}", found[name])
         for name in DTYPES
         if name in found
     }
     for name, entry in entries.items():
         if entry.dtype not in DTYPES[name] or len(entry.shape) != 1:
             raise InputError(
-                f"{file} says that {name} is {_short(entry.dtype)} {list(entry.shape)}; it must be "
-                f"{' or '.join(DTYPES[name])} of one dimension: {ADVICE}"
+                f"{file} says that {name} is {shortened(entry.dtype)} {list(entry.shape)}; it must "
+                f"be {' or '.join(DTYPES[name])} of one dimension: {ADVICE}"
             )
         if not _SHA256.fullmatch(entry.sha256):
-            raise InputError(f"{file} has no SHA-256 for {name} but {_short(entry.sha256)}")
+            raise InputError(f"{file} has no SHA-256 for {name} but {shortened(entry.sha256)}")
     return entries
 
 
-def check_plan(file: Path, plan: PlanSettings) -> None:
+def _check_plan(file: Path, plan: PlanSettings) -> None:
     """Refuse settings that no plan was made under."""
     _check_range(file, "plan.sequence_length", plan.sequence_length, 1, LONGEST_ROW)
     _check_range(file, "plan.alignment", plan.alignment, 1, plan.sequence_length)
@@ -168,7 +240,7 @@ def check_plan(file: Path, plan: PlanSettings) -> None:
     _check_range(file, "plan.seed", plan.seed, 0, 2**64 - 1)
 
 
-def check_figures(
+def _check_figures(
     file: Path,
     plan: PlanSettings,
     corpus: CorpusReference,
@@ -200,38 +272,6 @@ def check_figures(
             )
 
 
-def _value(file: Path, where: str, kind: Any, value: object) -> Any:
-    """A value of JSON as a value of a field's type."""
-    if get_origin(kind) is types.UnionType:  # something or None
-        if value is None:
-            return None
-        kind = next(choice for choice in get_args(kind) if choice is not types.NoneType)
-    if get_origin(kind) is tuple:
-        if not isinstance(value, list):
-            raise InputError(f"{file} has {_short(value)} for {where}, not a list; {ADVICE}")
-        return tuple(_value(file, where, get_args(kind)[0], item) for item in value)
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise InputError(
-                f"{file} has {_short(value)} for {where}; this release knows "
-                f"{', '.join(get_args(kind))}"
-            )
-        return value
-    if kind is float and type(value) is int and abs(value) < 2**53:
-        return float(value)
-    if type(value) is not kind:  # True is an int, but no number
-        raise InputError(f"{file} has {_short(value)} for {where}, not {_NAMES[kind]}; {ADVICE}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"{file} has {value} for {where}, not a number; {ADVICE}")
-    if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        raise InputError(f"{file} has {_short(value)} for {where}, over 64 bits; {ADVICE}")
-    return value
-
-
 def _check_range(file: Path, where: str, value: int, low: int, high: int = 2**63 - 1) -> None:
     if not low <= value <= high:
         raise InputError(f"{file} has {value} for {where}, not {low} to {high}; {ADVICE}")
-
-
-def _short(value: object) -> str:
-    return f"{value!r:.60}"

@@ -34,7 +34,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,73 +42,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_packing import _core
-from megatron_packing.corpus.given_path import advise_for_index
 from megatron_packing.corpus.joined import has_fraction
 from megatron_packing.errors import InputError, UnreadableError
-from megatron_packing.files.regular_file import read_json_object
-from megatron_packing.files.whole import new_folder, refuse_existing, sync
-from megatron_packing.index.array_file import open_array
+from megatron_packing.index.array_file import array_path, hash_of, open_array
+from megatron_packing.index.json_fields import ADVICE
 from megatron_packing.index.manifest import (
-    ADVICE,
-    DIGEST,
+    MANIFEST,
+    CorpusReference,
+    Figures,
+    Manifest,
     check_digest,
-    check_figures,
-    check_plan,
-    digest_of,
-    read_arrays,
-    read_section,
-    refuse_unknown_parts,
+    load_manifest,
+    read_manifest,
 )
-from megatron_packing.planning.settings import PlanSettings as PlanSettings  # of this module before
+from megatron_packing.planning.settings import PlanSettings
 
-FORMAT = "megatron-packing pack index"
-FORMAT_VERSION = 2
-MANIFEST = "manifest.json"
 _HASHED_BYTES = 1 << 28
 _ATTEMPTS = 5
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CorpusReference:
-    """The corpus that an index was made from."""
-
-    prefix: str
-    """Where it was; a copy elsewhere serves as well."""
-    fingerprint: str
-    first_document: int
-    """The index holds the documents from this one on."""
-    num_documents: int
-    tokenizer_sha256: str | None = None
-    """Of the tokenizer that the corpus says it was made with; None where it does not say, or
-    several corpora were made with different ones."""
-    largest_token: int | None = None
-    """The largest token id in the corpus."""
-    content_sha256: tuple[str, ...] | None = None
-    """SHA-256 of each corpus's ``.bin`` of tokens and, if there is one, of its loss mask's."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Figures:
-    """Counts of an index. Nothing is left out of it without being counted here."""
-
-    num_packs: int
-    lower_bound: int
-    """No plan of whole documents under the same settings has fewer packs."""
-    num_positions: int
-    """Positions in the packs, without padding."""
-    utilisation: float
-    max_documents_per_pack: int
-    num_documents_split: int
-    num_documents_dropped: int
-    num_documents_truncated: int
-    num_documents_empty: int
-    """Documents of fewer than two tokens: they have no position to train."""
-    num_positions_lost: int
-    """Positions of dropped documents and cut-off ends."""
-    num_documents_untrained: int | None = None
-    """Documents in the packs of which no label is trained; None where that was not counted."""
-    num_packs_untrained: int | None = None
-    """Packs of which no label is trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,16 +114,16 @@ class PackIndex:
             InputError: It is not a pack index or was written by another version.
         """
         path = Path(path)
-        text = _read_manifest(path)
+        text = load_manifest(path)
         for _ in range(_ATTEMPTS):
             try:
                 index = cls._open_once(path, text)
             except InputError:
-                before, text = text, _read_manifest(path)
+                before, text = text, load_manifest(path)
                 if text == before:
                     raise
                 continue
-            before, text = text, _read_manifest(path)
+            before, text = text, load_manifest(path)
             if text == before:  # else another index took its place while arrays were opened
                 return index
         raise UnreadableError(
@@ -182,50 +132,53 @@ class PackIndex:
         )
 
     @classmethod
-    def _open_once(cls, path: Path, manifest: dict[str, Any]) -> PackIndex:
+    def _open_once(cls, path: Path, found: dict[str, Any]) -> PackIndex:
         file = path / MANIFEST
-        refuse_unknown_parts(file, manifest)
-        plan = read_section(file, PlanSettings, "plan", manifest.get("plan"), ["strategy"])
-        check_plan(file, plan)
-        corpus = read_section(file, CorpusReference, "corpus", manifest.get("corpus"))
-        figures = read_section(file, Figures, "figures", manifest.get("figures"))
-        entries = read_arrays(file, manifest.get("arrays"))
-        check_figures(file, plan, corpus, figures, entries)
+        index = cls.map(path, read_manifest(file, found))
+        for name in ("pack_offsets", "length_offsets"):
+            offsets = getattr(index, name)
+            if offsets[0] != 0 or offsets[-1] != len(index.document_ids):
+                raise InputError(
+                    f"{array_path(path, name)} does not run from 0 to the "
+                    f"{len(index.document_ids)} segments; {ADVICE}"
+                )
+        if sum(getattr(index, name).nbytes for name in index.array_hashes) <= _HASHED_BYTES:
+            index.check_arrays()
+            most = int(np.diff(index.pack_offsets).max())
+            if most != index.figures.max_documents_per_pack:
+                raise InputError(
+                    f"{file} has {index.figures.max_documents_per_pack} for "
+                    f"figures.max_documents_per_pack, but a pack has {most} segments; {ADVICE}"
+                )
+        check_digest(file, found)  # last, as the other messages say more
+        return index
+
+    @classmethod
+    def map(cls, path: Path, manifest: Manifest) -> PackIndex:
+        """Map the arrays in the folder ``path``, which are taken for those of the manifest.
+
+        Raises:
+            UnreadableError: An array is missing, or shorter than it says.
+            InputError: One has another dtype or shape than the manifest says.
+        """
         arrays = {
-            name: open_array(_array_path(path, name), entry.dtype, entry.shape[0], ADVICE)
-            for name, entry in entries.items()
+            name: open_array(array_path(path, name), entry.dtype, entry.shape[0], ADVICE)
+            for name, entry in manifest.arrays.items()
         }
-        index = cls(
+        return cls(
             path=path,
-            plan=plan,
-            corpus=corpus,
-            figures=figures,
+            plan=manifest.plan,
+            corpus=manifest.corpus,
+            figures=manifest.figures,
             pack_offsets=arrays["pack_offsets"],
             document_ids=arrays["document_ids"],
             segment_starts=arrays.get("segment_starts"),
             segment_lengths=arrays.get("segment_lengths"),
             places_by_length=arrays["places_by_length"],
             length_offsets=arrays["length_offsets"],
-            array_hashes={name: entry.sha256 for name, entry in entries.items()},
-            has_manifest_digest=DIGEST in manifest,
+            array_hashes={name: entry.sha256 for name, entry in manifest.arrays.items()},
+            has_manifest_digest=manifest.has_digest,
         )
-        for name in ("pack_offsets", "length_offsets"):
-            offsets = arrays[name]
-            if offsets[0] != 0 or offsets[-1] != len(index.document_ids):
-                raise InputError(
-                    f"{_array_path(path, name)} does not run from 0 to the "
-                    f"{len(index.document_ids)} segments; {ADVICE}"
-                )
-        if sum(array.nbytes for array in arrays.values()) <= _HASHED_BYTES:
-            index.check_arrays()
-            most = int(np.diff(index.pack_offsets).max())
-            if most != figures.max_documents_per_pack:
-                raise InputError(
-                    f"{file} has {figures.max_documents_per_pack} for "
-                    f"figures.max_documents_per_pack, but a pack has {most} segments; {ADVICE}"
-                )
-        check_digest(file, manifest)  # last, as the other messages say more
-        return index
 
     def __len__(self) -> int:
         """Packs."""
@@ -350,86 +303,8 @@ class PackIndex:
             InputError: An array was changed after it was written.
         """
         for name, expected in self.array_hashes.items():
-            if _hash(getattr(self, name)) != expected:
+            if hash_of(getattr(self, name)) != expected:
                 raise InputError(
-                    f"{_array_path(self.path, name)} is not what was written (its hash differs); "
+                    f"{array_path(self.path, name)} is not what was written (its hash differs); "
                     f"{ADVICE}"
                 )
-
-
-def write_pack_index(
-    path: Path,
-    *,
-    plan: PlanSettings,
-    corpus: CorpusReference,
-    figures: Figures,
-    arrays: dict[str, NDArray[np.integer]],
-) -> None:
-    """Write a pack index, whole or not at all.
-
-    Raises:
-        InputError: There is something at ``path`` already.
-    """
-    refuse_existing(path)
-    manifest = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "plan": asdict(plan),
-        "corpus": asdict(corpus),
-        "figures": asdict(figures),
-        "arrays": {
-            name: {"dtype": array.dtype.str, "shape": list(array.shape), "sha256": _hash(array)}
-            for name, array in arrays.items()
-        },
-    }
-    manifest[DIGEST] = digest_of(manifest)
-    with new_folder(path) as unfinished:
-        for name, array in arrays.items():
-            np.save(_array_path(unfinished, name), array, allow_pickle=False)
-            sync(_array_path(unfinished, name))
-        text = json.dumps(manifest, indent=2) + "\n"
-        (unfinished / MANIFEST).write_text(text, encoding="utf-8")
-        sync(unfinished / MANIFEST)
-
-
-def group_places(
-    lengths: NDArray[np.integer], sequence_length: int, alignment: int
-) -> dict[str, NDArray[np.integer]]:
-    """The arrays ``places_by_length`` and ``length_offsets`` for segments of the given lengths."""
-    units = -(-lengths // alignment)
-    num_units = sequence_length // alignment
-    if num_units <= np.iinfo(np.uint16).max:
-        units = units.astype(np.uint16)  # numpy sorts 16 bits by radix
-    counts = np.bincount(units, minlength=num_units + 1)
-    narrow = len(lengths) <= np.iinfo(np.int32).max
-    return {
-        "places_by_length": np.argsort(units, kind="stable").astype(
-            np.int32 if narrow else np.int64
-        ),
-        "length_offsets": np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
-    }
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    file = path / MANIFEST
-    if not file.exists():
-        advice = advise_for_index(path) or "make one with megatron-packing pack"
-        raise UnreadableError(f"{path} is not a pack index: there is no {file}; {advice}")
-    manifest = read_json_object(file, ADVICE)
-    if manifest.get("format") != FORMAT:
-        raise InputError(f"{file} is not the manifest of a pack index")
-    version = manifest.get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:
-        raise InputError(
-            f"{path} has format version {version!r:.20}; this release reads version "
-            f"{FORMAT_VERSION}: make the pack index again"
-        )
-    return manifest
-
-
-def _array_path(path: Path, name: str) -> Path:
-    return path / f"{name}.npy"
-
-
-def _hash(array: NDArray[Any]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()

@@ -14,9 +14,10 @@ from megatron_packing.corpus.corpus import Corpus, loss_mask_prefix
 from megatron_packing.corpus.indexed_dataset import data_path
 from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError
-from megatron_packing.index.pack_index import PackIndex, group_places
+from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.source import check_records
 from megatron_packing.index.trained import find_tokens, find_trained, list_hashes
+from megatron_packing.index.write import group_places
 from megatron_packing.planning.plan import plan_packs
 from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.planning.strategies import BASELINE, STRATEGY_TABLE

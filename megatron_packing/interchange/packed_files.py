@@ -9,7 +9,7 @@ from pathlib import Path
 
 from megatron_packing.counted import counted
 from megatron_packing.errors import InputError
-from megatron_packing.index.pack_index import MANIFEST
+from megatron_packing.index.manifest import MANIFEST
 
 SUFFIXES = (".npy", ".parquet", ".pq")
 ADVICE = "give .npy or .parquet files of packed sequences, or folders of them"

@@ -26,7 +26,8 @@ from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError, UnreadableError
 from megatron_packing.files.whole import open_patiently
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import MANIFEST, PackIndex
+from megatron_packing.index.manifest import MANIFEST
+from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.shared_files import (
     open_corpus_on_every_rank,
     open_on_every_rank,

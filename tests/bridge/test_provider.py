@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("megatron.core")
 
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import PlanSettings
+from megatron_packing.planning.settings import PlanSettings
 from tests.bridge.conftest import BRIDGE, needs_bridge
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.ranks import run_ranks

@@ -8,7 +8,7 @@ pytest.importorskip("megatron.core")
 from megatron_packing.bridge import stream as bridge_stream
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import PlanSettings
+from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.stream.record import describe_stream
 from tests.conftest import chat_like_lengths, write_corpus
 

@@ -25,7 +25,7 @@ from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
 from megatron_packing.corpus.record import read_corpus_record
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import PlanSettings
+from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.tokenizers.sentencepiece_model import read_sentencepiece
 from tests.bridge.conftest import needs_bridge
 from tests.conftest import ROOT

@@ -11,8 +11,8 @@ from megatron_packing import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import PlanSettings
 from megatron_packing.index.verify import verify_pack_index
+from megatron_packing.planning.settings import PlanSettings
 from tests.conftest import write_corpus
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import PlanSettings
+from megatron_packing.planning.settings import PlanSettings
 from tests.conftest import EXAMPLES, chat_like_lengths, write_corpus
 from tests.trainer import needs_trainer, run_script
 

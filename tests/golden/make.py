@@ -14,7 +14,8 @@ import numpy as np
 
 from megatron_packing import Corpus
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import PackIndex, PlanSettings
+from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.thd.rows import PackedRows
 from tests.conftest import write_corpus
 

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from megatron_packing.index.manifest import DIGEST, digest_of
-from megatron_packing.index.pack_index import MANIFEST
+from megatron_packing.index.manifest import DIGEST, MANIFEST, digest_of
 
 
 def edit_manifest(

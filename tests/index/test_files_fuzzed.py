@@ -19,9 +19,10 @@ import pytest
 from megatron_packing.corpus.joined import open_corpus
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import PackIndex, PlanSettings
+from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.source import open_source
 from megatron_packing.index.verify import verify_content, verify_pack_index
+from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.thd.rows import PackedRows
 from tests.conftest import write_corpus
 from tests.index.manifest_file import edit_manifest, set_field

@@ -15,8 +15,8 @@ from megatron_packing import Corpus, PackIndex
 from megatron_packing.errors import InputError, UnreadableError
 from megatron_packing.index.array_file import open_array
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import PlanSettings
 from megatron_packing.index.verify import verify_pack_index
+from megatron_packing.planning.settings import PlanSettings
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.index.manifest_file import edit_manifest, set_field
 

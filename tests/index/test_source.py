@@ -12,8 +12,9 @@ from megatron_packing.corpus.joined import open_corpus
 from megatron_packing.corpus.lengths_file import LengthsFile
 from megatron_packing.errors import InputError, UnreadableError
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import PackIndex, PlanSettings
+from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.source import open_source
+from megatron_packing.planning.settings import PlanSettings
 from tests.conftest import write_corpus
 from tests.index.manifest_file import edit_manifest, set_field
 

@@ -14,8 +14,8 @@ from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
 from megatron_packing.corpus.joined import open_corpus
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import PlanSettings
 from megatron_packing.index.verify import prove_lower_bound, verify_content, verify_pack_index
+from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.thd.rows import PackedRows
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.index.manifest_file import edit_manifest, set_field

@@ -22,8 +22,8 @@ from megatron_packing.corpus.corpus import Corpus, corpus_record_path, loss_mask
 from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import PlanSettings
 from megatron_packing.interchange.export import EXPORT_FORMATS, METADATA, export_packs
+from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.thd.rows import PackedRows
 from tests.bridge.conftest import BRIDGE, needs_bridge
 from tests.conftest import chat_like_lengths, write_corpus

@@ -23,9 +23,9 @@ from megatron_packing.cli import main
 from megatron_packing.corpus.corpus import Corpus, corpus_record_path
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import PlanSettings
 from megatron_packing.interchange.export import EXPORT_FORMATS, export_packs
 from megatron_packing.interchange.import_packed import import_packed
+from megatron_packing.planning.settings import PlanSettings
 from tests.conftest import chat_like_lengths, write_corpus
 
 ROW, END = 64, 300

@@ -8,8 +8,8 @@ import pytest
 
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import PlanSettings
 from megatron_packing.interchange.stored_rows import rows_of
+from megatron_packing.planning.settings import PlanSettings
 from tests.conftest import write_corpus
 
 END = 3

@@ -7,7 +7,7 @@ pytest.importorskip("megatron.core")
 
 from megatron_packing import PackIndex
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import PlanSettings
+from megatron_packing.planning.settings import PlanSettings
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.trainer import ROW, needs_trainer, pretrain, train
 

@@ -17,8 +17,9 @@ pytest.importorskip("megatron.core")
 from megatron_packing import PackIndex
 from megatron_packing.corpus.joined import open_corpus
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import PlanSettings, group_places, write_pack_index
+from megatron_packing.index.write import group_places, write_pack_index
 from megatron_packing.megatron.endless import count_samples
+from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.stream.record import RECORD
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.trainer import ROW, needs_trainer, pretrain, train

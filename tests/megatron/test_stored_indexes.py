@@ -14,9 +14,10 @@ from megatron.core.msc_utils import MultiStorageClientFeature
 
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import PackIndex, PlanSettings
+from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.megatron import stored_indexes
 from megatron_packing.megatron.stored_indexes import local_index
+from megatron_packing.planning.settings import PlanSettings
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.megatron.test_dataset import ROW, build
 from tests.trainer import ROW as TRAINER_ROW

@@ -7,7 +7,7 @@ import pytest
 
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import PlanSettings
+from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.stream.order import ORDER_VERSION
 from megatron_packing.stream.record import (
     RECORD,

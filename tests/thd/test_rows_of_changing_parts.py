@@ -12,7 +12,7 @@ import pytest
 from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
 from megatron_packing.corpus.joined import open_corpus
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.pack_index import PlanSettings
+from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.thd.rows import PackedRows
 
 SIZES = {"chat": 23, "code": 31}
