@@ -17,7 +17,7 @@ from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
-from megatron_packing.index.shared_files import open_index_and_corpus
+from megatron_packing.ranks import open_index_and_corpus
 
 Blend = str | Path | Sequence[str | Path | float]
 """A pack index; or several, as Megatron's ``--data-path`` takes corpora: ``[0.3, A, 0.7, B]``."""

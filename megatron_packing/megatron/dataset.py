@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError
-from megatron_packing.index.shared_files import open_corpus_on_every_rank
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.indexes import find_index, storage_of
+from megatron_packing.ranks import open_corpus_on_every_rank
 from megatron_packing.thd.layout import positions_of
 from megatron_packing.thd.rows import PackedRows
 

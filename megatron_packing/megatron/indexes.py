@@ -28,17 +28,17 @@ from megatron_packing.files.whole import open_patiently
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.manifest import MANIFEST
 from megatron_packing.index.pack_index import PackIndex
-from megatron_packing.index.shared_files import (
-    open_corpus_on_every_rank,
-    open_on_every_rank,
-    refuse_if_told,
-    tell_waiting_ranks,
-)
 from megatron_packing.index.source import check_source
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.object_storage import MegatronStorage
 from megatron_packing.megatron.stored_indexes import local_index
 from megatron_packing.planning.settings import PlanSettings
+from megatron_packing.ranks import (
+    open_corpus_on_every_rank,
+    open_on_every_rank,
+    refuse_if_told,
+    tell_waiting_ranks,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,6 @@ from megatron.training.utils import get_blend_and_blend_per_split
 from torch import Tensor
 
 from megatron_packing.errors import InputError
-from megatron_packing.index.shared_files import on_first_rank
 from megatron_packing.megatron.arguments import check_packing_arguments, dataset_config_from_args
 from megatron_packing.megatron.balance import balance_steps
 from megatron_packing.megatron.batch import (
@@ -55,6 +54,7 @@ from megatron_packing.megatron.stream import (
 )
 from megatron_packing.megatron.versions import describe_untested_trainer
 from megatron_packing.megatron.vocabulary import check_tokenizer, check_tokens
+from megatron_packing.ranks import on_first_rank
 
 
 def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tuple[Any, Any, Any]:

@@ -46,11 +46,11 @@ try:
 except ModuleNotFoundError:
     from megatron.bridge.recipes.llama.llama3 import llama3_70b_sft_config
 
+from megatron_packing import ranks
 from megatron_packing.bridge import recipe
 from megatron_packing.errors import InputError
-from megatron_packing.index import shared_files
 
-shared_files.STALE_SECONDS = 1  # nothing shows late here
+ranks.STALE_SECONDS = 1  # nothing shows late here
 
 
 def llama3_70b(*_, **__) -> AutoBridge:

@@ -22,10 +22,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.shared_files import open_index_and_corpus
 from megatron_packing.interchange.export import export_packs
 from megatron_packing.megatron.endless import count_samples
 from megatron_packing.planning.settings import PlanSettings
+from megatron_packing.ranks import open_index_and_corpus
 from megatron_packing.thd.rows import PackedRows
 from tests.bridge.conftest import BRIDGE, SOURCES, needs_bridge
 from tests.conftest import ROOT, chat_like_lengths, write_corpus
