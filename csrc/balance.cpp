@@ -129,8 +129,8 @@ void check(const std::int64_t* costs, std::int64_t num_packs, std::int64_t num_r
                                 "; it must be at least 1");
   }
   if (num_packs % num_ranks != 0) {
-    throw std::invalid_argument(std::to_string(num_packs) + " packs cannot be dealt to " +
-                                std::to_string(num_ranks) +
+    throw std::invalid_argument(std::to_string(num_packs) + (num_packs == 1 ? " pack" : " packs") +
+                                " cannot be dealt to " + std::to_string(num_ranks) +
                                 " ranks; give a multiple of the number of ranks");
   }
   std::int64_t total = 0;

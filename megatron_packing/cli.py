@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import megatron_packing
-from megatron_packing.errors import InputError
+from megatron_packing.errors import InputError, SettingError
 
 try:
     from megatron_packing.commands import (
@@ -113,8 +112,10 @@ def _run(args: Namespace) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         raise
+    except SettingError as error:
+        return _fail(error.naming(lambda field: _flag(field, args) or field), 1)
     except (InputError, ValueError, OverflowError) as error:
-        return _fail(_with_flag(str(error), args), 1)
+        return _fail(str(error), 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", 1)
@@ -142,13 +143,6 @@ def _refuse_addresses(args: Namespace) -> None:
                     f"{what} is the address {corpus_path(path)}; {args.command} needs a local path "
                     f"here: give one, and copy the files"
                 )
-
-
-def _with_flag(message: str, args: Namespace) -> str:
-    """Call an option as it is typed where the core calls it by its name in Python."""
-    match = re.match(r"[a-z_]+(?= is | must )", message)
-    flag = _flag(match[0], args) if match else None
-    return message if match is None or flag is None else flag + message[match.end() :]
 
 
 def _flag(name: str, args: Namespace) -> str | None:

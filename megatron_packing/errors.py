@@ -16,10 +16,11 @@ class InputError(ValueError):
 
 
 class SettingError(InputError):
-    """A setting of a plan is wrong, or the documents do not go with it.
+    """A setting of a plan is wrong, or the documents do not fit it.
 
-    The message names settings in braces: ``{alignment} is 5; it must be ...``. As text they are the
-    fields of ``PlanSettings``; a command line shows its own names with :meth:`naming`.
+    The message names settings in braces: ``{alignment} is 5; it must be ...``. ``str`` shows the
+    names of the fields of ``PlanSettings``; a command line shows its flags with :meth:`naming`.
+    Other braces are doubled; see :func:`doubled_braces`.
     """
 
     def __str__(self) -> str:
@@ -31,7 +32,16 @@ class SettingError(InputError):
         Args:
             name_of: The name to show for a field of ``PlanSettings``, such as its flag.
         """
-        return re.sub(r"\{(\w+)\}", lambda field: name_of(field[1]), str(self.args[0]))
+        return re.sub(
+            r"\{(\w+)\}|\{\{|\}\}",
+            lambda found: name_of(found[1]) if found[1] else found[0][0],
+            str(self.args[0]),
+        )
+
+
+def doubled_braces(text: object) -> str:
+    """What a user gave, such as a path, for the message of a :class:`SettingError`."""
+    return str(text).replace("{", "{{").replace("}", "}}")
 
 
 class UnreadableError(InputError):

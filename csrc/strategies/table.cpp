@@ -47,7 +47,7 @@ const Strategy& find_strategy(const PlanSettings& settings) {
     }
     return strategy;
   }
-  throw SettingError("{strategy} is '" + settings.strategy + "'; use " + names);
+  throw SettingError("{strategy} is " + quoted(settings.strategy) + "; use " + names);
 }
 
 }  // namespace packing

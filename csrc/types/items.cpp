@@ -41,9 +41,9 @@ Items::Items(const Lengths& lengths, const Survey& survey, std::int64_t row, std
   if (overlong == Overlong::kError && !survey.overlong.empty()) {
     const std::int64_t document = survey.overlong.front();
     throw SettingError("document " + std::to_string(document) + " has " +
-                       std::to_string(lengths[document]) + " positions, more than " +
+                       std::to_string(lengths[document]) + " positions, but {sequence_length} is " +
                        std::to_string(row) +
-                       "; use a longer {sequence_length}, or {overlong} drop, truncate or split");
+                       "; use a longer one, or {overlong} drop, truncate or split");
   }
   if (overlong != Overlong::kSplit) return;
   split_ = survey.overlong;

@@ -20,7 +20,7 @@ void parse(const std::string& name, Effort& effort) {
   } else if (name == "high") {
     effort = Effort::kHigh;
   } else {
-    throw SettingError("{effort} is '" + name + "'; use default or high");
+    throw SettingError("{effort} is " + quoted(name) + "; use default or high");
   }
 }
 
@@ -34,7 +34,7 @@ void parse(const std::string& name, Overlong& overlong) {
   } else if (name == "split") {
     overlong = Overlong::kSplit;
   } else {
-    throw SettingError("{overlong} is '" + name + "'; use error, drop, truncate or split");
+    throw SettingError("{overlong} is " + quoted(name) + "; use error, drop, truncate or split");
   }
 }
 

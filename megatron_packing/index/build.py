@@ -10,7 +10,7 @@ import numpy as np
 
 from megatron_packing.corpus.corpus import Corpus, Documents
 from megatron_packing.corpus.joined import JoinedCorpus
-from megatron_packing.errors import InputError
+from megatron_packing.errors import InputError, SettingError, doubled_braces
 from megatron_packing.files.whole import refuse_existing
 from megatron_packing.index.manifest import CorpusReference, Figures
 from megatron_packing.index.pack_index import PackIndex
@@ -68,9 +68,9 @@ def build_pack_index(
         tokens = find_tokens(corpus, read_all=hash_content, on_read=on_read)
     plan = plan_packs(lengths if kept is None else lengths[kept], settings, progress=progress)
     if plan.num_packs == 0:
-        raise InputError(
-            f"every document of {corpus.prefix} is longer than the sequence length "
-            f"{settings.sequence_length} and would be dropped; choose a longer --sequence-length"
+        raise SettingError(
+            f"every document of {doubled_braces(corpus.prefix)} is longer than the sequence length "
+            f"{settings.sequence_length} and would be dropped; choose a longer {{sequence_length}}"
         )
     document_ids = plan.document_ids
     if kept is not None or documents.start > 0:
@@ -91,10 +91,11 @@ def build_pack_index(
             corpus, plan.pack_offsets, document_ids, starts, segment_lengths, on_read
         )
         if trained.num_labels == 0:
-            raise InputError(
-                f"no token in the packs of {corpus.prefix} is trained: its loss masks are 0 "
-                f"wherever packs have labels; tokenize it with another --loss-on, or keep more of "
-                f"its documents with a longer --sequence-length or --overlong split"
+            raise SettingError(
+                f"no token in the packs of {doubled_braces(corpus.prefix)} is trained: its loss "
+                f"masks are 0 wherever packs have labels; tokenize it with another --loss-on, or "
+                f"keep more of its documents with a longer {{sequence_length}} or "
+                f"{{overlong}} split"
             )
     return write_pack_index(
         path,
@@ -151,9 +152,10 @@ def _check_overlong(
         return
     first = int(over[0])
     count = "1 document" if len(over) == 1 else f"{len(over):,} documents"
-    raise InputError(
-        f"{corpus.prefix} has {count} longer than the sequence length {settings.sequence_length} "
-        f"(document {documents.start + first}, counted from 0, has {int(lengths[first]):,} "
-        f"positions, the longest {int(lengths.max()):,}); choose a longer --sequence-length, or "
-        f"say with --overlong drop, truncate or split what is to be done with them"
+    raise SettingError(
+        f"{doubled_braces(corpus.prefix)} has {count} longer than the sequence length "
+        f"{settings.sequence_length} (document {documents.start + first}, counted from 0, has "
+        f"{int(lengths[first]):,} positions, the longest {int(lengths.max()):,}); choose a "
+        f"longer {{sequence_length}}, or say with {{overlong}} drop, "
+        f"truncate or split what is to be done with them"
     )

@@ -23,7 +23,7 @@ from megatron.core.datasets.utils import Split
 
 from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus
-from megatron_packing.errors import InputError, UnreadableError
+from megatron_packing.errors import InputError, SettingError, UnreadableError
 from megatron_packing.files.whole import open_patiently
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.manifest import MANIFEST
@@ -143,6 +143,8 @@ def _build(
         index = build_pack_index(
             corpus, settings, path, documents=documents, progress=_log_progress(corpus)
         )
+    except SettingError as error:
+        raise InputError(error.naming(_flag_of_setting)) from error
     except InputError:
         if not (path / MANIFEST).exists():  # else another job made it meanwhile
             raise
@@ -153,6 +155,12 @@ def _build(
             f"lower bound {index.figures.lower_bound:,} "
             f"({index.figures.utilisation:.2%} used) in {seconds:.2f} s: {path}"
         )
+
+
+def _flag_of_setting(field: str) -> str:
+    """The flag of a run that sets a field of ``PlanSettings``."""
+    megatrons = {"sequence_length": "--seq-length", "seed": "--seed"}
+    return megatrons.get(field) or f"--packing-{field.replace('_', '-')}"
 
 
 def _check_writable(folder: Path) -> None:

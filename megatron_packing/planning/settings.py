@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from megatron_packing.errors import SettingError
+from megatron_packing.errors import SettingError, doubled_braces
 from megatron_packing.planning.strategies import Strategy, describe_strategies
 
 Overlong = Literal["error", "drop", "truncate", "split"]
@@ -58,10 +58,10 @@ class PlanSettings:
 
     def __post_init__(self) -> None:
         for name, choices in _choices().items():
-            if getattr(self, name) not in choices:
+            if (value := getattr(self, name)) not in choices:
                 raise SettingError(
-                    f"{{{name}}} is {getattr(self, name)!r}; use {', '.join(choices[:-1])} or "
-                    f"{choices[-1]}"
+                    f"{{{name}}} is {doubled_braces(repr(value))}; use {', '.join(choices[:-1])} "
+                    f"or {choices[-1]}"
                 )
 
     @classmethod

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from argparse import ArgumentParser
 from dataclasses import fields
@@ -249,8 +250,32 @@ def test_an_index_that_does_not_fit_is_refused(corpus, tmp_path, make, message):
 
 
 def test_an_overlong_document_stops_the_build(corpus, tmp_path):
-    with pytest.raises(InputError, match="longer than the sequence length 16"):
+    with pytest.raises(InputError, match="longer than the sequence length 16") as caught:
         build([corpus.prefix], tmp_path, sequence_length=16)
+    advice = "choose a longer --seq-length, or say with --packing-overlong drop, truncate or split"
+    assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"packing_min_packs": -1}, "--packing-min-packs is -1; it must be between 0 and 2^36"),
+        ({"packing_packs_multiple_of": 0}, "--packing-packs-multiple-of is 0; it must be"),
+        ({"packing_max_documents_per_pack": 0}, "--packing-max-documents-per-pack is 0; it must"),
+        (
+            {"packing_alignment": 7},
+            f"--packing-alignment is 7; it must be a divisor of --seq-length, which is {ROW}",
+        ),
+        ({"random_seed": -1}, "--seed is -1; it must be between 0 and 2**64 - 1"),
+        (
+            {"packing_strategy": "random", "packing_overlong": "drop"},
+            "--packing-strategy random cuts documents at the ends of rows; use --packing-overlong",
+        ),
+    ],
+)
+def test_a_setting_that_the_planner_refuses_is_named_by_its_flag(corpus, tmp_path, change, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        build([corpus.prefix], tmp_path, **change)
 
 
 def test_a_split_without_documents_is_named(corpus, tmp_path):
