@@ -14,6 +14,7 @@
 
 #include "balance.hpp"
 #include "base/setting_error.hpp"
+#include "optimal/covering_program.hpp"
 #include "permutation.hpp"
 #include "plan_packs.hpp"
 #include "strategies/strategy.hpp"
@@ -150,6 +151,35 @@ Array<std::int64_t> balance(const Array<std::int64_t>& costs, std::int64_t num_r
   return to_array(std::move(order));
 }
 
+void add_column(packing::CoveringProgram& program, const Array<std::int64_t>& rows,
+                const Array<double>& values) {
+  if (rows.ndim() != 1 || values.ndim() != 1 || rows.size() != values.size()) {
+    throw py::value_error("rows and values must be arrays of one dimension and of one length");
+  }
+  packing::CoveringProgram::Column column;
+  for (py::ssize_t entry = 0; entry < rows.size(); ++entry) {
+    const std::int64_t row = rows.data()[entry];
+    if (row < 0 || row >= static_cast<std::int64_t>(program.rows())) {
+      throw py::index_error("row " + std::to_string(row) + " is not in the program");
+    }
+    column.emplace_back(static_cast<std::size_t>(row), values.data()[entry]);
+  }
+  program.add_column(std::move(column));
+}
+
+void start(packing::CoveringProgram& program, const Array<double>& demand) {
+  if (demand.ndim() != 1 || demand.size() != static_cast<py::ssize_t>(program.rows())) {
+    throw py::value_error("demand must have a number for each row");
+  }
+  program.start(std::vector<double>(demand.data(), demand.data() + demand.size()));
+}
+
+Array<double> solve(packing::CoveringProgram& program) {
+  PythonMonitor monitor{py::none()};
+  packing::Work work(std::int64_t{1} << 50, monitor);
+  return to_array(std::vector<double>(program.solve(work)));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, module) {
@@ -160,4 +190,10 @@ PYBIND11_MODULE(_core, module) {
   module.def("permute", &packing::permute, py::arg("index"), py::arg("size"), py::arg("key"));
   module.def("epoch_key", &packing::epoch_key, py::arg("seed"), py::arg("epoch"));
   module.def("balance", &balance, py::arg("costs").noconvert(), py::arg("num_ranks"));
+  // For tests, which compare its optimum with that of another solver.
+  py::class_<packing::CoveringProgram>(module, "CoveringProgram")
+      .def(py::init<std::size_t>(), py::arg("rows"))
+      .def("add_column", &add_column, py::arg("rows"), py::arg("values"))
+      .def("start", &start, py::arg("demand"))
+      .def("solve", &solve);
 }

@@ -34,7 +34,6 @@ const std::vector<double>& CoveringProgram::solve(Work& work) {
 bool CoveringProgram::step() {
   double best = -kTolerance;
   const Column* entering = nullptr;
-  std::size_t surplus = rows_;  // the row whose demand is exceeded instead
   for (const Column& column : columns_) {
     double reduced_cost = 1.0;
     for (const auto& [row, value] : column) reduced_cost -= prices_[row] * value;
@@ -43,21 +42,31 @@ bool CoveringProgram::step() {
       entering = &column;
     }
   }
+  // Or a column with one entry: -1 where the demand of a row is exceeded, at no cost, and 1 where
+  // the row is covered at a cost of 1 a unit.
+  std::size_t entering_row = rows_;
+  double entry = 0.0;
   for (std::size_t row = 0; row < rows_; ++row) {
     if (prices_[row] < best) {
       best = prices_[row];
-      surplus = row;
+      entering_row = row;
+      entry = -1.0;
+    }
+    if (1.0 - prices_[row] < best) {
+      best = 1.0 - prices_[row];
+      entering_row = row;
+      entry = 1.0;
     }
   }
-  if (entering == nullptr && surplus == rows_) return false;
+  if (entering == nullptr && entering_row == rows_) return false;
 
   direction_.assign(rows_, 0.0);
   for (std::size_t row = 0; row < rows_; ++row) {
     const double* inverse = &inverse_[row * rows_];
-    if (surplus < rows_) {
-      direction_[row] = -inverse[surplus];
+    if (entering_row < rows_) {
+      direction_[row] = entry * inverse[entering_row];
     } else {
-      for (const auto& [entry, value] : *entering) direction_[row] += inverse[entry] * value;
+      for (const auto& [place, value] : *entering) direction_[row] += inverse[place] * value;
     }
   }
   std::size_t leaving = rows_;
