@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +18,11 @@ from megatron_packing import Corpus
 from megatron_packing.corpus.corpus import loss_mask_prefix
 from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
 
-settings.register_profile("no deadline", deadline=None)  # machines pause; the suite has a limit
+settings.register_profile(
+    "no deadline",
+    deadline=None,  # machines pause; the suite has a limit
+    max_examples=int(os.environ.get("MEGATRON_PACKING_EXAMPLES", "100")),  # few under sanitizers
+)
 settings.load_profile("no deadline")
 
 ROOT = Path(__file__).resolve().parent.parent
