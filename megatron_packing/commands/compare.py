@@ -19,6 +19,7 @@ from megatron_packing.commands.planning import (
 )
 from megatron_packing.errors import InputError
 from megatron_packing.flops import MODELS, ModelShape
+from megatron_packing.index.packable import all_dropped, packable_lengths, refuse_overlong
 from megatron_packing.planning.plan import plan_packs
 from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.planning.strategies import STRATEGIES
@@ -80,13 +81,8 @@ def run(args: Namespace) -> dict[str, Any]:
     model = _model(args)
     documents = open_documents(args)
     refuse_other_tokenizers(documents, args)
-    source, all_lengths = documents.prefix, documents.num_tokens - 1
-    kept = all_lengths if all_lengths.min() > 0 else all_lengths[all_lengths > 0]
-    if len(kept) == 0:
-        raise InputError(
-            f"{source} has no document of two or more tokens among {len(all_lengths):,}; "
-            f"there is nothing to pack"
-        )
+    source = documents.prefix
+    kept, _ = packable_lengths(documents.num_tokens, source)
     lengths, dropped, truncated = _without_overlong(kept, source, args)
     num_positions = int(lengths.sum(dtype=np.int64))
     comparison = Comparison(
@@ -98,7 +94,7 @@ def run(args: Namespace) -> dict[str, Any]:
         num_positions=num_positions,
         num_documents_dropped=dropped,
         num_documents_truncated=truncated,
-        num_documents_empty=len(all_lengths) - len(kept),
+        num_documents_empty=len(documents) - len(kept),
         num_positions_lost=int(kept.sum(dtype=np.int64)) - num_positions,
         plans=_plan_all(lengths, args),
     )
@@ -140,17 +136,9 @@ def _without_overlong(
     if args.overlong == "truncate":
         return np.minimum(lengths, row), 0, count
     if args.overlong == "error":
-        raise InputError(
-            f"{source} has {count:,} of {len(lengths):,} documents longer than the sequence length "
-            f"{row} (the longest has {int(lengths.max()):,} positions); choose a longer "
-            f"--sequence-length, or say with --overlong drop, truncate or split what is to be done "
-            f"with them"
-        )
+        refuse_overlong(lengths, row, source)
     if count == len(lengths):
-        raise InputError(
-            f"every document of {source} is longer than the sequence length {row} and would be "
-            f"dropped; choose a longer --sequence-length"
-        )
+        raise all_dropped(row, source)
     return lengths[~over], count, 0
 
 

@@ -14,6 +14,7 @@ from megatron_packing.errors import InputError, SettingError, doubled_braces
 from megatron_packing.files.whole import refuse_existing
 from megatron_packing.index.manifest import CorpusReference, Figures
 from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.index.packable import all_dropped, packable_lengths, refuse_overlong
 from megatron_packing.index.trained import find_tokens, find_trained, list_hashes, share_read
 from megatron_packing.index.write import group_places, write_pack_index
 from megatron_packing.planning.plan import plan_packs
@@ -52,26 +53,20 @@ def build_pack_index(
     documents = range(len(corpus)) if documents is None else documents
     if isinstance(corpus, JoinedCorpus) and corpus.repeats_documents:
         _refuse_a_part(corpus, documents)
-    lengths = np.asarray(corpus.num_tokens[documents.start : documents.stop]) - 1
-    kept = None  # which documents have positions; None: all of them
-    if lengths.min() <= 0:
-        kept = np.flatnonzero(lengths > 0)
-        if len(kept) == 0:
-            raise InputError(
-                f"{corpus.prefix} has no document of two or more tokens among {len(documents)}; "
-                f"there is nothing to pack"
-            )
-    _check_overlong(corpus, settings, lengths, documents)
+    num_tokens = corpus.num_tokens[documents.start : documents.stop]
+    lengths, kept = packable_lengths(num_tokens, corpus.prefix)
+    cut_anyway = settings.overlong != "error" or STRATEGY_TABLE[settings.strategy].cuts_documents
+    if not cut_anyway and settings.sequence_length >= 1:  # else the core refuses it
+        refuse_overlong(
+            np.asarray(num_tokens) - 1, settings.sequence_length, corpus.prefix, documents.start
+        )
     tokens = on_read = None
     if isinstance(corpus, Corpus | JoinedCorpus):
         on_read = share_read(corpus, tokens=hash_content, progress=reading)
         tokens = find_tokens(corpus, read_all=hash_content, on_read=on_read)
-    plan = plan_packs(lengths if kept is None else lengths[kept], settings, progress=progress)
+    plan = plan_packs(lengths, settings, progress=progress)
     if plan.num_packs == 0:
-        raise SettingError(
-            f"every document of {doubled_braces(corpus.prefix)} is longer than the sequence length "
-            f"{settings.sequence_length} and would be dropped; choose a longer {{sequence_length}}"
-        )
+        raise all_dropped(settings.sequence_length, corpus.prefix)
     document_ids = plan.document_ids
     if kept is not None or documents.start > 0:
         dtype = np.int32 if documents.stop <= np.iinfo(np.int32).max else np.int64
@@ -140,22 +135,3 @@ def _refuse_a_part(corpus: JoinedCorpus, documents: range) -> None:
             f"would hold the same documents; keep documents for validation in a corpus of their "
             f"own, and pack or train on all of this one (--split 1,0,0)"
         )
-
-
-def _check_overlong(
-    corpus: Documents, settings: PlanSettings, lengths: np.ndarray, documents: range
-) -> None:
-    """Say more than the core can: which corpus, how many documents, and what would do."""
-    over = np.flatnonzero(lengths > settings.sequence_length)
-    cut_anyway = settings.overlong != "error" or STRATEGY_TABLE[settings.strategy].cuts_documents
-    if len(over) == 0 or cut_anyway or settings.sequence_length < 1:
-        return
-    first = int(over[0])
-    count = "1 document" if len(over) == 1 else f"{len(over):,} documents"
-    raise SettingError(
-        f"{doubled_braces(corpus.prefix)} has {count} longer than the sequence length "
-        f"{settings.sequence_length} (document {documents.start + first}, counted from 0, has "
-        f"{int(lengths[first]):,} positions, the longest {int(lengths.max()):,}); choose a "
-        f"longer {{sequence_length}}, or say with {{overlong}} drop, "
-        f"truncate or split what is to be done with them"
-    )

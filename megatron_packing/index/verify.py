@@ -15,6 +15,7 @@ from megatron_packing.corpus.indexed_dataset import data_path
 from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.index.packable import packable_lengths
 from megatron_packing.index.source import check_records
 from megatron_packing.index.trained import find_tokens, find_trained, list_hashes
 from megatron_packing.index.write import group_places
@@ -129,8 +130,7 @@ def prove_lower_bound(index: PackIndex, num_tokens: NDArray[Any]) -> int:
         num_tokens: Tokens of each document of the corpus, shape ``(num_documents,)``.
     """
     first, count = index.corpus.first_document, index.corpus.num_documents
-    lengths = np.asarray(num_tokens[first : first + count]).astype(np.int64) - 1
-    lengths = lengths[lengths > 0]
+    lengths, _ = packable_lengths(num_tokens[first : first + count], index.corpus.prefix)
     recorded, proven = index.figures.lower_bound, 0
     chosen = index.plan.strategy
     # A strategy that cuts documents has a bound of its own; the others' bounds hold for each other.

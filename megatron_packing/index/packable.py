@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which documents of a corpus can be packed, and the refusal of those that cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_packing.counted import counted
+from megatron_packing.errors import InputError, SettingError, doubled_braces
+
+
+def packable_lengths(
+    num_tokens: NDArray[Any], source: Path | str
+) -> tuple[NDArray[np.integer], NDArray[np.int64] | None]:
+    """The documents that have positions to pack: those of two or more tokens.
+
+    Args:
+        num_tokens: Tokens of each document, shape ``(num_documents,)``.
+        source: What holds the documents, for messages.
+
+    Returns:
+        The positions of each such document, and its number; None for the numbers if all documents
+        are packable.
+
+    Raises:
+        InputError: No document is.
+    """
+    lengths = np.asarray(num_tokens) - 1
+    if lengths.min() > 0:
+        return lengths, None
+    kept = np.flatnonzero(lengths > 0)
+    if len(kept) == 0:
+        raise InputError(
+            f"{source} has no document of two or more tokens among {len(lengths):,}; there is "
+            f"nothing to pack"
+        )
+    return lengths[kept], kept
+
+
+def refuse_overlong(
+    lengths: NDArray[Any], sequence_length: int, source: Path | str, first_document: int = 0
+) -> None:
+    """Refuse documents that are longer than a row.
+
+    Args:
+        lengths: Positions of each document, shape ``(num_documents,)``.
+        sequence_length: Positions in a row.
+        source: What holds the documents, for messages.
+        first_document: The number of the first of ``lengths``.
+
+    Raises:
+        SettingError: There are some. Names the first one, counts them, and says what can be done.
+    """
+    over = np.flatnonzero(lengths > sequence_length)
+    if len(over) == 0:
+        return
+    raise SettingError(
+        f"{doubled_braces(source)} has {counted(len(over), 'document')} longer than the sequence "
+        f"length {sequence_length} (document {first_document + int(over[0])}, counted from 0, has "
+        f"{int(lengths[over[0]]):,} positions, the longest {int(lengths.max()):,}); choose a "
+        f"longer {{sequence_length}}, or choose with {{overlong}} drop, truncate or split what "
+        f"happens to them"
+    )
+
+
+def all_dropped(sequence_length: int, source: Path | str) -> SettingError:
+    """The error of a plan that drops every document."""
+    return SettingError(
+        f"every document of {doubled_braces(source)} is longer than the sequence length "
+        f"{sequence_length} and would be dropped; choose a longer {{sequence_length}}"
+    )
