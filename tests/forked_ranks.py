@@ -96,7 +96,7 @@ def _run(request: dict, main: Main) -> dict:
         if pid:
             statuses[ranks.pop(pid)] = os.waitstatus_to_exitcode(status)
             _kill([pid])  # what it started to write checkpoints lives on otherwise
-            if status:
+            if status and ranks:
                 time.sleep(1)  # the others may be about to say the same
                 _kill(ranks)
             continue
