@@ -2,19 +2,24 @@
 # Python 3.11 with megatron-core 0.16.1, which has none. Versions between run a part of the tests.
 
 export MEGATRON_PACKING_WERROR ?= 1
-PYTEST = -m pytest
+# Processes that share the tests, a file of tests to each; 0 runs them in one.
+JOBS ?= 2
+PYTEST = -m pytest -n $(JOBS) --dist loadfile
 
-.PHONY: demo test test-3.11 test-older-cores lint sanitize aarch64 wheel sbom environment-3.12 environment-3.11 clean
+.PHONY: demo test test-all test-3.11 test-older-cores lint sanitize aarch64 wheel sbom environment-3.12 environment-3.11 clean
 
 DEMO ?= .demo
 
 demo: environment-3.12 ## Train on real conversations, padded and packed, and compare
 	.venv-3.12/bin/python examples/demo.py $(DEMO)
 
-test: environment-3.12 ## Run the whole test suite
+test: environment-3.12 ## Run the tests, without those that prove at length (minutes)
+	.venv-3.12/bin/python $(PYTEST) -m "not slow"
+
+test-all: environment-3.12 ## Run all tests
 	.venv-3.12/bin/python $(PYTEST)
 
-test-3.11: environment-3.11 ## Run it with Python 3.11 and megatron-core 0.16.1
+test-3.11: environment-3.11 ## Run all tests with Python 3.11 and megatron-core 0.16.1
 	.venv-3.11/bin/python $(PYTEST)
 
 test-older-cores: environment-3.12 ## Prove packing with megatron-core 0.17.1 and 0.18.2

@@ -18,15 +18,18 @@ from megatron_packing import Corpus
 from megatron_packing.corpus.corpus import loss_mask_prefix
 from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
 
-settings.register_profile(
-    "no deadline",
-    deadline=None,  # machines pause; the suite has a limit
-    max_examples=int(os.environ.get("MEGATRON_PACKING_EXAMPLES", "100")),  # few under sanitizers
-)
-settings.load_profile("no deadline")
+settings.register_profile("all", deadline=None)  # machines pause; the suite has a limit
+settings.register_profile("quick", deadline=None, max_examples=25)
+settings.register_profile("sanitized", deadline=None, max_examples=10)  # many times slower
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Try fewer examples where slow tests are left out."""
+    profile = "quick" if config.option.markexpr == "not slow" else "all"
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", profile))
 
 
 def write_corpus(
@@ -67,8 +70,18 @@ def chitchat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def few_conversations(chitchat: Path) -> Path:
     """The first 200 of the real conversations."""
-    path = chitchat / "few.jsonl"
-    lines = (chitchat / "conversations.jsonl").read_text(encoding="utf-8").splitlines()[:200]
+    return _first_conversations(chitchat, 200, "few.jsonl")
+
+
+@pytest.fixture(scope="session")
+def some_conversations(chitchat: Path) -> Path:
+    """The first 600 of the real conversations, which are several batches."""
+    return _first_conversations(chitchat, 600, "some.jsonl")
+
+
+def _first_conversations(chitchat: Path, count: int, name: str) -> Path:
+    path = chitchat / name
+    lines = (chitchat / "conversations.jsonl").read_text(encoding="utf-8").splitlines()[:count]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 

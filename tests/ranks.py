@@ -3,30 +3,82 @@
 
 from __future__ import annotations
 
+import atexit
+import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+SERVERS = Path(__file__).parent
+
+
+class RankServer:
+    """A process that forks ranks as they are asked for: see ``tests.forked_ranks``."""
+
+    def __init__(self, *words: object, environment: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            env={**os.environ, **environment, "CUDA_VISIBLE_DEVICES": ""},  # hides the GPUs
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        atexit.register(self.close)
+
+    def ask(self, **request: object) -> dict:
+        """Run the ranks of a request; give their exit statuses and whether they took too long."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        assert answer, "the server of the ranks ended"
+        return json.loads(answer)
+
+    def close(self) -> None:
+        """End the server."""
+        atexit.unregister(self.close)
+        self._process.kill()
+        self._process.communicate()
+
+
+_servers: dict[Path, RankServer] = {}
+
+
+def _server(script: Path) -> RankServer:
+    """The server of a script; the one of another ends, as each takes a gigabyte of memory."""
+    if script not in _servers:
+        while _servers:
+            _servers.popitem()[1].close()
+        _servers[script] = RankServer(
+            SERVERS / "rank_server.py", script, environment={"OMP_NUM_THREADS": "1"}
+        )
+    return _servers[script]
 
 
 def run_ranks(script: Path, *arguments: object, ranks: int = 1, timeout: float = 240) -> list[str]:
-    """What each rank printed; all must end well within ``timeout`` seconds."""
-    settings = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WORLD_SIZE": str(ranks)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, script, *map(str, arguments)],
-            env={**os.environ, **settings, "RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+    """What each rank printed; all must end well within ``timeout`` seconds.
+
+    The script is imported once, and its ``main`` is called in a forked process for each rank.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        answer = _server(script).ask(
+            argv=[str(script), *map(str, arguments)],
+            ranks=ranks,
+            folder=name,
+            outputs=["output", "errors"],
+            environment={},
+            kill_after=None,
+            timeout=timeout,
         )
-        for rank in range(ranks)
-    ]
-    try:
-        outputs = [process.communicate(timeout=timeout) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, errors[-3000:]
-    return [output for output, _ in outputs]
+        outputs, errors = (
+            [(folder / f"{kind}.{rank}").read_text(errors="replace") for rank in range(ranks)]
+            for kind in ("output", "errors")
+        )
+    assert not answer["timed_out"], f"no end within {timeout} s: {errors[0][-3000:]}"
+    for status, text in zip(answer["statuses"], errors, strict=True):
+        assert status == 0, text[-3000:]
+    return outputs

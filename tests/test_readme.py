@@ -126,8 +126,9 @@ def test_the_make_commands_are_the_makefiles():
     commands = [block.strip() for block in blocks("")]
     assert commands[0] == "make demo"
     assert commands[2] == "make test"
-    named = [*(command for command in commands if command.startswith("make ")), "make test-3.11"]
-    for command in [*named, "make lint"]:
+    named = [command for command in commands if command.startswith("make ")]
+    for command in [*named, "make test-all", "make test-3.11", "make lint"]:
+        assert command in README
         subprocess.run(
             [*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, timeout=60, check=True
         )

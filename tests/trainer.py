@@ -3,16 +3,12 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import importlib
 import importlib.util
 import itertools
 import json
-import os
 import re
-import subprocess
-import sys
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -20,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import EXAMPLES, ROOT
+from tests.conftest import EXAMPLES
+from tests.ranks import SERVERS, RankServer
 
 
 def _find_trainer() -> str:
@@ -133,10 +130,11 @@ def run_script(
     """Run a training script: ``words`` are its path and its arguments. See ``pretrain``."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        answer = _ask(
+        answer = _server().ask(
             argv=words,
             ranks=ranks,
             folder=name,
+            outputs=["log", "log"],
             environment=environment or {},
             kill_after=kill_after,
             timeout=timeout,
@@ -175,25 +173,8 @@ def _read_lines(path: Path) -> list:
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
-def _ask(**request) -> dict:
-    server = _server()
-    server.stdin.write(json.dumps(request) + "\n")
-    server.stdin.flush()
-    answer = server.stdout.readline()
-    assert answer, "the trainer's server ended"
-    return json.loads(answer)
-
-
 @functools.cache
-def _server() -> subprocess.Popen:
-    # Megatron asks for one connection under tensor parallelism; no device hides the GPUs.
+def _server() -> RankServer:
+    # Megatron asks for one connection under tensor parallelism.
     settings = {"OMP_NUM_THREADS": "1", "CUDA_DEVICE_MAX_CONNECTIONS": "1"}
-    server = subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "trainer_server.py"],
-        env={**os.environ, **settings, "CUDA_VISIBLE_DEVICES": ""},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    atexit.register(server.kill)
-    return server
+    return RankServer(SERVERS / "trainer_server.py", environment=settings)

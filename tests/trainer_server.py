@@ -1,25 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs Megatron training scripts, each in forked ranks, so that torch is imported once.
 
-Reads one JSON request a line and answers each with one line: see ``tests.trainer``. Ranks run as
-under torchrun: where one fails, the others are killed. Put in place beforehand are CUDA's stand-ins
-and, in each rank, ``observe``: what the trainer computed, with all its digits, as JSON lines.
+See ``tests.forked_ranks`` for what it reads and ``tests.trainer`` for who writes it. Put in place
+beforehand are CUDA's stand-ins and, in each rank, ``observe``: what the trainer computed, with all
+its digits, as JSON lines.
 """
 
 from __future__ import annotations
 
-import contextlib
+import argparse
 import hashlib
 import json
-import os
 import runpy
-import signal
-import socket
 import sys
-import time
-import traceback
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 
 warnings.simplefilter("ignore")
@@ -30,10 +24,15 @@ import cpu_trainer
 
 cpu_trainer.run_cuda_code_on_cpu()
 
+import megatron.core.models.mimo  # these two are imported late, by each rank
+import megatron.core.tokenizers.text.models  # noqa: F401
 import megatron.training.training as training
 import torch.multiprocessing
+from megatron.training import argument_utils
+from megatron.training.arguments import add_megatron_arguments
 
 import megatron_packing.megatron.trainer as packed_trainer
+from tests.forked_ranks import serve
 
 get_context = torch.multiprocessing.get_context
 # Megatron starts processes anew to write checkpoints, which then import torch for seconds.
@@ -90,91 +89,27 @@ def observe(folder: Path, rank: int) -> None:
     packed_trainer.get_batch = read
 
 
-def run_rank(request: dict, rank: int, port: int) -> None:
-    """Become one rank of a run; never returns."""
-    folder = Path(request["folder"])
-    ranks = str(request["ranks"])
-    os.setpgid(0, 0)
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=ranks,
-        LOCAL_WORLD_SIZE=ranks,
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        **request["environment"],
-    )
-    log = os.open(folder / f"log.{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    status = 0
-    try:
-        observe(folder, rank)
-        sys.argv = request["argv"]
-        runpy.run_path(request["argv"][0], run_name="__main__")
-    except SystemExit as exit_:
-        if isinstance(exit_.code, str):
-            sys.stderr.write(exit_.code + "\n")
-        status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
-    except BaseException:
-        traceback.print_exc()
-        status = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+def run_script(request: dict, rank: int) -> None:
+    """Run the script of a request, observed."""
+    observe(Path(request["folder"]), rank)
+    runpy.run_path(request["argv"][0], run_name="__main__")
 
 
-def run(request: dict) -> dict:
-    """Fork the ranks, and wait for all, for one that fails, or for the time to kill them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = {}
-    for rank in range(request["ranks"]):
-        pid = os.fork()
-        if pid == 0:
-            run_rank(request, rank, port)
-        with contextlib.suppress(PermissionError):
-            os.setpgid(pid, pid)  # in the rank too: whoever comes first
-        ranks[pid] = rank
-    statuses: dict[int, int] = {}
-    deadline = time.monotonic() + request["timeout"]
-    steps = [Path(request["folder"]) / f"steps.{rank}.jsonl" for rank in ranks.values()]
-    timed_out = False
-    while ranks:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if pid:
-            statuses[ranks.pop(pid)] = os.waitstatus_to_exitcode(status)
-            kill([pid])  # what it started to write checkpoints lives on otherwise
-            if status:
-                time.sleep(1)  # the others may be about to say the same
-                kill(ranks)
-            continue
-        kill_after = request["kill_after"]
-        if kill_after is not None:
-            done = max(len(path.read_text().splitlines()) if path.exists() else 0 for path in steps)
-            if done >= kill_after:
-                kill(ranks)
-        if time.monotonic() > deadline:
-            timed_out = True
-            kill(ranks)
-        time.sleep(0.005)
-    return {"statuses": [statuses[rank] for rank in sorted(statuses)], "timed_out": timed_out}
+def read_docstrings_once() -> None:
+    """Megatron parses the source of its configurations whenever a parser is made."""
+    factory = argument_utils.ArgumentGroupFactory
+    read = factory._get_field_docstrings
+    known: dict[type, dict[str, str]] = {}
 
+    def read_once(self, config: type) -> dict[str, str]:
+        if config not in known:
+            known[config] = read(self, config)
+        return dict(known[config])
 
-def kill(pids: Iterable[int]) -> None:
-    """Kill ranks and what they started."""
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
-
-
-def main() -> None:
-    """Serve until the input ends."""
-    for line in sys.stdin:
-        sys.stdout.write(json.dumps(run(json.loads(line))) + "\n")
-        sys.stdout.flush()
+    factory._get_field_docstrings = read_once
+    add_megatron_arguments(argparse.ArgumentParser())
 
 
 if __name__ == "__main__":
-    main()
+    read_docstrings_once()
+    serve(run_script)

@@ -24,7 +24,7 @@ run_tests() {
   # Python itself frees little at its end: leaks are not looked for.
   # Without randomized addresses, where newer kernels map libraries into the sanitizers' memory.
   # Properties are tried with few examples: instrumented code is many times slower.
-  MEGATRON_PACKING_EXAMPLES=10 \
+  HYPOTHESIS_PROFILE=sanitized \
     LD_PRELOAD=$libraries PYTHONPATH=$copy \
     ASAN_OPTIONS=detect_leaks=0 \
     setarch --addr-no-randomize "$python" -m pytest -q -p no:cacheprovider \

@@ -104,7 +104,14 @@ def whole_result(verb: str, made: Path, folder: Path) -> dict[str, bytes]:
     return contents(folder)
 
 
-@pytest.mark.parametrize("verb", ["pack", "export", "import"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "pack",
+        pytest.param("export", marks=pytest.mark.slow),
+        pytest.param("import", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_at_each_change_of_a_name(verb, made, tmp_path, capsys):
     whole = whole_result(verb, made, tmp_path / "whole")
     states: Counter[str] = Counter()

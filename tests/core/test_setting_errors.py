@@ -60,7 +60,7 @@ def test_the_command_line_is_told_the_flag(settings, message, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "advice"),
     [
-        ([], "choose a longer --sequence-length, or choose with --overlong drop, truncate or split"),
+        ([], "a longer --sequence-length, or choose with --overlong drop, truncate or split"),
         (["--overlong", "drop"], "would be dropped; choose a longer --sequence-length"),
     ],
 )

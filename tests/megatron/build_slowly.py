@@ -34,10 +34,13 @@ def main() -> None:
     folder, seconds, minutes, where = Path(sys.argv[1]), *map(float, sys.argv[2:4]), sys.argv[4]
     rank = int(os.environ["RANK"])
     store = torch.distributed.FileStore(str(folder / "store"), 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    # Ranks find each other, and come here at the same time, however slow the machine is.
+    torch.distributed.barrier()
     limit = datetime.timedelta(seconds=3)
-    torch.distributed.init_process_group(
-        "gloo", store=store, rank=rank, world_size=2, timeout=limit
-    )
+    group = torch.distributed.distributed_c10d._get_default_group()
+    torch.distributed.distributed_c10d._set_pg_timeout(limit, group)
+    assert group._get_backend(torch.device("cpu")).options._timeout == limit
     built = []
     build = indexes.build_pack_index
 

@@ -252,7 +252,7 @@ def test_an_index_that_does_not_fit_is_refused(corpus, tmp_path, make, message):
 def test_an_overlong_document_stops_the_build(corpus, tmp_path):
     with pytest.raises(InputError, match="longer than the sequence length 16") as caught:
         build([corpus.prefix], tmp_path, sequence_length=16)
-    advice = "choose a longer --seq-length, or choose with --packing-overlong drop, truncate or split"
+    advice = "a longer --seq-length, or choose with --packing-overlong drop, truncate or split"
     assert advice in str(caught.value)
 
 

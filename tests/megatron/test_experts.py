@@ -55,7 +55,7 @@ def equally_trained(tmp_path_factory):
 @pytest.mark.parametrize(
     ("kind", "one_in"),
     [
-        ("auxiliary", 1),
+        pytest.param("auxiliary", 1, marks=pytest.mark.slow),
         ("auxiliary", 16),
         ("z", 16),
         pytest.param("auxiliary", 2, marks=pytest.mark.slow),
@@ -73,7 +73,7 @@ def test_they_weigh_what_they_do_where_the_loss_is_averaged_over_micro_batches(
     assert_equal(train(flags), averaged)
 
 
-@pytest.mark.parametrize("normaliser", ["sequence", "turn"])
+@pytest.mark.parametrize("normaliser", ["sequence", pytest.param("turn", marks=pytest.mark.slow)])
 def test_no_normaliser_changes_their_weight(equally_trained, normaliser):
     flags = f"{equally_trained(16)} {BALANCING['auxiliary']}"
     run = train(f"{flags} --packing-normaliser {normaliser}")
@@ -114,7 +114,9 @@ RECOMPUTED = "--recompute-granularity full --recompute-method uniform --recomput
     [
         (BALANCING["auxiliary"], "--context-parallel-size 2", 2),
         (BOTH, "--tensor-model-parallel-size 2 --sequence-parallel", 2),
-        (BOTH, f"--pipeline-model-parallel-size 4 {RECOMPUTED}", 4),
+        pytest.param(
+            BOTH, f"--pipeline-model-parallel-size 4 {RECOMPUTED}", 4, marks=pytest.mark.slow
+        ),
         pytest.param(
             BALANCING["by sequence"],
             "--context-parallel-size 2",

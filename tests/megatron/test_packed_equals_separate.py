@@ -44,9 +44,9 @@ def test_each_document_of_200_packs_has_the_losses_and_gradients_that_it_has_alo
 @pytest.mark.parametrize(
     ("position_embedding", "position_ids", "alignment"),
     [
-        ("rope", "continue", 1),
+        pytest.param("rope", "continue", 1, marks=pytest.mark.slow),
         ("rope", "continue", 8),
-        ("learned_absolute", "continue", 1),
+        pytest.param("learned_absolute", "continue", 1, marks=pytest.mark.slow),
         ("learned_absolute", "restart", 8),
     ],
 )

@@ -45,6 +45,22 @@ MODELS = {
 }
 
 
+# Those that are trained when slow tests are left out: each layout and each normalizer, once.
+QUICK_RUNS = {
+    ("one rank", "token"),
+    ("one rank", "sequence"),
+    ("TP=2 with sequence parallel", "token"),
+    ("PP=2 with virtual stages", "turn"),
+    ("CP=2", "sequence"),
+    ("DP=2 with distributed optimizer", "turn"),
+}
+QUICK_MODELS = {"recomputation", "learned positions", "experts"}
+
+
+def slow_unless(quick: bool, *values: object):
+    return pytest.param(*values, marks=() if quick else pytest.mark.slow)
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parallel")
@@ -97,8 +113,14 @@ def assert_equal(run: Run, reference: Run) -> None:
         assert step.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
 
 
-@pytest.mark.parametrize("normaliser", NORMALISERS)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("layout", "normaliser"),
+    [
+        slow_unless((layout, normaliser) in QUICK_RUNS, layout, normaliser)
+        for layout in LAYOUTS
+        for normaliser in NORMALISERS
+    ],
+)
 def test_a_packed_run_has_losses_and_gradient_norms_of_a_padded_one(
     begin, padded, layout, normaliser
 ):
@@ -110,9 +132,16 @@ def test_a_packed_run_has_losses_and_gradient_norms_of_a_padded_one(
 @pytest.mark.parametrize(
     ("model", "layout", "ranks"),
     [
-        ("", "--pipeline-model-parallel-size 2 --decoder-first-pipeline-num-layers 1", 2),
+        slow_unless(
+            False, "", "--pipeline-model-parallel-size 2 --decoder-first-pipeline-num-layers 1", 2
+        ),
         ("", "--pipeline-model-parallel-size 3 --pipeline-model-parallel-layout Ett|tt|L", 3),
-        (MODELS["query and key norms"], "--tensor-model-parallel-size 2 --sequence-parallel", 2),
+        slow_unless(
+            False,
+            MODELS["query and key norms"],
+            "--tensor-model-parallel-size 2 --sequence-parallel",
+            2,
+        ),
     ],
     ids=["uneven stages", "a layout of stages", "query and key norms, TP=2"],
 )
@@ -126,13 +155,14 @@ def test_normalisers_differ(padded):
     assert len(losses) == len(NORMALISERS)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [slow_unless(model in QUICK_MODELS, model) for model in MODELS])
 def test_what_the_model_is_made_of_changes_nothing(begin, padded, model):
     flags = MODELS[model]
     run = train(f"{begin(flags)} --packing-normaliser sequence")
     assert_equal(run, padded("sequence", flags))
 
 
+@pytest.mark.slow
 def test_nor_do_l2_norms_of_queries_and_keys(begin, padded):
     """With experts: Megatron's own layers without Transformer Engine ignore the flag elsewhere.
 
@@ -144,7 +174,13 @@ def test_nor_do_l2_norms_of_queries_and_keys(begin, padded):
     assert step.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
 
 
-@pytest.mark.parametrize("layout", ["one rank", "TP=2 with sequence parallel", "PP=2", "CP=2"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        slow_unless(layout == "PP=2", layout)
+        for layout in ("one rank", "TP=2 with sequence parallel", "PP=2", "CP=2")
+    ],
+)
 def test_frozen_parameters_change_nothing(begin, layout):
     wrapper = PADDED.with_name("pretrain_frozen.py")
     reference = train(
@@ -163,10 +199,11 @@ def test_frozen_parameters_change_nothing(begin, layout):
     ("layout", "ranks"),
     [
         ("--expert-model-parallel-size 2", 2),
-        ("--pipeline-model-parallel-size 2", 2),
-        ("--context-parallel-size 2", 2),
-        ("--tensor-model-parallel-size 2 --sequence-parallel", 2),
-        (
+        slow_unless(False, "--pipeline-model-parallel-size 2", 2),
+        slow_unless(False, "--context-parallel-size 2", 2),
+        slow_unless(False, "--tensor-model-parallel-size 2 --sequence-parallel", 2),
+        slow_unless(
+            False,
             "--tensor-model-parallel-size 2 --sequence-parallel --pipeline-model-parallel-size 2 "
             "--expert-model-parallel-size 2 --expert-tensor-parallel-size 1",
             4,
@@ -183,8 +220,10 @@ def test_experts_train_alike_in_every_layout(begin, padded, layout, ranks):
     "balancing",
     [
         "--moe-router-load-balancing-type aux_loss --moe-aux-loss-coeff 0.5",
-        "--moe-router-load-balancing-type seq_aux_loss --moe-aux-loss-coeff 0.5",
-        "--moe-router-load-balancing-type none --moe-z-loss-coeff 0.5",
+        slow_unless(
+            False, "--moe-router-load-balancing-type seq_aux_loss --moe-aux-loss-coeff 0.5"
+        ),
+        slow_unless(False, "--moe-router-load-balancing-type none --moe-z-loss-coeff 0.5"),
     ],
     ids=["auxiliary loss", "auxiliary loss by sequence", "z loss"],
 )

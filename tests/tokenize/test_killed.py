@@ -100,8 +100,8 @@ def session_of(pid: int) -> set[int]:
     ("number", "to_all"),
     [
         (signal.SIGTERM, False),
-        (signal.SIGHUP, True),
-        (signal.SIGTERM, True),
+        pytest.param(signal.SIGHUP, True, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, True, marks=pytest.mark.slow),
         (signal.SIGKILL, False),
     ],
 )
@@ -134,7 +134,7 @@ def test_workers_end_with_their_parent_and_the_run_goes_on(chitchat, tmp_path, n
         assert errors.decode().splitlines()[-1] == (
             "megatron-packing: error: interrupted; the same command goes on where it stopped"
         )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while session_of(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not session_of(process.pid)
@@ -236,16 +236,17 @@ def mounted(mount_options: str, script: str, folder: Path, *arguments: str):
 
 
 def test_a_full_disk_gives_a_sentence_and_room_lets_the_run_go_on(
-    conversations, chitchat, tmp_path
+    some_conversations, chitchat, tmp_path
 ):
     folder = tmp_path / "small"
     folder.mkdir()
-    run = command(conversations, folder / "corpus", chitchat, "--checkpoint-seconds", "0")
+    run = command(some_conversations, folder / "corpus", chitchat, "--checkpoint-seconds", "0")
     show = f'ls {folder}; mount -o remount,size=100m {folder}; "$@" || exit; ls {folder}'
-    process = mounted("size=4m", f'"$@" && exit; {show}', folder, *run)
+    process = mounted("size=1m", f'"$@" && exit; {show}', folder, *run)
     assert process.returncode == 0, process.stderr
     full, _, after = process.stderr.partition("going on after ")
-    (line,) = full.strip().splitlines()
+    # A slow machine says how far it is, too.
+    (line,) = (line for line in full.splitlines() if not line.startswith("tokenizing "))
     assert line.startswith("megatron-packing: error: the disk is full (No space left on device)")
     assert "run the same command again, it goes on where it stopped" in line
     assert int(after.split()[0].replace(",", "")) > 100
@@ -255,10 +256,10 @@ def test_a_full_disk_gives_a_sentence_and_room_lets_the_run_go_on(
     assert "corpus.unfinished" not in made
 
 
-def test_a_folder_that_cannot_be_written_to_gives_a_sentence(conversations, chitchat, tmp_path):
+def test_a_folder_that_cannot_be_written_to_gives_a_sentence(few_conversations, chitchat, tmp_path):
     folder = tmp_path / "fixed"
     folder.mkdir()
-    run = command(conversations, folder / "corpus", chitchat)
+    run = command(few_conversations, folder / "corpus", chitchat)
     process = mounted("ro", '"$@"', folder, *run)
     assert process.returncode == 1
     (line,) = process.stderr.splitlines()

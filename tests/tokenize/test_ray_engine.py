@@ -65,11 +65,10 @@ pytestmark = [
 ]
 
 
-def test_two_nodes_write_the_bytes_of_one_process(run, chitchat, tmp_path):
+def test_two_nodes_write_the_bytes_of_one_process(run, some_conversations, tmp_path):
     assert len([node for node in ray.nodes() if node["Alive"]]) == 2
-    path = chitchat / "conversations.jsonl"
-    run(path, "ray", engine="ray", workers=None)
-    run(path, "local")
+    run(some_conversations, "ray", engine="ray", workers=None)
+    run(some_conversations, "local")
     for ending in ENDINGS:
         ours, theirs = (tmp_path / f"{name}{ending}" for name in ("ray", "local"))
         assert ours.read_bytes() == theirs.read_bytes()

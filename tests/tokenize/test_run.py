@@ -330,7 +330,7 @@ class TestGoingOn:
     """A run that is stopped goes on."""
 
     @pytest.fixture
-    def stopped(self, run, chitchat, tmp_path):
+    def stopped(self, run, some_conversations, tmp_path):
         """Stop a run after a few batches, everything before made certain."""
 
         def stopped(**changes):
@@ -343,7 +343,7 @@ class TestGoingOn:
 
             with pytest.raises(KeyboardInterrupt):
                 run(
-                    chitchat / "conversations.jsonl",
+                    some_conversations,
                     on_progress=stop,
                     **{"checkpoint_seconds": 0, **changes},
                 )
@@ -351,11 +351,13 @@ class TestGoingOn:
 
         return stopped
 
-    def test_with_the_same_bytes_and_without_doing_it_again(self, run, chitchat, tmp_path, stopped):
+    def test_with_the_same_bytes_and_without_doing_it_again(
+        self, run, some_conversations, tmp_path, stopped
+    ):
         stopped()
         assert not (tmp_path / "out" / "corpus.idx").exists()
         first = []
-        path = chitchat / "conversations.jsonl"
+        path = some_conversations
         run(path, workers=2, on_progress=lambda *now: first.append((now[0], now[2].num_records)))
         assert first[0][0] > 2 << 18
         assert first[0][1] > 100
@@ -367,10 +369,10 @@ class TestGoingOn:
         assert not list(folder.glob("*.unfinished"))
 
     def test_not_with_other_options_or_inputs(
-        self, run, chitchat, few_conversations, tmp_path, stopped
+        self, run, some_conversations, few_conversations, tmp_path, stopped
     ):
         stopped()
-        path = chitchat / "conversations.jsonl"
+        path = some_conversations
         with pytest.raises(InputError, match=r"of which loss_on was different; .* --restart"):
             run(path, loss_on="all")
         with pytest.raises(InputError, match=r"of which inputs were different"):
@@ -378,9 +380,9 @@ class TestGoingOn:
         run(path, loss_on="all", restart=True)
         assert not Corpus(tmp_path / "out" / "corpus").has_loss_mask
 
-    def test_not_where_what_was_done_is_damaged(self, run, chitchat, stopped):
+    def test_not_where_what_was_done_is_damaged(self, run, some_conversations, stopped):
         folder = stopped()
-        path = chitchat / "conversations.jsonl"
+        path = some_conversations
         os.truncate(folder / "tokens", 10)
         with pytest.raises(InputError, match=r"tokens has 10 bytes where .*--restart"):
             run(path)
@@ -388,7 +390,7 @@ class TestGoingOn:
         with pytest.raises(InputError, match=r"state.json is damaged .*--restart"):
             run(path)
 
-    def test_on_the_day_that_it_began(self, run, chitchat, tmp_path, stopped):
+    def test_on_the_day_that_it_began(self, run, some_conversations, tmp_path, stopped):
         template = tmp_path / "dated.jinja"
         template.write_text(
             "{{ strftime_now('%Y') }}{% for m in messages %}{% if m.role == 'assistant' %}"
@@ -398,26 +400,26 @@ class TestGoingOn:
         folder = stopped(chat_template=template)
         job = json.loads((folder / "job.json").read_text())
         (folder / "job.json").write_text(json.dumps({**job, "date": "1999-12-31"}))
-        run(chitchat / "conversations.jsonl", chat_template=template)
+        run(some_conversations, chat_template=template)
         record = json.loads((tmp_path / "out" / "corpus_corpus.json").read_text())
         assert record["chat_template"]["date"] == "1999-12-31"
 
-    def test_not_beside_itself(self, run, chitchat, stopped):
+    def test_not_beside_itself(self, run, some_conversations, stopped):
         folder = stopped()
-        path = chitchat / "conversations.jsonl"
+        path = some_conversations
         with (
             prefix_lock(folder.with_name("corpus")),
             pytest.raises(InputError, match="another process is writing"),
         ):
             run(path)
 
-    def test_not_with_other_versions_of_what_it_uses(self, run, chitchat, stopped):
+    def test_not_with_other_versions_of_what_it_uses(self, run, some_conversations, stopped):
         folder = stopped()
         job = json.loads((folder / "job.json").read_text())
         job["versions"]["tokenizers"] = "0.1"
         (folder / "job.json").write_text(json.dumps(job))
         with pytest.raises(InputError, match="of which versions were different"):
-            run(chitchat / "conversations.jsonl")
+            run(some_conversations)
 
     @pytest.mark.parametrize("num_renamed", range(5))
     def test_where_files_were_being_renamed(
