@@ -24,6 +24,8 @@ from megatron_packing.planning.strategies import Strategy
 ROOT = Path(__file__).resolve().parents[2]
 PEAKS = {"H100 80GB HBM3": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
 """Dense bf16 FLOP/s by the vendor's data sheets, by a part of the card's name."""
+WAYS = {"padded": ("padding", False), "random": ("random", False), "packed": ("optimal", True)}
+"""For each way to fill rows: the strategy, and whether a document attends only to itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -246,6 +248,12 @@ def loss_of(model: Any, batch: Any, *, packed: bool) -> torch.Tensor:
     """Sum of the losses of the trained tokens of a row."""
     losses = losses_of(model, batch, packed=packed)
     return (losses.view(-1).float() * batch.loss_mask.view(-1)).sum()
+
+
+def squares(batch: Any) -> int:
+    """The sum of squared lengths of what attends in a packed row."""
+    lengths = torch.diff(batch.packed_seq_params.cu_seqlens_q.long().cpu())
+    return int((lengths**2).sum())
 
 
 def milliseconds(work: Callable[[], object], repeats: int, in_a_row: int = 1) -> float:

@@ -22,28 +22,12 @@ import time
 import traceback
 from pathlib import Path
 
+from stages import STAGES
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 NEEDED = ("numpy", "torch", "rich", "transformers", "pytest", "hypothesis", "psutil", "einops")
 """What no wheel of wheels.txt brings; Transformer Engine wants onnx and onnxscript beside."""
-SECONDS = {
-    "machine": 60,
-    "attention": 90,
-    "variants": 90,
-    "partition": 60,
-    "model": 120,
-    "rows": 240,
-    "attention_time": 120,
-    "loading": 90,
-    "graph": 120,
-    "width": 90,
-    "fp8": 90,
-    "waits": 60,
-    "kernels": 60,
-    "tests": 120,
-    "trainer": 400,
-}
-"""Stages in their order, and how long each may take."""
 
 
 def run_stage(name: str, brought: Path, work: Path, out: Path, dry: bool) -> None:
@@ -51,35 +35,16 @@ def run_stage(name: str, brought: Path, work: Path, out: Path, dry: bool) -> Non
     from ground import open_ground
 
     ground = open_ground(brought, work, out, dry)
-    import checks
-    import speed
-    import trainer
-
-    stage = {
-        "machine": speed.measure_machine,
-        "attention": checks.check_attention,
-        "variants": checks.check_variants,
-        "partition": checks.check_partition,
-        "model": checks.check_model,
-        "rows": speed.measure_rows,
-        "attention_time": speed.measure_attention,
-        "trainer": trainer.train,
-        "loading": speed.measure_loading,
-        "graph": speed.measure_graph,
-        "width": speed.measure_width,
-        "fp8": speed.measure_fp8,
-        "waits": speed.count_waits,
-        "kernels": speed.name_kernels,
-        "tests": trainer.run_tests,
-    }[name]
-    if not dry and name not in ("trainer", "tests", "machine"):
+    stage = STAGES[name]
+    run = stage.load()
+    if not dry and stage.uses_megatron:
         import megatron.core.models.gpt  # noqa: F401 - takes seconds; before the turn comes
         import transformer_engine.pytorch  # noqa: F401
     if not sys.stdin.readline():  # imports were done while the stage before was running
         sys.exit("measure.py ended before this stage began")
     began = time.perf_counter()
     try:
-        stage(ground)
+        run(ground)
     except Exception:
         path = out / f"{name}.json"
         known = json.loads(path.read_text()) if path.exists() else {}
@@ -119,10 +84,10 @@ def main() -> None:
     parser.add_argument("--brought", type=Path, required=True, help="what bring.py made")
     parser.add_argument("--out", type=Path, required=True, help="where results go")
     parser.add_argument("--dry-run", action="store_true", help="every stage in small, on a CPU")
-    parser.add_argument("--stages", nargs="+", choices=SECONDS, default=list(SECONDS))
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--minutes", type=float, default=60, help="stop after (default: 60)")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--one", choices=SECONDS, help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=STAGES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         run_stage(options.one, options.brought, options.work, options.out, options.dry_run)
@@ -171,7 +136,7 @@ def main() -> None:
         process = next_one
         if position + 1 < len(stages):
             next_one = start(stages[position + 1])
-        error = finish(process, max(0.0, min(SECONDS[name], ends - time.monotonic())))
+        error = finish(process, max(0.0, min(STAGES[name].seconds, ends - time.monotonic())))
         if error:
             note(options.out / f"{name}.json", error)
         print(f"{name}: {summary(options.out / f'{name}.json')}", flush=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from stages import STAGES
 
 Rows = list[list[str]]
 LEGEND = """\
@@ -88,99 +89,15 @@ def check_rows(found: dict[str, dict[str, Any]]) -> Rows:
     lines = []
     for stage, result in found.items():
         said = "ok" if result.get("ok") else "failed"
-        lines.append([stage, said, f"{result.get('seconds', 0):.0f}", DETAILS[stage](result)])
+        lines.append(
+            [stage, said, f"{result.get('seconds', 0):.0f}", STAGES[stage].describe(result)]
+        )
     return lines
-
-
-def _attention(result: dict[str, Any]) -> str:
-    return "; ".join(
-        f"{name}: {kernel['documents']} documents, largest error {kernel['largest_error']:.1e}"
-        for name, kernel in result.get("kernels", {}).items()
-    )
-
-
-def _attention_time(result: dict[str, Any]) -> str:
-    return "; ".join(
-        f"{row['kernel']} at {row['row']:,}: {row['measured_over_predicted']:.2f} of predicted, "
-        f"whole row {row['whole_row_flops'] / 1e12:.0f} TFLOP/s"
-        for row in result.get("rows", [])
-    )
-
-
-def _variants(result: dict[str, Any]) -> str:
-    return "; ".join(
-        f"{name}: {kernel.get('error', '')[:70] or format(kernel['largest_error'], '.1e')}"
-        for name, kernel in result.get("kernels", {}).items()
-    )
-
-
-def _width(result: dict[str, Any]) -> str:
-    return "; ".join(
-        f"{kind}: " + ", ".join(f"{ms:.0f} ms at {w}" for w, ms in result.get(kind, {}).items())
-        for kind in ("fused", "unfused")
-    )
-
-
-def _fp8(result: dict[str, Any]) -> str:
-    if "largest_difference" not in result:
-        return str(result.get("skipped", ""))
-    bf16, fp8 = (result[kind]["milliseconds"] for kind in ("bf16", "fp8"))
-    apart = result["largest_difference"]
-    return f"bf16 {bf16:.0f} ms, FP8 {fp8:.0f} ms a row; losses differ by {apart:.1e}"
-
-
-def _model(result: dict[str, Any]) -> str:
-    if "loss" not in result:
-        return ""
-    return (
-        f"{result['documents']} documents: loss {result['loss']:.1e}, gradient "
-        f"{result['gradient']:.1e} (leaking: {result['leaking_gradient']:.1e}); "
-        f"{result['bits_changed']} of {result['bits_compared']} losses changed by others"
-        f" (leaking: {result.get('leaking_bits_changed', '-')})"
-    )
-
-
-def _trainer(result: dict[str, Any]) -> str:
-    if "faster" not in result:
-        return ""
-    return (
-        f"{result['faster']:.2f} times faster with {result['ratio_of_rows']:.2f} times fewer rows"
-    )
-
-
-def _graph(result: dict[str, Any]) -> str:
-    if "graph_milliseconds" not in result:
-        return ""
-    return (
-        f"eager {result['eager_milliseconds']:.1f} ms, replayed "
-        f"{result['graph_milliseconds']:.1f} ms; loss differs by {result['replayed']['loss']:.1e}, "
-        f"gradient by {result['replayed']['gradient']:.1e} (eager again: "
-        f"{result['eager_again']['gradient']:.1e})"
-    )
-
-
-DETAILS: dict[str, Any] = {
-    "machine": lambda r: f"{r.get('card')}, {r.get('product_flops', 0) / 1e12:.0f} TFLOP/s",
-    "attention": _attention,
-    "variants": _variants,
-    "partition": lambda r: f"{r.get('different')} of {r.get('compared')} differ",
-    "model": _model,
-    "rows": lambda r: ", ".join(f"{s:.2f}" for s in r.get("share_of_the_ratio_of_rows", [])),
-    "attention_time": _attention_time,
-    "loading": lambda r: f"{r.get('slower', 0):.3f} of the time without loading",
-    "graph": _graph,
-    "width": _width,
-    "fp8": _fp8,
-    "waits": lambda r: f"{r.get('waits', '-')} waits of the host in {r.get('layers', '-')} layers",
-    "kernels": lambda r: r.get("skipped", "kernels.json"),
-    "tests": lambda r: r.get("last_line", ""),
-    "trainer": _trainer,
-}
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
     """Results of the stages that ran, in their order."""
-    paths = {stage: folder / f"{stage}.json" for stage in DETAILS}
+    paths = {stage: folder / f"{stage}.json" for stage in STAGES}
     return {stage: json.loads(p.read_text()) for stage, p in paths.items() if p.exists()}
 
 

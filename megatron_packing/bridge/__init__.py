@@ -1,2 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For Megatron-Bridge: pack indexes in its recipes."""
+"""Trains Megatron-Bridge recipes on pack indexes.
+
+May import: megatron, thd, stream, report, index, corpus, needs, counted, errors. Imports
+megatron-bridge.
+"""

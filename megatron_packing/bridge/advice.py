@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run on packs should know at its start."""
+"""Describes a Bridge run on packs at its start, and refuses indexes without a trained token."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from typing import Any
 import numpy as np
 
 from megatron_packing.bridge.splits import Packs, Split
-from megatron_packing.bridge.versions import takes_padding_mask
+from megatron_packing.bridge.versions import (
+    evaluation_global_batch,
+    evaluation_part,
+    takes_padding_mask,
+)
 from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus
+from megatron_packing.counted import counted
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.thd.rows import PackedRows
@@ -20,12 +25,12 @@ _SAMPLED_ROWS = 128
 
 
 def check_trained(index: PackIndex, corpus: Corpus | JoinedCorpus) -> None:
-    """Refuse an index none of whose packs has a trained token.
+    """Refuse an index without any trained token.
 
     Raises:
-        InputError: It is one.
+        InputError: No pack has a trained token.
     """
-    untrained = getattr(index.figures, "num_packs_untrained", None)
+    untrained = index.figures.num_packs_untrained
     if untrained is None and corpus.has_loss_mask:
         rows = _rows(index, corpus)
         trains = any(rows.row(pack)["loss_mask"].any() for pack in range(len(index)))
@@ -33,18 +38,18 @@ def check_trained(index: PackIndex, corpus: Corpus | JoinedCorpus) -> None:
         trains = untrained is None or untrained < len(index)
     if not trains:
         raise InputError(
-            f"none of the {len(index):,} packs of {index.path} has a trained token, so nothing "
-            f"would be learned; look at the loss mask of {corpus.prefix}, or at what truncation "
-            f"left of its documents"
+            f"{index.path} has no trained token in any pack, so training would learn nothing; "
+            f"check the loss mask of {corpus.prefix}, and whether truncation cut off all trained "
+            f"tokens"
         )
 
 
 def advise(cfg: Any, splits: Mapping[str, Split]) -> Iterator[str]:
-    """Lines about a run, for the first rank to print.
+    """Yield lines about a run, for the first rank to print.
 
     Args:
-        cfg: Bridge's ``ConfigContainer``, as it is trained with.
-        splits: ``train`` and maybe ``validation`` and ``test``.
+        cfg: Bridge's ``ConfigContainer``, as used for training.
+        splits: ``train``, and optionally ``validation`` and ``test``.
     """
     yield from _describe_epochs(cfg, splits["train"])
     for name, split in splits.items():
@@ -55,8 +60,8 @@ def advise(cfg: Any, splits: Mapping[str, Split]) -> Iterator[str]:
     if getattr(cfg.model, "num_moe_experts", None):
         if not takes_padding_mask():
             yield (
-                "routers of experts count the padding of rows, as Bridge before 0.7 hands them no "
-                "padding mask"
+                "MoE routers count the padding of rows, because Bridge before 0.7 does not pass "
+                "them a padding mask"
             )
         yield from _advise_on_balance(cfg.model, splits["train"])
 
@@ -66,11 +71,10 @@ def _describe_epochs(cfg: Any, train: Split) -> Iterator[str]:
     for number, (index, weight) in enumerate(zip(train.indexes, train.weights, strict=True)):
         epoch = train.epoch(number) / batch
         of = "" if len(train.parts) == 1 else f" of {index.path}"
-        share = "" if len(train.parts) == 1 else f", of which it gives {weight:.1%}"
+        share = "" if len(train.parts) == 1 else f", {weight:.1%} from this index"
         yield (
-            f"an epoch{of} is {len(index):,} {_rows_word(len(index))}: {epoch:,.1f} steps of "
-            f"{batch:,}{share}"
-            + (f"; train_iters {steps:,} are {steps / epoch:,.1f} epochs" if steps else "")
+            f"an epoch{of} is {counted(len(index), 'row')}: {epoch:,.1f} steps of {batch:,}{share}"
+            + (f"; train_iters {steps:,} make {steps / epoch:,.1f} epochs" if steps else "")
         )
     row = train.indexes[0].plan.sequence_length
     used = sum(
@@ -78,52 +82,50 @@ def _describe_epochs(cfg: Any, train: Split) -> Iterator[str]:
         for index, weight in zip(train.indexes, train.weights, strict=True)
     )
     yield (
-        f"Bridge counts rows as samples: a step is about {batch * train.documents_per_row:,.0f} "
-        f"documents and {batch * row * used:,.0f} tokens, {used:.2%} of its positions"
+        f"Bridge counts each row as a sample: a step has about "
+        f"{batch * train.documents_per_row:,.0f} documents and {batch * row * used:,.0f} tokens, "
+        f"{used:.2%} of its positions"
     )
 
 
 def _describe_training(name: str, part: Packs) -> Iterator[str]:
     if not part.corpus.has_loss_mask:
-        yield f"all tokens of the {name} documents are trained: {part.corpus.prefix} has no mask"
-    untrained = getattr(part.index.figures, "num_packs_untrained", None)
+        yield (
+            f"all tokens of the {name} documents are trained: {part.corpus.prefix} has no loss mask"
+        )
+    untrained = part.index.figures.num_packs_untrained
     if untrained:
         yield (
-            f"{untrained:,} of the {len(part.index):,} packs of {name} documents have no trained "
-            f"token: a step of such packs alone learns nothing, and its loss is no number"
+            f"{untrained:,} of {counted(len(part.index), 'pack')} of {name} documents have no "
+            f"trained token: a step of only such packs learns nothing, and its loss is NaN"
         )
-
-
-def _rows_word(count: int) -> str:
-    return "row" if count == 1 else "rows"
 
 
 def _advise_on_evaluation(cfg: Any, validation: Split) -> Iterator[str]:
-    """Say how an evaluation takes each document once, where it does not."""
+    """Say how to evaluate each document once, if an evaluation does not."""
     if len(validation.parts) > 1:
-        return  # of a blend it need not
+        return  # a blend has no such number
     rows = len(validation.indexes[0])
-    part = "cfg.validation" if hasattr(cfg, "validation") else "cfg.train"
-    settings = getattr(cfg, "validation", cfg.train)
-    batch = getattr(settings, "eval_global_batch_size", None) or cfg.train.global_batch_size
-    taken = (settings.eval_iters or 0) * batch
+    part, batch = evaluation_part(cfg), evaluation_global_batch(cfg)
+    taken = (getattr(cfg, part).eval_iters or 0) * batch
     if taken and taken % rows:
         advice = (
-            f"{part}.eval_iters = {rows // batch} takes each of them once"
+            f"cfg.{part}.eval_iters = {rows // batch} evaluates each of them once"
             if rows % batch == 0
-            else f"pack with --packs-multiple-of {batch}, so that whole batches take each once"
+            else f"pack with --packs-multiple-of {batch} to evaluate each of them once"
         )
         yield (
-            f"an evaluation takes {taken:,} rows, but the validation documents fill {rows:,}: "
+            f"an evaluation reads {counted(taken, 'row')}, but the validation documents fill "
+            f"{rows:,}: "
             f"{advice}"
         )
 
 
 def _advise_on_balance(model: Any, train: Split) -> Iterator[str]:
-    """Say how the loss mask weighs the balancing losses of experts.
+    """Say how much the loss mask increases the weight of MoE balancing losses.
 
-    Megatron multiplies them by all tokens of a row, without padding where it is handed a mask, as
-    if every token was trained, and the step divides all gradients by the trained ones
+    Megatron multiplies these losses by all tokens of a row (without padding if it gets a mask), as
+    if every token was trained. The step then divides all gradients by the trained tokens
     (``attach_and_log_load_balancing_loss`` in ``megatron/core/transformer/moe/router.py``).
     """
     kinds = getattr(model, "moe_router_load_balancing_type", None) or "none"
@@ -136,9 +138,9 @@ def _advise_on_balance(model: Any, train: Split) -> Iterator[str]:
     share = trained_share(train, with_padding=not takes_padding_mask()) if set_to else 1.0
     if set_to and 0 < share < 1:
         yield (
-            f"balancing losses of experts weigh about {1 / share:.3g} times what they weigh where "
-            f"all tokens are trained, as Megatron divides them by the trained ones "
-            f"({share:.0%}); to keep their weight, set "
+            f"MoE balancing losses weigh about {1 / share:.3g} times as much as with all tokens "
+            f"trained, because Megatron divides them by the trained tokens ({share:.0%} of all); "
+            f"to keep their weight, set "
             + ", ".join(
                 f"cfg.model.{name} to {_scaled(value, share)}" for name, value in set_to.items()
             )
@@ -152,11 +154,11 @@ def _scaled(value: Any, share: float) -> str:
 
 
 def trained_share(train: Split, *, with_padding: bool) -> float:
-    """The share of the tokens of all rows that is trained; of some rows, if there are many.
+    """Return the share of trained tokens in all rows; if there are many rows, in a sample of them.
 
     Args:
         train: The training documents.
-        with_padding: Padding counts as tokens.
+        with_padding: Count padding as tokens.
     """
     trained = counted = 0.0
     for part, weight in zip(train.parts, train.weights, strict=True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The record of a run's streams in the checkpoints that Bridge saves."""
+"""Writes packing_stream.json into the checkpoints that Bridge saves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from megatron_packing.stream import record_on_save
 from megatron_packing.stream.record import Stream
 
 _SAVES = "megatron.bridge.training.checkpointing"
-# Bridge 0.3 imports the function into the modules that call it.
+# Bridge 0.3 imports save_checkpoint into the modules that call it.
 _CALLERS = ("megatron.bridge.training.train", "megatron.bridge.training.pretrain")
 
 
@@ -24,4 +24,6 @@ def write_into_checkpoints(streams: Sequence[Stream]) -> None:
 
 def _folder_of(folder: str, state: Any, *_: Any, **__: Any) -> str | None:
     checkpoint = Path(folder) / f"iter_{int(state.train_state.step):07d}"
-    return str(checkpoint) if checkpoint.is_dir() else None  # not of local ones and object stores
+    return (
+        str(checkpoint) if checkpoint.is_dir() else None
+    )  # none for local checkpoints and object stores

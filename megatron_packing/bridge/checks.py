@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes of Megatron-Bridge that cannot be trained on packs, or that it would train wrongly."""
+"""Refuses Bridge recipes that cannot be trained on packs or would train wrongly."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from megatron_packing.bridge.model_kinds import (
     check_recurrent_layers,
 )
 from megatron_packing.bridge.splits import Split
-from megatron_packing.bridge.versions import bridge_version, check_tested
+from megatron_packing.bridge.versions import (
+    bridge_version,
+    check_tested,
+    evaluation_context_parallel_size,
+    passes_boundaries_to_middle_stages,
+)
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.thd.alignment import row_multiple, segment_alignment
 from megatron_packing.thd.layout import ATTENTION
 
-_FIRST_WITH_MIDDLE_STAGES = (0, 5)
 _TWO_STAGES = 2
 
 
@@ -27,7 +31,7 @@ def check_recipe(cfg: Any, *, allow_untested_bridge: bool = False) -> None:
 
     Args:
         cfg: Bridge's ``ConfigContainer``.
-        allow_untested_bridge: Train with a Bridge that is newer than the tested ones.
+        allow_untested_bridge: Accept a Bridge that is newer than the newest tested release.
 
     Raises:
         InputError: Names the setting.
@@ -43,15 +47,15 @@ def check_recipe(cfg: Any, *, allow_untested_bridge: bool = False) -> None:
 def check_run(cfg: Any, splits: Mapping[str, Split]) -> None:
     """Refuse a run that would train wrongly on the packs of ``cfg.dataset``.
 
-    Settings may be changed after ``use_packed_data``, or read from a file, so this looks at what
-    they are when training starts.
+    Settings may change after ``use_packed_data``, or come from a file, so this checks their values
+    when training starts.
 
     Args:
         cfg: Bridge's ``ConfigContainer``, whose ``dataset`` is a ``PackedData``.
-        splits: Those that it has.
+        splits: The splits of the run, by name.
 
     Raises:
-        InputError: Names the setting, or says how to make an index that can be trained.
+        InputError: Names the setting, or says how to make an index that fits.
     """
     check_recipe(cfg, allow_untested_bridge=cfg.dataset.allow_untested_bridge)
     check_hybrid_flag(cfg.model)
@@ -62,34 +66,35 @@ def check_run(cfg: Any, splits: Mapping[str, Split]) -> None:
 
 
 def check_stages(model: Any) -> None:
-    """Refuse the releases whose middle pipeline stages see no boundaries (Megatron-Bridge#2952).
+    """Refuse releases whose middle pipeline stages get no ``cu_seqlens`` (Megatron-Bridge#2952).
 
     Raises:
-        InputError: The model has such stages, and the installed release is one of those.
+        InputError: The model has middle stages, and the installed release has this bug.
     """
-    version, stages = bridge_version(), model.pipeline_model_parallel_size
-    if stages > 2 and version < _FIRST_WITH_MIDDLE_STAGES:
+    stages = model.pipeline_model_parallel_size
+    if stages > _TWO_STAGES and not passes_boundaries_to_middle_stages():
+        version = bridge_version()
         raise InputError(
             f"cfg.model.pipeline_model_parallel_size is {stages}, but Megatron-Bridge "
-            f"{version[0]}.{version[1]} gives cu_seqlens to the first and last pipeline stage "
-            f"alone, so in the others documents see each other; use 2 stages at most, or "
+            f"{version[0]}.{version[1]} passes cu_seqlens only to the first and last pipeline "
+            f"stage, so documents attend to each other in the others; use at most 2 stages, or "
             f"Megatron-Bridge 0.5 or later"
         )
 
 
-# What trains wrongly on packed rows: fields of the model, of some releases.
+# Model settings that train wrongly on packed rows. Some releases lack some of them.
 _REFUSED = {
     "mtp_num_layers": "multi-token prediction divides its loss by each micro-batch's own count",
-    "enable_cuda_graph": "captured graphs keep the boundaries of one row",
-    "external_cuda_graph": "captured graphs keep the boundaries of one row",
-    "moe_expert_capacity_factor": "padding would take the capacity of experts",
-    "overlap_moe_expert_parallel_comm": "nothing proves that its schedule keeps documents apart",
-    "hybrid_context_parallel": "packs have one length, so ranks share all rows alike",
+    "enable_cuda_graph": "a captured graph reuses the document boundaries of one row",
+    "external_cuda_graph": "a captured graph reuses the document boundaries of one row",
+    "moe_expert_capacity_factor": "padding would use up expert capacity",
+    "overlap_moe_expert_parallel_comm": "its schedule is not proven to separate documents",
+    "hybrid_context_parallel": "all rows have one length, so ranks share every row alike",
 }
 
 
 def check_model(model: Any) -> None:
-    """Refuse what would train wrongly on packed rows.
+    """Refuse model settings that would train wrongly on packed rows.
 
     Raises:
         InputError: Names the setting.
@@ -97,28 +102,28 @@ def check_model(model: Any) -> None:
     for name, why in _REFUSED.items():
         if getattr(model, name, None):
             raise InputError(
-                f"cfg.model.{name} is {getattr(model, name)}, which does not go with packing: "
+                f"cfg.model.{name} is {getattr(model, name)}, which is not supported with packing: "
                 f"{why}; leave it out"
             )
     if getattr(model, "cuda_graph_impl", None) not in (None, "none"):
         raise InputError(
-            f"cfg.model.cuda_graph_impl is {model.cuda_graph_impl}, but captured graphs keep the "
-            f"boundaries of one row: set it to none"
+            f"cfg.model.cuda_graph_impl is {model.cuda_graph_impl}, but a captured graph reuses "
+            f"the document boundaries of one row; set it to none"
         )
 
 
 def check_virtual_stages(cfg: Any) -> None:
-    """Refuse virtual stages on two pipeline stages without overlap of what they exchange.
+    """Refuse virtual stages on two pipeline stages without overlapped communication.
 
-    Batches of sends and receives between the same two ranks mix up their messages; three stages and
-    more are right either way. Megatron's command line refuses these settings
+    Batched sends and receives between the same two ranks can swap their messages. Three or more
+    stages are correct either way. Megatron's command line refuses these settings
     (``training/arguments.py``), Bridge does not.
 
     Args:
-        cfg: Bridge's ``ConfigContainer``. Its ``comm_overlap`` decides, where it is set.
+        cfg: Bridge's ``ConfigContainer``. If ``comm_overlap`` is set, its values count.
 
     Raises:
-        InputError: Names the settings that are right.
+        InputError: Names the correct settings.
     """
     model, comm = cfg.model, getattr(cfg, "comm_overlap", None)
     stages = model.pipeline_model_parallel_size
@@ -128,29 +133,29 @@ def check_virtual_stages(cfg: Any) -> None:
     wanted = {"overlap_p2p_comm": True, "batch_p2p_comm": False}
     for name, value in wanted.items():
         found = getattr(model if comm is None else comm, name, None)
-        if comm is not None and found is None:  # Bridge sets both right
+        if comm is not None and found is None:  # Bridge sets both correctly
             continue
         if bool(found) is not value:
             raise InputError(
-                f"cfg.{part}.{name} is {found}, but two pipeline stages with virtual stages may "
-                f"then mix up what they send each other, which gives wrong gradients; set "
+                f"cfg.{part}.{name} is {found}, but two pipeline stages with virtual stages can "
+                f"then swap the tensors they exchange, which gives wrong gradients; set "
                 f"cfg.{part}.overlap_p2p_comm to True and cfg.{part}.batch_p2p_comm to False"
             )
 
 
-# What use_packed_data sets, and why nothing else trains rightly.
+# The settings that use_packed_data makes, with the values that train correctly and the reason.
 _NEEDED: tuple[tuple[str, str, tuple[Any, ...], str], ...] = (
-    ("dataset", "dataloader_type", ("single",), "Bridge would shuffle rows on its own"),
-    ("dataset", "attention", ATTENTION, "there is no other"),
+    ("dataset", "dataloader_type", ("single",), "otherwise Bridge shuffles rows itself"),
+    ("dataset", "attention", ATTENTION, "no other kind exists"),
     ("train", "micro_batch_size", (1,), "a packed row is a micro-batch of its own"),
     ("validation", "eval_micro_batch_size", (None, 1), "a packed row is a micro-batch of its own"),
-    ("model", "calculate_per_token_loss", (True,), "rows would weigh the same, whatever they hold"),
-    ("ddp", "average_in_collective", (False,), "the loss would be divided twice"),
+    ("model", "calculate_per_token_loss", (True,), "otherwise every row weighs the same"),
+    ("ddp", "average_in_collective", (False,), "otherwise the loss is divided twice"),
 )
 
 
 def check_settings(cfg: Any) -> None:
-    """Refuse settings that are not what ``use_packed_data`` made them.
+    """Refuse settings that differ from what ``use_packed_data`` set.
 
     Args:
         cfg: Bridge's ``ConfigContainer``, whose ``dataset`` is a ``PackedData``.
@@ -165,7 +170,7 @@ def check_settings(cfg: Any) -> None:
     for part, name, allowed, why in needed:
         target = getattr(cfg, part, None)
         if target is None or not hasattr(target, name):
-            continue  # of other releases
+            continue  # not a setting of this release
         value = getattr(target, name)
         if value not in allowed:
             choices = " or ".join(map(repr, allowed))
@@ -173,16 +178,16 @@ def check_settings(cfg: Any) -> None:
     if wrong:
         raise InputError(
             f"{'; '.join(wrong)}: use_packed_data sets {'it' if len(wrong) == 1 else 'them'}, so "
-            f"leave out what changes {'it' if len(wrong) == 1 else 'them'} afterwards"
+            f"remove the code that changes {'it' if len(wrong) == 1 else 'them'} afterwards"
         )
 
 
 def check_schedule(cfg: Any, batch: int) -> None:
-    """Refuse a length of training that is counted in rows, where rows change.
+    """Refuse a training duration counted in rows if the global batch changes.
 
     Args:
         cfg: Bridge's ``ConfigContainer``, before it is changed.
-        batch: Rows of a global batch afterwards.
+        batch: Rows of the new global batch.
 
     Raises:
         InputError: Names the setting.
@@ -194,8 +199,8 @@ def check_schedule(cfg: Any, batch: int) -> None:
         value = getattr(cfg.train, name, None)
         if value is not None and batch != cfg.train.global_batch_size:
             raise InputError(
-                f"cfg.train.{name} is {value}, in rows of which a global batch had "
-                f"{cfg.train.global_batch_size} and now has {batch}; {instead}"
+                f"cfg.train.{name} is {value}, which counts rows, but the global batch changes "
+                f"from {cfg.train.global_batch_size} to {batch} rows; {instead}"
             )
 
 
@@ -203,27 +208,25 @@ def check_index(index: PackIndex, row: int, cfg: Any) -> None:
     """Refuse rows that the recipe's parallelism cannot cut evenly.
 
     Args:
-        index: Of one of the splits.
-        row: Positions of the training rows.
+        index: The index of a split.
+        row: Positions of a training row.
         cfg: Bridge's ``ConfigContainer``.
 
     Raises:
-        InputError: Says how to make an index that can be.
+        InputError: Says how to make an index that fits.
     """
     plan, model = index.plan, cfg.model
     if plan.sequence_length != row:
         raise InputError(
-            f"the pack index {index.path} has rows of {plan.sequence_length} positions and that of "
-            f"the training documents rows of {row}; make both for one length"
+            f"the pack index {index.path} has rows of {plan.sequence_length} positions, but the "
+            f"training rows have {row}; make both with the same --sequence-length"
         )
-    sizes = {model.context_parallel_size}
-    sizes.add(getattr(cfg.dist, "eval_context_parallel_size", None) or model.context_parallel_size)
-    for ranks in sizes:
+    for ranks in {model.context_parallel_size, evaluation_context_parallel_size(cfg)}:
         least = segment_alignment(ranks)
         if plan.alignment % least:
             raise InputError(
                 f"the pack index {index.path} has segments aligned to {plan.alignment}, but "
-                f"context parallelism over {ranks} ranks cuts them into {least} equal chunks; make "
+                f"{ranks} context-parallel ranks cut each segment into {least} equal chunks; make "
                 f"one with megatron-packing pack --alignment {least}"
             )
         precision = _precision(cfg)
@@ -232,18 +235,18 @@ def check_index(index: PackIndex, row: int, cfg: Any) -> None:
             tensor_model_parallel_size=model.tensor_model_parallel_size,
             sequence_parallel=model.sequence_parallel,
             fp8_recipe=precision.fp8_recipe if precision.fp8 else None,
-            fp4=bool(getattr(precision, "fp4", None)),
+            fp4=bool(precision.fp4),
         )
         if row % multiple:
             raise InputError(
-                f"the pack index {index.path} has rows of {row} positions, which the recipe's "
-                f"context, tensor and sequence parallelism and FP8 cannot cut into equal parts; "
+                f"the pack index {index.path} has rows of {row} positions, but the recipe's "
+                f"context, tensor and sequence parallelism and FP8 need a multiple of {multiple}; "
                 f"make one with a --sequence-length that is a multiple of {multiple}"
             )
 
 
 def _precision(cfg: Any) -> Any:
-    """Where FP8 is set: in ``cfg.mixed_precision``, by name or as settings, else in the model."""
+    """Return the object with the FP8 settings: ``cfg.mixed_precision``, or else the model."""
     if cfg.mixed_precision is None or getattr(cfg.model, "fp8", None):
         return cfg.model
     from megatron.bridge.training.mixed_precision import get_mixed_precision_config

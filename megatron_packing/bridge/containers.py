@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lets a dataset provider see the settings of its run, which Bridge does not hand it.
+"""Passes the run's settings to a dataset provider, which Bridge does not do.
 
-Bridge tells a provider how many samples are asked for, the tokenizer and, from 0.4 on, the process
-groups. Whether rows fit the run depends on more: on ``ConfigContainer``, which every entry of
-Bridge (``pretrain``, ``finetune``) validates once before it trains, after command-line overrides
-and for recipes that were read from YAML too. So ``ConfigContainer.validate`` shows itself to the
-provider here.
+Bridge gives a provider the number of samples, the tokenizer and, from 0.4 on, the process groups.
+Whether rows fit the run depends on the whole ``ConfigContainer``. Every entry point of Bridge
+(``pretrain``, ``finetune``) validates it once before training, after command-line overrides and
+also for recipes in YAML. So this module makes ``ConfigContainer.validate`` pass itself to the
+provider.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from megatron.bridge.training.config import ConfigContainer
 
 @runtime_checkable
 class SeesSettings(Protocol):
-    """A ``cfg.dataset`` that looks at all settings."""
+    """A ``cfg.dataset`` that checks all settings of its run."""
 
     def see_settings(self, cfg: Any) -> None:
-        """Take note of the settings, and refuse what cannot be trained."""
+        """Keep the settings, and refuse those that cannot be trained."""
 
 
 def show_settings_when_validated() -> None:
-    """Let ``ConfigContainer.validate`` call ``cfg.dataset.see_settings(cfg)`` first, if it can."""
+    """Make ``ConfigContainer.validate`` call ``cfg.dataset.see_settings(cfg)`` first, if any."""
     validate = ConfigContainer.validate
     if getattr(validate, "_shows_settings", False):
         return

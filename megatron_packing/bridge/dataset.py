@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packed rows as samples of Megatron-Bridge."""
+"""The dataset that serves packed rows to Megatron-Bridge."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class PackedRowDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         loss_mask                           float32, (sequence_length,): 1 where the label is
                                             trained
         padding_mask                        bool, (sequence_length,): True at padding; from Bridge
-                                            0.7 on, for routers of experts
+                                            0.7 on, for MoE routers
         cu_seqlens_q, cu_seqlens_kv         int32, the same width for every sample of an index;
                                             from Bridge 0.6 on
         max_seqlen_q, max_seqlen_kv         int32, (1,)
         cu_seqlens, max_seqlen              the same, for Bridge up to 0.5
-        cu_seqlens_argmin                   int64, (1,): the width, as there is nothing to cut off
+        cu_seqlens_argmin                   int64, (1,): the width, because no entry is filler
 
-    ``cu_seqlens`` covers the row and repeats its end; Bridge's own -1 as filling reaches
-    Transformer Engine under context parallelism (Megatron-Bridge#4489).
+    ``cu_seqlens`` covers the row and repeats its last offset as filler. Bridge's own filler, -1,
+    reaches Transformer Engine under context parallelism (Megatron-Bridge#4489).
     """
 
     def __init__(
@@ -44,15 +44,15 @@ class PackedRowDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         beginning: Beginning | None = None,
         with_padding_mask: bool = False,
     ) -> None:
-        """Serve ``num_samples`` rows of the stream, or one epoch where it is 0.
+        """Serve ``num_samples`` rows of the stream, or one epoch if it is 0.
 
         Args:
-            rows: Of each pack index.
-            num_samples: The length.
-            weights: The share of samples that each index has, together 1. Which index gives which
-                sample is decided as in Megatron's blends: see ``BlendOrder``.
-            beginning: Where the stream begins; None for its first row at sample 0.
-            with_padding_mask: Give ``padding_mask`` too.
+            rows: The rows of each pack index.
+            num_samples: The length of the dataset.
+            weights: The share of samples from each index; they sum to 1. Samples are assigned to
+                indexes as in Megatron's blends: see ``BlendOrder``.
+            beginning: Where the stream starts; None for its first row at sample 0.
+            with_padding_mask: Also return ``padding_mask``.
         """
         self.rows = list(rows)
         self.num_samples = num_samples
@@ -61,11 +61,11 @@ class PackedRowDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         self._with_padding_mask = with_padding_mask
 
     def __len__(self) -> int:
-        """Samples, over as many epochs as that takes."""
+        """Return the number of samples, over any number of epochs."""
         return self.num_samples or sum(len(one.index) for one in self.rows)
 
     def __getitem__(self, idx: int) -> dict[str, Tensor]:
-        """Lay sample ``idx`` out."""
+        """Return sample ``idx``."""
         which, sample = self._order.locate(int(idx) - self._beginning.first_sample)
         arrays = self.rows[which].row(
             sample + self._beginning.first_rows[which], with_padding_mask=self._with_padding_mask
@@ -89,5 +89,5 @@ class PackedRowDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     @staticmethod
     def collate_fn(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Stack samples: ``(rows, ...)`` of each tensor."""
+        """Stack samples to tensors of shape ``(rows, ...)``."""
         return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}

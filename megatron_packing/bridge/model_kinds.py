@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kinds of models that packs cannot train: other inputs than tokens, and layers that leak."""
+"""Refuses models with inputs other than tokens, and layers that mix documents of a row."""
 
 from __future__ import annotations
 
@@ -7,31 +7,30 @@ import re
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from megatron_packing.bridge.versions import bridge_version
+from megatron_packing.bridge.versions import bridge_version, passes_seq_idx
 from megatron_packing.errors import InputError
-from megatron_packing.megatron.versions import core_version
+from megatron_packing.megatron.versions import (
+    core_version,
+    gated_delta_net_takes_packed_rows,
+    mamba_layers_compute_seq_idx,
+)
 
-# Words in the names of settings that only models with other inputs than one row of tokens have.
+# Words in setting names that only models with inputs other than tokens have.
 _OTHER_INPUTS = re.compile(
     r"(?:^|_)(image|images|vision|visual|pixel|audio|video|sound|speech|thinker|multimodal"
     r"|modality|modalities|encoder)(?:_|$)"
 )
-# Of text models: whether the layers are those of a larger model.
+# Text models have this too: it says that their layers belong to a larger model.
 _OF_TEXT_MODELS = {"is_vision_language"}
-
-# The first release whose step makes seq_idx, which tells Mamba layers where documents begin
-# (Megatron-Bridge#3484), and the first megatron-core that no longer makes it in the layer.
-_FIRST_WITH_SEQ_IDX = (0, 5)
-_FIRST_CORE_WITHOUT_SEQ_IDX = (0, 17)
 
 
 def check_inputs(model: Any) -> None:
-    """Refuse models of images, audio and other inputs, which packs do not hold.
+    """Refuse models with images, audio or other inputs, which packs do not hold.
 
-    Bridge builds such a model from a class of settings of its own; its settings say so by name.
+    Bridge has a settings class for each such model; the names of its settings identify it.
 
     Raises:
-        InputError: Names the class and such a setting.
+        InputError: Names the class and one of these settings.
     """
     names = _setting_names(model) - _OF_TEXT_MODELS
     if getattr(model, "is_vision_language", False):
@@ -39,14 +38,14 @@ def check_inputs(model: Any) -> None:
     telling = sorted(name for name in names if _OTHER_INPUTS.search(name))
     if telling:
         raise InputError(
-            f"cfg.model is {type(model).__name__}, whose model has other inputs than one row of "
-            f"tokens (it has the setting {telling[0]}), but packs hold tokens alone, so images, "
-            f"audio and the like would be left out; take the recipe of a text model"
+            f"cfg.model is {type(model).__name__}, a model with inputs other than tokens "
+            f"(it has the setting {telling[0]}), but packs hold only tokens, so images and audio "
+            f"would be left out; use the recipe of a text model"
         )
 
 
 def _setting_names(model: Any) -> set[str]:
-    """Settings that the model has beside those of every transformer of Megatron."""
+    """Return the model's settings that Megatron's TransformerConfig does not have."""
     from megatron.core.transformer.transformer_config import TransformerConfig
 
     every_model_has = {field.name for field in fields(TransformerConfig)}
@@ -56,7 +55,7 @@ def _setting_names(model: Any) -> set[str]:
 
 
 def layer_pattern(model: Any) -> str:
-    """The symbols of a hybrid model's layers, ``M`` for Mamba; "" for a model of one kind."""
+    """Return the layer symbols of a hybrid model (``M``: Mamba), or "" for other models."""
     for name in ("hybrid_layer_pattern", "hybrid_override_pattern"):
         pattern = getattr(model, name, None)
         if pattern:
@@ -65,7 +64,7 @@ def layer_pattern(model: Any) -> str:
 
 
 def has_mamba_layers(model: Any) -> bool:
-    """Whether state runs along the row in some layers, which must stop where a document does."""
+    """Whether the model has Mamba layers, whose state must be reset at document boundaries."""
     pattern = layer_pattern(model)
     if pattern:
         return "M" in pattern
@@ -84,39 +83,36 @@ def has_mamba_layers(model: Any) -> bool:
 
 
 def needs_hybrid_flag(model: Any) -> bool:
-    """Whether Bridge makes seq_idx for this model only if ``is_hybrid_model`` is set."""
-    return has_mamba_layers(model) and bridge_version() >= _FIRST_WITH_SEQ_IDX
+    """Whether Bridge passes ``seq_idx`` to this model only if ``is_hybrid_model`` is set."""
+    return has_mamba_layers(model) and passes_seq_idx()
 
 
 def check_recurrent_layers(model: Any) -> None:
-    """Refuse Mamba and gated delta net layers where documents of a row would leak into others.
+    """Refuse Mamba and gated delta net layers if their state would cross document boundaries.
 
     Raises:
-        InputError: The installed releases do not tell these layers where documents begin.
+        InputError: The installed releases do not pass document boundaries to these layers.
     """
-    version, core = bridge_version(), core_version()
-    if (
-        has_mamba_layers(model)
-        and version < _FIRST_WITH_SEQ_IDX
-        and core >= _FIRST_CORE_WITHOUT_SEQ_IDX
-    ):
+    if has_mamba_layers(model) and not (passes_seq_idx() or mamba_layers_compute_seq_idx()):
+        version = bridge_version()
         raise InputError(
             f"cfg.model has Mamba layers, but Megatron-Bridge {version[0]}.{version[1]} does not "
-            f"tell them where documents begin, so their state would run from one document into "
+            f"pass them document boundaries, so their state would leak from one document into "
             f"the next; use Megatron-Bridge 0.5 or later"
         )
     has_delta_net = getattr(
         model, "experimental_attention_variant", None
     ) == "gated_delta_net" or "G" in layer_pattern(model)
-    if has_delta_net and core < _FIRST_CORE_WITHOUT_SEQ_IDX:
+    if has_delta_net and not gated_delta_net_takes_packed_rows():
+        core = core_version()
         raise InputError(
             f"cfg.model has gated delta net layers, which megatron-core {core[0]}.{core[1]} does "
-            f"not compute over packed rows; use Megatron-Bridge 0.5 or later"
+            f"not support on packed rows; use Megatron-Bridge 0.5 or later"
         )
 
 
 def check_hybrid_flag(model: Any) -> None:
-    """Refuse Mamba layers without the flag by which Bridge tells them where documents begin.
+    """Refuse Mamba layers without the flag that makes Bridge pass them document boundaries.
 
     Raises:
         InputError: ``is_hybrid_model`` is not set.
@@ -124,5 +120,5 @@ def check_hybrid_flag(model: Any) -> None:
     if needs_hybrid_flag(model) and not getattr(model, "is_hybrid_model", False):
         raise InputError(
             "cfg.model has Mamba layers and cfg.model.is_hybrid_model is False, so Bridge does not "
-            "tell these layers where documents begin; set it to True"
+            "pass these layers document boundaries; set it to True"
         )

@@ -1,30 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a Bridge recipe says about its packed data, and what makes datasets of it."""
+"""The packed data settings of a Bridge recipe, and the datasets built from them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-import megatron_packing.needs.torch  # noqa: F401
-
-from torch.distributed import get_rank, is_initialized
-
 from megatron_packing.bridge.advice import advise, check_trained
 from megatron_packing.bridge.checks import check_run
 from megatron_packing.bridge.containers import show_settings_when_validated
 from megatron_packing.bridge.dataset import PackedRowDataset
+from megatron_packing.bridge.moved_names import PackedSequenceSpecs
 from megatron_packing.bridge.splits import Split, open_splits
-from megatron_packing.bridge.stream import Beginning, keep_stream
-from megatron_packing.bridge.versions import PackedSequenceSpecs, takes_padding_mask
+from megatron_packing.bridge.stream import Beginning, is_first_rank, keep_stream
+from megatron_packing.bridge.versions import takes_padding_mask
 from megatron_packing.bridge.vocabulary import check_tokens
 from megatron_packing.errors import InputError
 from megatron_packing.report.console import console
 from megatron_packing.thd.layout import Attention, positions_of
 from megatron_packing.thd.rows import PackedRows
 
-# Trainings are resumed with other batches and evaluations vary, so Bridge's counts of samples say
-# little; the stream has no end.
+# Runs resume with other batch sizes and evaluation counts, so Bridge's sample counts are
+# unreliable: the stream is endless.
 _ENDLESS = 2**62
 
 Datasets = tuple[PackedRowDataset | None, PackedRowDataset | None, PackedRowDataset | None]
@@ -33,28 +30,28 @@ show_settings_when_validated()
 
 
 class _Watcher:
-    """Not a dataclass, so that the settings of the run are no setting themselves."""
+    """Holds the run's settings. Not a dataclass, so that they do not become a field."""
 
     _cfg: Any = None
-    _told: bool = False
+    _is_described: bool = False
 
-    def remember(self, cfg: Any, *, told: bool = False) -> None:
-        """Take note of Bridge's ``ConfigContainer``, and whether its user was told about it."""
+    def remember(self, cfg: Any, *, is_described: bool = False) -> None:
+        """Keep Bridge's ``ConfigContainer``, and whether the description of the run was printed."""
         self._cfg = cfg
-        self._told = self._told or told
+        self._is_described = self._is_described or is_described
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy takes along; it may belong to other settings."""
+        """Return the state of a copy, without the settings: a copy may belong to another run."""
         return {name: value for name, value in vars(self).items() if name != "_cfg"}
 
 
 @dataclass(kw_only=True)
 class PackedData(_Watcher):
-    """The settings, with what Bridge asks ``cfg.dataset`` for beside fields.
+    """The packed data settings, and the properties that Bridge reads from ``cfg.dataset``.
 
-    Sample i of training is a function of the indexes, their weights, the seed and i alone: every
-    epoch has its own order, and a run that is resumed or extended goes on where it was. So Bridge
-    must not shuffle on its own, which ``dataloader_type`` ``single`` keeps it from.
+    Training sample i depends only on the indexes, their weights, the seed and i. Every epoch has
+    its own order, and a run that is resumed or extended continues where it was. So Bridge must not
+    shuffle rows itself: ``dataloader_type`` must stay ``single``.
     """
 
     train: Any
@@ -63,51 +60,51 @@ class PackedData(_Watcher):
     validation: Any = None
     test: Any = None
     train_corpus: Any = None
-    """Where the corpus of the index is, if neither where it was nor beside the index; a list where
-    there are several."""
+    """The corpus of the index, if it moved and is not beside the index; a list if there are several
+    indexes."""
     validation_corpus: Any = None
     test_corpus: Any = None
     seq_length: int
-    """Positions of a row, as the indexes have."""
+    """Positions of a row; the same as in the indexes."""
     seed: int = 1234
-    """Decides the order and the neighbors of each epoch."""
+    """The seed of each epoch's order of packs and documents."""
     attention: Attention = "document"
-    """``document``: documents see themselves alone; ``pack``: and those before them in the row."""
+    """``document``: a document attends only to itself; ``pack``: also to those before it."""
     new_stream: bool = False
-    """Go on from a checkpoint that was trained on other packs."""
+    """Continue from a checkpoint that was trained on other packs."""
     allow_other_tokenizer: bool = False
-    """Do not compare the corpora's tokenizer with the run's."""
+    """Do not compare the corpora's tokenizers with the run's."""
     allow_untested_bridge: bool = False
-    """Train with a Megatron-Bridge that is newer than those that the tests train with."""
+    """Accept a Megatron-Bridge that is newer than the newest tested release."""
     dataloader_type: str = "single"
 
-    # By the next three, and only from 0.5 on, Bridge hands cu_seqlens to the pipeline stages
-    # between the first and the last (gpt_step.py, _middle_pp_stage_needs_batch).
+    # From 0.5 on, the next three make Bridge pass cu_seqlens to the pipeline stages between the
+    # first and the last (gpt_step.py, _middle_pp_stage_needs_batch).
     @property
     def enable_offline_packing(self) -> bool:
-        """Rows are packed."""
+        """True: rows are packed."""
         return True
 
     @property
     def offline_packing_specs(self) -> Any:
-        """How, from Bridge 0.6 on."""
+        """The packing, for Bridge 0.6 and later."""
         return PackedSequenceSpecs(packed_sequence_size=self.seq_length)
 
     @property
     def packed_sequence_specs(self) -> Any:
-        """How, for Bridge 0.5."""
+        """The packing, for Bridge 0.5."""
         return self.offline_packing_specs
 
     @property
     def dataset_kwargs(self) -> dict[str, Any]:
-        """Rows have one length."""
+        """The setting that all rows have one length."""
         return {"pad_to_max_length": True}
 
     def open_splits(self) -> dict[str, Split]:
-        """Open the indexes of all splits that there are.
+        """Open the indexes of all splits.
 
         Raises:
-            InputError: One cannot be opened.
+            InputError: An index cannot be opened.
         """
         return open_splits(
             {"train": self.train, "validation": self.validation, "test": self.test},
@@ -129,23 +126,23 @@ class PackedData(_Watcher):
 
 
 def build_datasets(config: PackedData, tokenizer: Any) -> Datasets:
-    """Make the training, validation and test rows of a run.
+    """Build the training, validation and test datasets of a run.
 
-    On every rank, as indexes and corpora are memory-mapped.
+    Every rank builds them, because indexes and corpora are memory-mapped.
 
     Args:
         config: ``cfg.dataset`` of the run.
-        tokenizer: Bridge's, of the run; None where it is not known.
+        tokenizer: The run's tokenizer; None if it is unknown.
 
     Raises:
-        InputError: An index or its corpus cannot be opened, or the run would train wrongly on
-            them: by its settings, its tokenizer and vocabulary, or the checkpoint it goes on from.
+        InputError: An index or its corpus cannot be opened, or the run would train wrongly because
+            of its settings, its tokenizer and vocabulary, or its checkpoint.
     """
     cfg = config._cfg
     if cfg is None or cfg.dataset is not config:
         raise InputError(
-            "the settings of this run were not validated, so nothing proves that its rows fit "
-            "them; call cfg.validate(), as Bridge's pretrain and finetune do"
+            "the settings of this run were not validated, so its rows may not fit them; call "
+            "cfg.validate(), as Bridge's pretrain and finetune do"
         )
     splits = config.open_splits()
     check_run(cfg, splits)
@@ -159,7 +156,7 @@ def build_datasets(config: PackedData, tokenizer: Any) -> Datasets:
                 allow_other_tokenizer=config.allow_other_tokenizer,
             )
     beginning = keep_stream(cfg, splits["train"], config.seed, new_stream=config.new_stream)
-    if not config._told and (not is_initialized() or get_rank() == 0):
+    if not config._is_described and is_first_rank():
         for line in advise(cfg, splits):
             console.print(line)
     return (

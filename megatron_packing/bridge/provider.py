@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packed data as Megatron-Bridge before 0.6 takes data: a provider of datasets.
+"""The dataset provider of packed data for Megatron-Bridge before 0.6.
 
-Later releases still take it, for recipes in YAML that name it, but call it deprecated: see
+Later releases accept it for recipes in YAML that name it, but mark it deprecated: see
 ``bridge.config``.
 """
 
@@ -10,16 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from megatron_packing.bridge.moved_names import DatasetProvider
 from megatron_packing.bridge.packed_data import Datasets, PackedData, build_datasets
-from megatron_packing.bridge.versions import DatasetProvider
 
 
 @dataclass(kw_only=True)
 class PackedDataProvider(PackedData, DatasetProvider):
-    """Serves the rows of pack indexes: ``cfg.dataset`` of a recipe."""
+    """Serves rows of pack indexes as ``cfg.dataset`` of a recipe."""
 
     def build_datasets(self, context: Any) -> Datasets:
-        """Open the training, validation and test rows.
+        """Build the training, validation and test datasets.
 
         Args:
             context: Bridge's ``DatasetBuildContext``.

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pack indexes of each split of a Bridge run: one, or several with weights."""
+"""Opens the pack indexes of each split of a Bridge run: one, or several with weights."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,17 +14,19 @@ from megatron.core.datasets.utils import get_blend_from_list, normalize
 
 from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus
+from megatron_packing.counted import counted
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.megatron.blends import check_weight, is_number
 from megatron_packing.ranks import open_index_and_corpus
 
 Blend = str | Path | Sequence[str | Path | float]
-"""A pack index; or several, as Megatron's ``--data-path`` takes corpora: ``[0.3, A, 0.7, B]``."""
+"""A pack index, or several with weights as in Megatron's ``--data-path``: ``[0.3, A, 0.7, B]``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packs:
-    """A pack index and the corpus that it was made from."""
+    """A pack index and its corpus."""
 
     index: PackIndex
     corpus: Corpus | JoinedCorpus
@@ -33,52 +34,52 @@ class Packs:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The documents of a split."""
+    """The pack indexes of a split, with their weights."""
 
     parts: tuple[Packs, ...]
     weights: tuple[float, ...]
-    """The share of rows that each part gives; together 1."""
+    """The share of rows from each part; they sum to 1."""
 
     @property
     def indexes(self) -> list[PackIndex]:
-        """Of all parts."""
+        """The pack indexes of all parts."""
         return [part.index for part in self.parts]
 
     @property
     def documents_per_row(self) -> float:
-        """The mean over the rows that training takes."""
+        """The mean number of documents per row, over the rows that training reads."""
         return sum(
             weight * index.num_documents / len(index)
             for weight, index in zip(self.weights, self.indexes, strict=True)
         )
 
     def epoch(self, part: int) -> float:
-        """Rows of the split in which a part is read once."""
+        """Return the rows of the split in which a part is read once."""
         return len(self.parts[part].index) / self.weights[part]
 
 
 def open_split(name: str, blend: Blend, corpora: Blend | None = None) -> Split:
-    """Open the indexes of a split, on any of many ranks.
+    """Open the indexes of a split; any number of ranks may call this at once.
 
     Args:
-        name: Of the split, for messages: ``train``, ``validation`` or ``test``.
-        blend: The indexes, with or without weights. Without, each row weighs the same.
-        corpora: Where the corpora are, one for each index, if neither where they were nor beside
-            the indexes.
+        name: The split's name for messages: ``train``, ``validation`` or ``test``.
+        blend: The indexes, with or without weights. Without weights every row weighs the same.
+        corpora: The corpora, one for each index, if they moved and are not beside the indexes.
 
     Raises:
-        InputError: One cannot be opened, or the blend is none.
+        InputError: An index cannot be opened, or the blend is malformed.
     """
     paths, weights = _read_blend(name, blend)
-    places = [None] * len(paths) if corpora is None else _texts(corpora)
-    if len(places) != len(paths):
+    prefixes = [None] * len(paths) if corpora is None else _texts(corpora)
+    if len(prefixes) != len(paths):
         raise InputError(
-            f"{name}_corpus names {len(places)} corpora, but {name} has {len(paths)} pack indexes; "
-            f"give one for each, or leave it out where they are where they were"
+            f"{name}_corpus names {counted(len(prefixes), 'corpus', 'corpora')}, but {name} has "
+            f"{counted(len(paths), 'pack index', 'pack indexes')}; give one corpus for each index, "
+            f"or leave {name}_corpus out if the corpora did not move"
         )
     parts = tuple(
-        Packs(*open_index_and_corpus(path, place))
-        for path, place in zip(paths, places, strict=True)
+        Packs(*open_index_and_corpus(path, prefix))
+        for path, prefix in zip(paths, prefixes, strict=True)
     )
     if weights is None:
         weights = [float(len(part.index)) for part in parts]
@@ -89,7 +90,7 @@ def open_split(name: str, blend: Blend, corpora: Blend | None = None) -> Split:
 def open_splits(
     blends: Mapping[str, Blend | None], corpora: Mapping[str, Blend | None]
 ) -> dict[str, Split]:
-    """Open the splits that there are; see ``open_split``."""
+    """Open every split that is given; see ``open_split``."""
     return {
         name: open_split(name, blend, corpora[name])
         for name, blend in blends.items()
@@ -98,7 +99,7 @@ def open_splits(
 
 
 def as_setting(blend: Blend | None) -> str | list[str] | None:
-    """A blend in types that a recipe in YAML holds."""
+    """Convert a blend to types that a recipe in YAML can hold."""
     if blend is None:
         return None
     return str(blend) if isinstance(blend, str | os.PathLike) else _texts(blend)
@@ -111,32 +112,20 @@ def _texts(blend: Blend) -> list[str]:
 
 
 def _read_blend(name: str, blend: Blend) -> tuple[list[str], list[float] | None]:
-    """Paths and weights; by Megatron's own rule where there are several."""
+    """Return paths and weights; several are parsed by Megatron's own rule."""
     words = _texts(blend)
     if len(words) == 1:
         return words, None
     try:
         paths, weights = get_blend_from_list(words)
     except (AssertionError, TypeError, ValueError):
-        paths, weights = [], None  # of an empty list, or with some weights
-    stray = weights is None and any(_is_number(path) and not Path(path).exists() for path in paths)
+        paths, weights = [], None  # an empty list, or weights for only some indexes
+    stray = weights is None and any(is_number(path) and not Path(path).exists() for path in paths)
     if not paths or stray:
         raise InputError(
-            f"{name} is {words}, which is no blend of pack indexes; give their paths alone, or a "
-            f"weight before each: [0.3, A, 0.7, B]"
+            f"{name} is {words}, which is not a blend of pack indexes; give only paths, or a "
+            f"weight before each path: [0.3, A, 0.7, B]"
         )
     for path, weight in zip(paths, weights or (), strict=False):
-        if not (math.isfinite(weight) and weight > 0):
-            raise InputError(
-                f"{name} gives {path} the weight {weight:g}; a weight is more than 0: leave the "
-                f"index out if it should not be read"
-            )
+        check_weight(name, path, weight, "index")
     return list(paths), weights
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

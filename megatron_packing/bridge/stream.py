@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proves that a resumed run of Bridge goes on with the rows that its checkpoint left off at.
+"""Checks that a resumed Bridge run continues with exactly the rows after its checkpoint.
 
-The record of what was read, ``packing_stream.json``, lies in the folder of each checkpoint and
-beside them, as the Megatron path keeps it; see ``index.stream_record``.
+The record ``packing_stream.json`` is in the folder of each checkpoint and beside these folders, as
+for Megatron; see ``stream.record``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 
 from megatron_packing.bridge.checkpoint_record import write_into_checkpoints
 from megatron_packing.bridge.splits import Split
+from megatron_packing.bridge.versions import skips_training
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.endless import count_samples
 from megatron_packing.stream.record import (
@@ -41,20 +42,20 @@ _UNKNOWN = 2**62
 
 @dataclass(frozen=True, slots=True)
 class _Resumed:
-    """The checkpoint that a run goes on from."""
+    """The checkpoint that a run resumes from."""
 
     folder: Path
-    """Of the run's checkpoints."""
+    """The folder of the run's checkpoints."""
     consumed: int
-    """Rows that were read until then; ``_UNKNOWN`` where the checkpoint does not say it."""
+    """Rows read before the checkpoint; ``_UNKNOWN`` if the checkpoint does not say."""
     own_folder: Path | None = None
-    """Of this checkpoint, where it is known."""
+    """The checkpoint's own folder, if it is known."""
 
     def read_streams(self) -> tuple[list[Stream] | None, Path]:
-        """What the checkpoint was trained on and the file that says so.
+        """Return the checkpoint's streams and the path of their record.
 
-        The record in its own folder counts, else the one beside it, where earlier releases kept
-        the only one.
+        The record in the checkpoint's own folder takes precedence over the one beside it, which
+        earlier releases wrote.
         """
         folders = [one for one in (self.own_folder, self.folder) if one is not None]
         for folder in folders:
@@ -66,33 +67,33 @@ class _Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """Where the stream of a run begins."""
+    """Where the stream of a run starts."""
 
     first_sample: int
-    """The number of its first sample in the run."""
+    """The index of its first sample in the run."""
     first_rows: tuple[int, ...]
-    """The row of each index that it begins with: not 0 where the run read some before."""
+    """The first row of each index; greater than 0 if the run already read rows of it."""
 
 
 def keep_stream(cfg: Any, train: Split, seed: int, *, new_stream: bool) -> Beginning:
-    """Refuse to go on with other packs than the checkpoint's; keep this run's record.
+    """Refuse packs that differ from the checkpoint's, and write this run's record.
 
     Args:
         cfg: Bridge's ``ConfigContainer``, after the checkpoint was loaded.
         train: The training documents.
-        seed: Of the order of packs.
-        new_stream: Go on with other packs nevertheless.
+        seed: The seed of the order of packs.
+        new_stream: Accept other packs.
 
     Returns:
-        Where the stream begins: at the first sample but after a new stream, which begins with the
-        first row of the new packs that the run did not read.
+        Where the stream starts: at the run's first sample, or for a new stream at the first unread
+        row of each index.
 
     Raises:
         InputError: The packs differ and ``new_stream`` is not set.
     """
     weights = None if len(train.parts) == 1 else train.weights
     stream = describe_stream(train.indexes, seed=seed, weights=weights)
-    if _skips_training(cfg):
+    if skips_training(cfg):
         return _beginning(stream)
     resumed = _resumed(cfg.checkpoint)
     streams = [stream] if resumed is None else _go_on(resumed, stream, new_stream)
@@ -100,7 +101,7 @@ def keep_stream(cfg: Any, train: Split, seed: int, *, new_stream: bool) -> Begin
     if save is not None:
         if not new_stream and (resumed is None or save.resolve() != resumed.folder.resolve()):
             _refuse_other_checkpoints(save, stream)
-        if _is_first_rank():
+        if is_first_rank():
             write_streams(save, streams)
         write_into_checkpoints(streams)
     return _beginning(streams[-1])
@@ -121,19 +122,19 @@ def _go_on(resumed: _Resumed, stream: Stream, new_stream: bool) -> list[Stream]:
     if not new_stream:
         raise InputError(
             f"{path} says that the checkpoint was trained on other packs "
-            f"({difference(record[-1], stream)}), so the rows that it consumed are not the first "
-            f"of these; give use_packed_data what it was trained with, another folder for "
-            f"cfg.checkpoint.load and save, or new_stream=True to go on with the new packs"
+            f"({difference(record[-1], stream)}), so it did not consume the first rows of these "
+            f"packs; give use_packed_data the packs that it was trained with, another folder for "
+            f"cfg.checkpoint.load and save, or new_stream=True to continue with the new packs"
         )
     if resumed.consumed == _UNKNOWN:
         raise _unknown_rows(resumed)
     streams = begin_new(record, stream, resumed.consumed, count_samples)
-    if _is_first_rank():
+    if is_first_rank():
         rows = " and ".join(
             f"row {packs['first row']:,} of {packs['packs']:,}" for packs in streams[-1]["datasets"]
         )
         logger.warning(
-            f"new_stream: after {resumed.consumed:,} rows of other packs the run goes on with "
+            f"new_stream: after {resumed.consumed:,} rows of other packs the run continues with "
             f"{rows}"
         )
     return streams
@@ -150,14 +151,14 @@ def _go_on_without_record(
         return [{**stream, "first sample": resumed.consumed}]
     if resumed.consumed != _UNKNOWN:
         raise InputError(
-            f"{path} does not exist, so nothing says which rows the checkpoint was trained on; "
-            f"copy it from where the checkpoint was saved, or give new_stream=True to begin the "
-            f"packs of this run with their first rows"
+            f"{path} does not exist, so it is unknown which rows the checkpoint was trained on; "
+            f"copy it from where the checkpoint was saved, or give new_stream=True to start the "
+            f"packs of this run at their first rows"
         )
-    if _is_first_rank():
+    if is_first_rank():
         logger.warning(
-            f"{path} does not exist, so nothing proves that the packs of this run are those of its "
-            f"checkpoint, which does not say what it consumed"
+            f"{path} does not exist and the checkpoint does not say how many rows it consumed, so "
+            f"the packs of this run may differ from the checkpoint's"
         )
     return [stream]
 
@@ -165,24 +166,24 @@ def _go_on_without_record(
 def _unknown_rows(resumed: _Resumed) -> InputError:
     return InputError(
         f"new_stream is set, but the checkpoint in {resumed.folder} does not say how many rows it "
-        f"consumed; resume from a checkpoint of Megatron-Bridge that has {_TRAIN_STATE}"
+        f"consumed; resume from a Megatron-Bridge checkpoint that has {_TRAIN_STATE}"
     )
 
 
 def _refuse_other_checkpoints(folder: Path, stream: Stream) -> None:
-    """The record of a folder is that of all its checkpoints, so they are of one run."""
+    """Refuse to save into a folder with checkpoints of other packs; it has one record for all."""
     record = read_streams(folder) if any((folder / name).exists() for name in _TRACKERS) else None
     if record is not None and go_on(record, stream, _UNKNOWN) is None:
         raise InputError(
-            f"cfg.checkpoint.save, {folder}, holds checkpoints that were trained on other packs "
+            f"cfg.checkpoint.save is {folder}, which holds checkpoints of a run on other packs "
             f"({difference(record[-1], stream)}); give another folder, or new_stream=True"
         )
 
 
 def _resumed(checkpoint: Any) -> _Resumed | None:
-    """The checkpoint whose counts Bridge took over; None for a run that begins."""
+    """Return the checkpoint that Bridge resumes from; None for a new run."""
     load = _local(checkpoint.load)
-    if load is None or checkpoint.finetune:  # which is set where only weights are loaded
+    if load is None or checkpoint.finetune:  # finetune loads only weights
         return None
     if (load / _TRAIN_STATE).exists():  # the folder of one iteration
         return _read_checkpoint(load.parent, load / _TRAIN_STATE)
@@ -193,7 +194,7 @@ def _resumed(checkpoint: Any) -> _Resumed | None:
 
 
 def _train_states(checkpoint: Any, load: Path) -> list[Path]:
-    """What says how far the checkpoints got that Bridge may go on from; it takes the last one."""
+    """Return the train states of the checkpoints that Bridge may resume from; it takes the last."""
     step = getattr(checkpoint, "ckpt_step", None)
     if step is not None:
         return [load / f"iter_{step:07d}" / _TRAIN_STATE]
@@ -206,25 +207,21 @@ def _train_states(checkpoint: Any, load: Path) -> list[Path]:
 
 
 def _read_checkpoint(folder: Path, path: Path) -> _Resumed:
-    """A checkpoint of the run in ``folder``, by its state of training or a copy beside it."""
+    """Read a checkpoint of the run in ``folder`` from its train state or a copy of it."""
     own = path.parent if path.name == _TRAIN_STATE else None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         consumed, step = int(state["consumed_train_samples"]), int(state["step"])
     except (KeyError, OSError, RuntimeError, TypeError, ValueError):
-        return _Resumed(folder, _UNKNOWN, own)  # Bridge says what is wrong with its own files
+        return _Resumed(folder, _UNKNOWN, own)  # Bridge reports damage to its own files
     return _Resumed(folder, consumed, own or path.parent / f"iter_{step:07d}")
 
 
 def _local(folder: Any) -> Path | None:
-    """A folder of this machine; object stores (``msc://``) keep no record."""
+    """Return a local folder, or None: there is no record in object stores (``msc://``)."""
     return None if not folder or is_url(folder) else Path(folder)
 
 
-def _skips_training(cfg: Any) -> bool:
-    settings = getattr(cfg, "validation", None) or cfg.train
-    return bool(getattr(settings, "skip_train", False))
-
-
-def _is_first_rank() -> bool:
+def is_first_rank() -> bool:
+    """Whether this process is rank 0 or runs alone."""
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0

@@ -1,92 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Megatron-Bridge's releases call what is needed of them."""
+"""Supported Megatron-Bridge releases, and every difference between them that we handle.
+
+The oldest supported release is 0.3. Each difference below says which release made it and when its
+code can be deleted. Look for "Drop when" here and in ``moved_names`` after you raise the oldest
+supported release.
+"""
 
 from __future__ import annotations
 
 import re
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
-
-import megatron_packing.needs.megatron_bridge  # noqa: F401
+from typing import Any
 
 from megatron_packing.errors import InputError
 
-BUILDERS: dict[type, Any] = {}
-"""By type of ``cfg.dataset``, what Bridge calls for datasets; empty and unused before 0.6."""
-
-if TYPE_CHECKING:
-    DataloaderConfig = object
-    DatasetProvider = object
-    PackedSequenceSpecs = Any
-else:
-    try:
-        try:  # from 0.6 on
-            from megatron.bridge.data.base import DataloaderConfig, DatasetProvider
-            from megatron.bridge.data.packing.config import PackedSequenceSpecs
-            from megatron.bridge.data.utils import _REGISTRY as BUILDERS
-        except ModuleNotFoundError as error:
-            if not (error.name or "").startswith("megatron.bridge.data."):
-                raise
-            from megatron.bridge.data.datasets.packed_sequence import PackedSequenceSpecs
-            from megatron.bridge.training.config import DataloaderConfig, DatasetProvider
-    except ImportError as error:
-        from megatron.bridge import package_info
-
-        if not (error.name or "").startswith("megatron.bridge.data"):
-            raise
-        raise InputError(
-            f"Megatron-Bridge {package_info.__version__} does not have what packs need of it "
-            f"({error}); install one of 0.3 to 0.7"
-        ) from error
-    with suppress(ImportError):
-        # From 0.6 on a recipe that is read from YAML may name registered modules only.
-        from megatron.bridge.utils.instantiate_utils import register_allowed_target_prefix
-
-        register_allowed_target_prefix("megatron_packing.bridge.")
-
-__all__ = [
-    "BUILDERS",
-    "NEWEST_TESTED",
-    "DataloaderConfig",
-    "DatasetProvider",
-    "PackedSequenceSpecs",
-    "bridge_version",
-    "check_tested",
-    "takes_padding_mask",
-]
-
 NEWEST_TESTED = (0, 7)
-"""The newest Megatron-Bridge that the tests train with: 0.7.0 of 2026-08-22, before its release."""
-
-_FIRST_WITH_PADDING_MASK = (0, 7)
+"""The newest release that the tests train with: a 0.7.0 snapshot of 2026-08-22."""
 
 
 def check_tested(*, allow_untested_bridge: bool) -> None:
-    """Refuse a Megatron-Bridge that is newer than those that the tests train with.
+    """Refuse a Megatron-Bridge that is newer than the newest tested release.
 
-    What reads packs may change from one release to the next, and wrong training may look right.
+    A new release may read packed rows differently, and wrong training can look right.
 
     Args:
-        allow_untested_bridge: Do not look at the version.
+        allow_untested_bridge: Skip this check.
 
     Raises:
-        InputError: It is newer.
+        InputError: Megatron-Bridge is newer.
     """
     version = bridge_version()
     if version > NEWEST_TESTED and not allow_untested_bridge:
         raise InputError(
             f"Megatron-Bridge {version[0]}.{version[1]} is newer than "
-            f"{NEWEST_TESTED[0]}.{NEWEST_TESTED[1]}, the newest that packs are tested with, so "
-            f"nothing proves that it trains them rightly; install that one, or give "
-            f"use_packed_data allow_untested_bridge=True"
+            f"{NEWEST_TESTED[0]}.{NEWEST_TESTED[1]}, the newest release that was tested with "
+            f"packed data; install that release, or give use_packed_data "
+            f"allow_untested_bridge=True"
         )
 
 
 def bridge_version() -> tuple[int, int]:
-    """The first two numbers of Megatron-Bridge's version: of the code that is imported.
+    """Return the major and minor version of the imported Megatron-Bridge.
 
     Raises:
-        InputError: It cannot be found out.
+        InputError: The version does not begin with two numbers.
     """
     from megatron.bridge import package_info
 
@@ -94,12 +50,87 @@ def bridge_version() -> tuple[int, int]:
     numbers = re.match(r"(\d+)\.(\d+)", text)
     if numbers is None:
         raise InputError(
-            f"the version of Megatron-Bridge is {text!r}, so it cannot be known whether it hands "
-            f"cu_seqlens to all layers; install a release of it"
+            f"the version of Megatron-Bridge is {text!r}, which does not begin with two numbers, "
+            f"so it is unknown whether it passes cu_seqlens to all layers; install a release"
         )
     return int(numbers[1]), int(numbers[2])
 
 
+def evaluation_part(cfg: Any) -> str:
+    """Return the part of ``cfg`` that holds the evaluation settings: "validation" or "train".
+
+    ``cfg.validation`` was added in 0.4. Drop when 0.4 is the oldest supported.
+    """
+    return "validation" if hasattr(cfg, "validation") else "train"
+
+
+def evaluation_global_batch(cfg: Any) -> int:
+    """Return the rows of an evaluation's global batch.
+
+    Every ``cfg.validation`` has ``eval_global_batch_size`` from 0.5 on. Drop when 0.5 is the oldest
+    supported.
+    """
+    settings = getattr(cfg, evaluation_part(cfg))
+    batch: int | None = getattr(settings, "eval_global_batch_size", None)
+    return batch or int(cfg.train.global_batch_size)
+
+
+def skips_training(cfg: Any) -> bool:
+    """Whether the run only evaluates.
+
+    ``cfg.validation`` has ``skip_train`` from 0.4 on. Drop when 0.4 is the oldest supported.
+    """
+    return bool(getattr(getattr(cfg, evaluation_part(cfg)), "skip_train", False))
+
+
+def evaluation_context_parallel_size(cfg: Any) -> int:
+    """Return the context-parallel size of evaluations.
+
+    ``cfg.dist.eval_context_parallel_size`` was added in 0.5. Drop when 0.5 is the oldest supported.
+    """
+    size: int | None = getattr(cfg.dist, "eval_context_parallel_size", None)
+    return size or int(cfg.model.context_parallel_size)
+
+
+def num_epochs(cfg: Any) -> float | None:
+    """Return the training duration in epochs, if it is set.
+
+    ``cfg.train.num_epochs`` was added in 0.6. Drop when 0.6 is the oldest supported.
+    """
+    epochs: float | None = getattr(cfg.train, "num_epochs", None)
+    return epochs
+
+
+def packed_sequence_size(dataset: Any) -> int:
+    """Return the row length of a recipe's own packing; 0 if the recipe does not pack.
+
+    0.6 renamed ``packed_sequence_specs`` to ``offline_packing_specs``. Drop the old name when 0.6
+    is the oldest supported.
+    """
+    specs = getattr(dataset, "offline_packing_specs", None)
+    specs = specs or getattr(dataset, "packed_sequence_specs", None)
+    return int(getattr(specs, "packed_sequence_size", 0))
+
+
+def passes_boundaries_to_middle_stages() -> bool:
+    """Whether pipeline stages between the first and the last get ``cu_seqlens``.
+
+    Fixed in 0.5 (Megatron-Bridge#2952). Drop when 0.5 is the oldest supported.
+    """
+    return bridge_version() >= (0, 5)
+
+
+def passes_seq_idx() -> bool:
+    """Whether the step passes ``seq_idx``, the document boundaries, to Mamba layers.
+
+    Added in 0.5 (Megatron-Bridge#3484). Drop when 0.5 is the oldest supported.
+    """
+    return bridge_version() >= (0, 5)
+
+
 def takes_padding_mask() -> bool:
-    """Whether Bridge hands a row's padding mask to the model."""
-    return bridge_version() >= _FIRST_WITH_PADDING_MASK
+    """Whether the step passes a row's padding mask to the model.
+
+    Added in 0.7. Drop when 0.7 is the oldest supported.
+    """
+    return bridge_version() >= (0, 7)

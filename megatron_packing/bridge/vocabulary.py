@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares the tokens of a corpus with the tokenizer and the vocabulary of a Bridge run."""
+"""Checks the tokens of a corpus against the tokenizer and vocabulary of a Bridge run."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-import megatron_packing.needs.torch  # noqa: F401
-
-import torch
-
+from megatron_packing.bridge.stream import is_first_rank
+from megatron_packing.corpus.content import find_largest_token
 from megatron_packing.corpus.corpus import Corpus
-from megatron_packing.corpus.joined import JoinedCorpus, split_entry
-from megatron_packing.corpus.record import CorpusRecord, read_corpus_record
+from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.corpus.tokenizers_match import check_vocabulary
+from megatron_packing.counted import counted
 from megatron_packing.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -26,11 +24,11 @@ logger = logging.getLogger(__name__)
 _TRIED_DOCUMENTS = 16
 _TRIED_TOKENS = 256
 _CUT_TOKENS = 8
-# Texts of the same tokenizer come back whole, but for spaces beside special tokens. Texts of
-# another one come back in part, as many tokens are whole words, and short ones may come back whole.
-# Of 300 conversations (examples/chitchat.py) and six vocabularies (Mistral 7B v0.1 and v0.3,
-# DeepSeek; Llama 3 and 4, Qwen, these cut into words by one pattern, not each by its own) all came
-# back with their own, and 35% at most with another.
+# Decoding and encoding again with the same tokenizer gives the same tokens, except for spaces
+# beside special tokens. Another tokenizer gives some of them, because many tokens are whole words,
+# and a short document may survive entirely. With 300 conversations (examples/chitchat.py) and six
+# vocabularies (Mistral 7B v0.1 and v0.3, DeepSeek; Llama 3 and 4 and Qwen, split into words by one
+# common pattern), all documents survived with their own tokenizer, and at most 35% with another.
 _SAME = 0.95
 _MOST = 0.75
 
@@ -38,35 +36,27 @@ _MOST = 0.75
 def check_tokens(
     corpus: Corpus | JoinedCorpus, tokenizer: Any, model: Any, *, allow_other_tokenizer: bool
 ) -> None:
-    """Refuse a corpus whose tokens mean other texts to the run's tokenizer, or nothing.
+    """Refuse a corpus whose token ids do not match the run's tokenizer or vocabulary.
 
     Args:
         corpus: The documents.
-        tokenizer: Bridge's, of the run; None where it is not known.
-        model: ``cfg.model``, whose vocabulary is what it is trained with.
-        allow_other_tokenizer: Do not compare tokenizers, only the vocabulary.
+        tokenizer: The run's tokenizer; None if it is unknown.
+        model: ``cfg.model``, for the size of its vocabulary.
+        allow_other_tokenizer: Check only the vocabulary, not the tokenizer.
 
     Raises:
         InputError: The tokenizers differ, or a token is not in the model's vocabulary.
     """
-    for prefix in _prefixes(corpus):
-        record = read_corpus_record(prefix)
-        check_model_vocabulary(prefix, record, model)
+    for part in {part.prefix: part for part in corpus.corpora}.values():
+        check_model_vocabulary(part, model)
         if not allow_other_tokenizer and tokenizer is not None:
-            check_tokenizer(prefix, record, tokenizer)
+            check_tokenizer(part, tokenizer)
 
 
-def _prefixes(corpus: Corpus | JoinedCorpus) -> list[Path]:
-    entries = str(corpus.prefix).split(",")
-    if isinstance(corpus, Corpus):
-        return [corpus.prefix]
-    return list(dict.fromkeys(Path(split_entry(entry)[0]) for entry in entries))
+def check_model_vocabulary(corpus: Corpus, model: Any) -> None:
+    """Refuse token ids beyond the model's embedding.
 
-
-def check_model_vocabulary(prefix: Path, record: CorpusRecord | None, model: Any) -> None:
-    """Refuse tokens that the model's embedding does not have.
-
-    Where tensor parallelism splits the embedding such tokens would train it in silence.
+    With tensor parallelism such a token would silently be trained as another one.
 
     Raises:
         InputError: There is such a token.
@@ -74,19 +64,17 @@ def check_model_vocabulary(prefix: Path, record: CorpusRecord | None, model: Any
     size = padded_vocabulary(model)
     if size is None:
         return
-    largest = record.largest_token if record is not None else None
-    if largest is None:
-        # All tokens are looked at by one rank: where it ends the launcher ends the others.
-        if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
-            return
-        largest = largest_token(prefix)
+    is_recorded = corpus.record is not None and corpus.record.largest_token is not None
+    if not is_recorded and not is_first_rank():
+        return  # the first rank reads all tokens; if it fails, the launcher ends the others
+    largest = find_largest_token(corpus)
     check_vocabulary(
-        str(prefix), largest, size, "the model (cfg.model.vocab_size, with its padding)"
+        str(corpus.prefix), largest, size, "the model (cfg.model.vocab_size, with its padding)"
     )
 
 
 def padded_vocabulary(model: Any) -> int | None:
-    """Tokens that the model's embedding has, as Bridge makes it; None before Bridge set it."""
+    """Return the size of the model's embedding in tokens; None before Bridge sets it."""
     size = getattr(model, "vocab_size", None)
     if size is None:
         return None
@@ -96,42 +84,36 @@ def padded_vocabulary(model: Any) -> int | None:
     return int(-(-size // multiple) * multiple)
 
 
-def largest_token(prefix: Path) -> int:
-    """The largest token id of a corpus, by reading all of it; -1 where it has none."""
-    corpus = Corpus(prefix)
-    tokens = (corpus.tokens(document) for document in range(len(corpus)))
-    return max((int(part.max()) for part in tokens if len(part)), default=-1)
+def check_tokenizer(corpus: Corpus, tokenizer: Any) -> None:
+    """Refuse a tokenizer that does not match the corpus's token ids.
 
-
-def check_tokenizer(prefix: Path, record: CorpusRecord | None, tokenizer: Any) -> None:
-    """Refuse a tokenizer to which the corpus's token ids mean other texts.
-
-    The same content is proof that they mean the same. Other content is no proof of the contrary, as
-    releases of a library write the same tokenizer differently: so texts of the corpus are read
-    by the run's tokenizer and tokenized again, which gives the same tokens or it is another one.
+    Tokenizer files with the same content match. Files with other content may still match, because
+    library releases serialize the same tokenizer differently. So if the content differs, some
+    documents are decoded and encoded again: a matching tokenizer gives the same tokens.
 
     Raises:
-        InputError: It is another one.
+        InputError: The tokenizer does not match.
     """
     if _is_null(tokenizer):
-        return  # it stands for none
-    own = _own(tokenizer)
-    if record is not None and record.tokenizer_sha256 in _digests(own):
+        return  # a stand-in without a vocabulary
+    prefix, record = corpus.prefix, corpus.record
+    inner = _inner_tokenizer(tokenizer)
+    if record is not None and record.tokenizer_sha256 in _digests(inner):
         return
     try:
-        tried = [_comes_back(own, ids) for ids in _samples(prefix)]
-    except Exception as error:  # of whatever library the tokenizer is from
+        tried = [_survives(inner, ids) for ids in _samples(corpus)]
+    except Exception as error:  # any tokenizer library may have raised it
         logger.warning(
-            f"{prefix} was not compared with the run's tokenizer, which does not turn its tokens "
-            f"into text ({type(error).__name__}: {error}); make sure that they belong together"
+            f"{prefix} was not compared with the run's tokenizer, which could not decode its "
+            f"tokens ({type(error).__name__}: {error}); check that the corpus was made with it"
         )
         return
     if sum(tried) < _MOST * len(tried):
         made_with = record.tokenizer if record is not None else None
         raise InputError(
-            f"{prefix} was tokenized with {made_with or 'another tokenizer'}, not with that of "
-            f"cfg.tokenizer, to which its token ids mean other texts ({sum(tried)} of "
-            f"{len(tried)} documents come back as they are); use the model's tokenizer for both, "
+            f"{prefix} was tokenized with {made_with or 'another tokenizer'}, which does not match "
+            f"cfg.tokenizer (decoding and encoding again preserved {sum(tried)} of "
+            f"{counted(len(tried), 'document')}); use the model's tokenizer for both, "
             f"or allow_other_tokenizer=True if the ids are the same"
         )
 
@@ -141,8 +123,8 @@ def _is_null(tokenizer: Any) -> bool:
     return any("Null" in name for name in names)
 
 
-def _own(tokenizer: Any) -> Any:
-    """The tokenizer of transformers that Bridge's is made of; else Bridge's own."""
+def _inner_tokenizer(tokenizer: Any) -> Any:
+    """Return the transformers tokenizer inside Bridge's tokenizer, or Bridge's own."""
     part = tokenizer
     for _ in range(3):
         if hasattr(part, "backend_tokenizer"):
@@ -153,7 +135,7 @@ def _own(tokenizer: Any) -> Any:
 
 
 def _digests(tokenizer: Any) -> set[str]:
-    """What ``PREFIX_corpus.json`` may call this tokenizer."""
+    """Return the digests that ``PREFIX_corpus.json`` may have recorded for this tokenizer."""
     texts: list[str] = []
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
@@ -165,9 +147,8 @@ def _digests(tokenizer: Any) -> set[str]:
     return {hashlib.sha256(text.encode()).hexdigest() for text in texts}
 
 
-def _samples(prefix: Path) -> Iterator[list[int]]:
-    """The beginnings of some documents, spread over the corpus."""
-    corpus = Corpus(prefix)
+def _samples(corpus: Corpus) -> Iterator[list[int]]:
+    """Yield the first tokens of some documents, spread over the corpus."""
     step = max(1, len(corpus) // _TRIED_DOCUMENTS)
     documents = itertools.islice(range(0, len(corpus), step), _TRIED_DOCUMENTS)
     for document in documents:
@@ -176,8 +157,8 @@ def _samples(prefix: Path) -> Iterator[list[int]]:
             yield corpus.tokens(document, 0, length).tolist()
 
 
-def _comes_back(tokenizer: Any, ids: list[int]) -> bool:
-    """Whether the text of some tokens has the same tokens, but for the last few, cut at will."""
+def _survives(tokenizer: Any, ids: list[int]) -> bool:
+    """Whether decoding and encoding gives the same tokens, except the last few, which are cut."""
     if hasattr(tokenizer, "backend_tokenizer"):
         backend = tokenizer.backend_tokenizer
         again = backend.encode(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``SHA256SUMS``: the hashes of files in their folder, as ``sha256sum`` writes and checks them."""
+"""Writes and checks ``SHA256SUMS``, the hashes of a folder's files in the format of sha256sum."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BLOCK_BYTES = 1 << 20
 
 
 def sha256_of(path: Path) -> str:
-    """The hash of a file's content."""
+    """Return the SHA-256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
@@ -24,7 +24,7 @@ def sha256_of(path: Path) -> str:
 
 
 def write_checksums(folder: Path, names: Sequence[str]) -> None:
-    """Write the hashes of files of a folder into it."""
+    """Write the hashes of a folder's files into that folder."""
     lines = [f"{sha256_of(folder / name)}  {name}\n" for name in names]
     path = folder / CHECKSUMS
     path.write_text("".join(lines), encoding="utf-8")
@@ -32,10 +32,10 @@ def write_checksums(folder: Path, names: Sequence[str]) -> None:
 
 
 def check_checksum(path: Path, sha256: str) -> None:
-    """Compare a file's hash with the one that lies beside it, if one does.
+    """Compare a file's hash with ``SHA256SUMS`` beside it, if that exists.
 
     Raises:
-        InputError: They differ.
+        InputError: The hashes differ.
     """
     try:
         text = (path.parent / CHECKSUMS).read_text(encoding="utf-8", errors="replace")
@@ -45,6 +45,6 @@ def check_checksum(path: Path, sha256: str) -> None:
         expected, _, name = line.partition("  ")
         if name == path.name and expected != sha256:
             raise InputError(
-                f"{path} is not what was written: its hash is not the one in "
+                f"{path} was changed or damaged: its hash differs from the one in "
                 f"{path.parent / CHECKSUMS}; copy or export it again"
             )

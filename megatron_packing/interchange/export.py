@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a pack index in the formats that NeMo and Megatron-Bridge read on their own."""
+"""Exports a pack index to the packed file formats of NeMo and Megatron-Bridge."""
 
 from __future__ import annotations
 
@@ -39,32 +39,31 @@ def export_packs(
     end_token: int,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Path, StoredFigures]:
-    """Write the packs of an index, in its order, and their metadata to the folder ``path``.
+    """Write the packs of an index, in order, and their metadata to the folder ``path``.
 
-    ``SHA256SUMS`` has the hashes of both files; ``import`` compares them. The tokenizer that the
-    corpus was made with is written where ``packed_tokenizer`` says.
+    ``SHA256SUMS`` holds the hashes of both files; ``import`` checks them. The corpus's tokenizer is
+    recorded as described in ``packed_tokenizer``.
 
-    Rows are written as they are read, so memory does not grow with the corpus. The folder exists
-    whole or not at all.
+    Rows are written as they are read, so memory does not grow with the corpus. The folder is
+    written atomically.
 
     Args:
         index: A pack index.
-        corpus: What it was made from.
+        corpus: The corpus that it was made from.
         path: A folder that does not exist.
         file_format: ``bridge-parquet`` (Megatron-Bridge 0.4 and later) or ``nemo-npy`` (NeMo 2.x
             and Megatron-Bridge 0.3).
-        end_token: The id of the tokenizer's end token (``eos_id``), by which readers know pads.
-        progress: Called with how many packs are written.
+        end_token: The id of the tokenizer's end token (``eos_id``), by which readers find pads.
+        progress: Called with the number of packs written.
 
     Returns:
-        The file of the packs, and what was written.
+        The file with the packs, and the figures of what was written.
 
     Raises:
-        InputError: ``path`` exists, an argument is none of those, or the corpus holds what is no
-            token.
+        InputError: ``path`` exists, an argument is invalid, or the corpus has an invalid token.
     """
     if file_format not in EXPORT_FORMATS:
-        raise InputError(f"the format is {file_format!r}; use one of {', '.join(EXPORT_FORMATS)}")
+        raise InputError(f"the format is {file_format!r}; use {' or '.join(EXPORT_FORMATS)}")
     if not 0 <= end_token <= LARGEST_TOKEN:
         raise InputError(
             f"the end token is {end_token}; give the tokenizer's eos_id, from 0 to {LARGEST_TOKEN}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes a corpus of packed files that NeMo or Megatron-Bridge wrote, without tokenizing again."""
+"""Imports packed files of NeMo or Megatron-Bridge into a corpus, without tokenizing again."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from megatron_packing.interchange.parquet_file import read_parquet
 from megatron_packing.interchange.stored_rows import COLUMNS, StoredRow
 
 _READERS = {".npy": read_npy, ".parquet": read_parquet, ".pq": read_parquet}
-UNFINISHED_SUFFIX = ".unfinished"  # of the folder that tokenize writes a corpus in
+UNFINISHED_SUFFIX = ".unfinished"  # suffix of the folder of an unfinished tokenize run
 
 
 @dataclass(slots=True)
 class ImportFigures:
-    """What was imported."""
+    """Counts of what was imported."""
 
     num_packs: int = 0
     num_documents: int = 0
     num_tokens: int = 0
     num_trained_tokens: int = 0
     num_padding_tokens: int = 0
-    """Tokens that were left out as padding."""
+    """Tokens dropped as padding."""
     largest_token: int = 0
 
 
@@ -55,25 +55,24 @@ def import_packed(
     progress: Callable[[int], None] | None = None,
     note: Callable[[str], None] = lambda _: None,
 ) -> ImportFigures:
-    """Write every sequence of packed files as a document of the corpus ``prefix``.
+    """Write every sequence in packed files as a document of the corpus ``prefix``.
 
-    Tokens and which of them are trained stay as they were stored; packs are given up, to be planned
-    again. The ``.idx`` of the tokens is written last: without it there is no corpus.
+    Tokens and loss masks stay as stored. The grouping into packs is dropped; plan new packs with
+    ``pack``. The tokens' ``.idx`` is written last: without it the corpus does not exist.
 
     Args:
         paths: ``.npy`` and ``.parquet`` files, or folders of them.
-        prefix: Of a corpus that does not exist.
-        padding_token: What sequences were padded with for context parallelism (the tokenizer's end
-            token): all but the first of the untrained ones at a sequence's end are left out. None
-            leaves sequences as they are.
-        mix_splits: Accept files that are named as of different splits.
-        allow_other_tokenizer: Accept files that say that they were made with different tokenizers.
-        progress: Called with how many packs are read.
-        note: Called with what a user must know of the corpus, a line each.
+        prefix: The prefix of the new corpus.
+        padding_token: The token that pads sequences for context parallelism (the tokenizer's end
+            token). Untrained ones at a sequence's end are dropped, except the first. None keeps
+            sequences as they are.
+        mix_splits: Accept files whose names belong to different splits.
+        allow_other_tokenizer: Accept files that record different tokenizers.
+        progress: Called with the number of packs read.
+        note: Called with each line that the user should know about the corpus.
 
     Raises:
-        InputError: A file is not what it should be, files are of different tokenizers, or the
-            corpus exists.
+        InputError: A file is invalid, files have different tokenizers, or the corpus exists.
     """
     files = find_packed_files(paths, mix_splits=mix_splits)
     tokenizers = {file: read_tokenizer(file) for file in files}
@@ -83,7 +82,7 @@ def import_packed(
     digests = {file: hashlib.sha256() for file in files}
     masks = loss_mask_prefix(prefix)
     targets = [data_path(masks), index_path(masks), corpus_record_path(prefix)]
-    targets += [data_path(prefix), index_path(prefix)]  # in the order of their renaming
+    targets += [data_path(prefix), index_path(prefix)]  # renamed in this order
     figures = ImportFigures()
     with writing(prefix), prefix_lock(prefix), temporary_sibling(prefix) as folder:
         _refuse_existing(prefix, targets)
@@ -133,22 +132,19 @@ def import_packed(
 def _notes(
     digests: Mapping[Path, bytes], tokenizers: Mapping[Path, CorpusRecord | None]
 ) -> Iterator[str]:
-    """What a user must know of the corpus, a line each.
+    """Yield lines that the user should know about the corpus.
 
     Args:
-        digests: Of the documents of each file, whatever its format.
-        tokenizers: What each file says of its own.
+        digests: The digest of each file's documents, independent of its format.
+        tokenizers: The tokenizer that each file records.
     """
     first_of: dict[bytes, Path] = {}
     for file, digest in digests.items():
         if digest == hashlib.sha256().digest():
-            continue  # it holds no documents
+            continue  # the file has no documents
         first = first_of.setdefault(digest, file)
         if first is not file:
-            yield (
-                f"{file} holds the same documents as {first}: they are in the corpus once for each "
-                f"of the two"
-            )
+            yield (f"{file} holds the same documents as {first}, so the corpus contains them twice")
     if common_tokenizer(list(tokenizers.values())) is not None:
         return
     silent = [
@@ -156,20 +152,20 @@ def _notes(
         for file, record in tokenizers.items()
         if record is None or record.tokenizer_sha256 is None
     ]
-    why = f"{silent[0]} does not say it" if silent else "the files were made with different ones"
-    yield f"tokenizer not recorded, as {why}: nothing will show whether a model's is another"
+    why = f"{silent[0]} does not name it" if silent else "the files have different ones"
+    yield f"tokenizer not recorded, because {why}: training cannot check the model's tokenizer"
 
 
 def _refuse_existing(prefix: Path, targets: Sequence[Path]) -> None:
-    """Refuse to write where there is a corpus, or one that ``tokenize`` has begun."""
+    """Refuse a prefix with an existing corpus or an unfinished ``tokenize`` run."""
     for target in targets:
         if os.path.lexists(target):
             raise InputError(f"{target} exists already; remove it or choose another prefix")
     begun = prefix.with_name(prefix.name + UNFINISHED_SUFFIX)
     if begun.exists():
         raise InputError(
-            f"{begun} holds an unfinished run of tokenize; finish it with the same command, remove "
-            f"that folder or choose another prefix"
+            f"{begun} holds an unfinished tokenize run; finish it with the same command, remove "
+            f"that folder, or choose another prefix"
         )
 
 
@@ -178,50 +174,52 @@ def _read(files: Sequence[Path]) -> Iterator[tuple[Path, StoredRow]]:
         for number, row in enumerate(_READERS[file.suffix.lower()](file)):
             problem = _problem_of(row)
             if problem:
-                raise InputError(f"{file} row {number} {problem}; it is no packed row: {ADVICE}")
+                raise InputError(
+                    f"{file} row {number} {problem}, so it is not a packed row; {ADVICE}"
+                )
             yield file, row
 
 
 def _problem_of(row: StoredRow) -> str:
-    """What is wrong with a row, or nothing."""
+    """Describe what is wrong with a row; "" if nothing is."""
     ids, mask, starts = row.input_ids, row.loss_mask, row.seq_start_id
     for name in COLUMNS:
         array = getattr(row, name)
         if array.ndim != 1:
-            return f"has {name} of shape {array.shape}, not integers in a list"
+            return f"has {name} of shape {array.shape}, not a list of integers"
     if len(ids) == 0:
         return "has no tokens"
     if len(mask) != len(ids):
-        return f"has {len(ids)} input_ids but {len(mask)} of loss_mask"
+        return f"has {len(ids)} input_ids but {len(mask)} loss_mask values"
     if len(starts) == 0 or starts[0] != 0:
-        return f"has seq_start_id {starts[:3].tolist()}, which must begin with 0"
+        return f"has seq_start_id {starts[:3].tolist()}, which does not begin with 0"
     if (np.diff(starts) <= 0).any() or starts[-1] >= len(ids):
-        return f"has seq_start_id that do not rise, or end beyond its {len(ids)} tokens"
+        return f"has a seq_start_id that does not increase or exceeds its {len(ids)} tokens"
     if ids.min() < 0 or ids.max() > np.iinfo(np.int32).max:
-        return f"has token {int(ids.min() if ids.min() < 0 else ids.max())}, which is none"
+        return f"has token {int(ids.min() if ids.min() < 0 else ids.max())}, outside 0 to 2^31-1"
     if not np.isin(mask, (0, 1)).all():
-        return f"has {int(mask[~np.isin(mask, (0, 1))][0])} in loss_mask, which must be 0 or 1"
+        return f"has {int(mask[~np.isin(mask, (0, 1))][0])} in loss_mask, which is not 0 or 1"
     return ""
 
 
 def _documents(
     row: StoredRow, padding_token: int | None
 ) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.int64]]:
-    """Tokens and their masks, a document after the other, and the tokens of each.
+    """Return concatenated tokens, their loss masks, and the number of tokens of each document.
 
-    A stored mask speaks of the next token, a corpus's of its own.
+    A stored mask refers to the next token, a corpus's mask to the token itself.
     """
     ids, masks, lengths = [], [], []
-    for place in row.segments:
-        tokens, trained = row.input_ids[place], np.zeros(place.stop - place.start, np.uint8)
-        trained[1:] = row.loss_mask[place][:-1]
+    for segment in row.segments:
+        tokens, trained = row.input_ids[segment], np.zeros(segment.stop - segment.start, np.uint8)
+        trained[1:] = row.loss_mask[segment][:-1]
         count = len(tokens)
         if padding_token is not None:
             kept = np.flatnonzero((tokens != padding_token) | (trained != 0))
             if len(kept) == 0:
-                continue  # nothing but padding
+                continue  # only padding
             last = int(kept[-1])
-            # An untrained end token is the text's own where the text has none before it.
+            # Keep one untrained end token if the text has none before it: it ends the text.
             count = min(count, last + (1 if tokens[last] == padding_token else 2))
         ids.append(tokens[:count])
         masks.append(trained[:count])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads a pickled array of numbers, lists and dicts without letting the pickle do anything else.
+"""Loads a pickled array of numbers, lists and dicts without running any code of the pickle.
 
-A pickle is a program: it names functions to be called and objects whose state is to be set. numpy's
-own array and dtype are no safe objects for it, as their state decides where memory is read. So
-whatever a pickle may name is one of the classes and functions below, which only hold values.
+A pickle is a program: it names functions to call and objects whose state to set. Even numpy's own
+array and dtype are unsafe, because their state decides which memory is read. So a pickle may name
+only the classes and functions below, which just hold values.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NUMBERS = ("b1", "?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4
 _DTYPE_VERSION = 3
 _OBJECT_FLAGS = 63  # NPY_OBJECT_DTYPE_FLAGS
 _MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
-# An integer of 3 bytes becomes an object of 32 and its place in a list.
+# An integer of 3 bytes becomes an object of 32 bytes and a list entry.
 _MEMORY_OF_A_BYTE = 64
 _MEMORY_TO_BEGIN = 1 << 30
 
@@ -34,9 +34,9 @@ def load_inert(file: BinaryIO) -> Any:
     """Load a pickle; arrays of objects become lists, arrays of numbers stay arrays.
 
     Raises:
-        InputError: It names anything that arrays of numbers, lists and dicts do not need.
-        Exception: It is damaged; of whatever kind. A MemoryError where it asks for more memory
-            than a file of its size can fill.
+        InputError: The pickle names anything that arrays of numbers, lists and dicts do not need.
+        Exception: The pickle is damaged; any type. MemoryError if it needs more memory than a
+            valid pickle of its size can.
     """
     with _bounded_memory(os.fstat(file.fileno()).st_size):
         return _plain(_Loader(file).load())
@@ -44,9 +44,10 @@ def load_inert(file: BinaryIO) -> Any:
 
 @contextmanager
 def _bounded_memory(num_bytes: int) -> Iterator[None]:
-    """Bound what a pickle of a size may take.
+    """Limit the memory that a pickle of this size may use.
 
-    A damaged one can number an object four billion, and C's unpickler makes a table of so many.
+    A damaged pickle can give an object the number four billion, and C's unpickler then allocates a
+    table of that size.
     """
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     bound = pages * os.sysconf("SC_PAGE_SIZE") + _MEMORY_TO_BEGIN + _MEMORY_OF_A_BYTE * num_bytes
@@ -61,22 +62,22 @@ def _bounded_memory(num_bytes: int) -> Iterator[None]:
 
 
 class _DType:
-    """What a pickle says of the numbers in an array."""
+    """The dtype of a pickled array."""
 
     def __init__(self, kind: str, *_: Any) -> None:
         self.is_object = kind in ("O", "O8", "O4")
         self.order = "="
         if not self.is_object and kind not in _NUMBERS:
-            raise ValueError(f"arrays of {kind!r} are not read")
+            raise ValueError(f"unsupported dtype {kind!r}")
         self.kind = kind
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         version, order, *rest = state
         if order not in ("<", ">", "=", "|"):
-            raise ValueError(f"the byte order {order!r} is none")
+            raise ValueError(f"unknown byte order {order!r}")
         flags = _OBJECT_FLAGS if self.is_object else 0
         if version != _DTYPE_VERSION or rest != [None, None, None, -1, -1, flags]:
-            raise ValueError("the state of a dtype is not that of plain numbers or objects")
+            raise ValueError("malformed dtype state")
         self.order = order
 
     @property
@@ -85,7 +86,7 @@ class _DType:
 
 
 class _Array:
-    """What a pickle says is in an array."""
+    """The values of a pickled array."""
 
     def __init__(self) -> None:
         self.values: Any = []
@@ -94,16 +95,16 @@ class _Array:
         version, shape, dtype, is_fortran, values = state
         is_plain = version == 1 and isinstance(dtype, _DType) and is_fortran in (False, 0)
         if not is_plain or not all(type(size) is int and size >= 0 for size in shape):
-            raise TypeError("the state of an array is none")
+            raise TypeError("malformed array state")
         if dtype.is_object:
             if not isinstance(values, list) or shape != (len(values),):
-                raise TypeError("an array of objects is no list of its length")
+                raise TypeError("the length of an object array does not match its shape")
             self.values = values
             return
         if isinstance(values, str):
             values = values.encode("latin1")
         if not isinstance(values, bytes):
-            raise TypeError("the numbers of an array are no bytes")
+            raise TypeError("the data of an array is not bytes")
         numbers = np.frombuffer(values, dtype.numpy)
         if len(numbers) != math.prod(shape):
             raise ValueError(f"an array of shape {shape} has {len(numbers)} numbers")
@@ -116,21 +117,21 @@ def _reconstruct(*_: Any) -> _Array:
 
 def _scalar(dtype: Any, data: Any) -> Any:
     if not isinstance(dtype, _DType) or dtype.is_object or not isinstance(data, bytes):
-        raise TypeError("a number is none")
+        raise TypeError("malformed number")
     return np.frombuffer(data, dtype.numpy)[0]
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise TypeError("bytes are not written as latin1")
+        raise TypeError("bytes are not encoded as latin1")
     return text.encode("latin1")
 
 
 class _NoClass:
-    """Stands for numpy's array where it is named as a kind of array."""
+    """Takes the place of ``numpy.ndarray``, which a pickle names as the type of an array."""
 
     def __new__(cls, *_: Any) -> _NoClass:
-        raise TypeError("an array cannot be made so")
+        raise TypeError("arrays cannot be created by calling numpy.ndarray")
 
 
 _NAMES: dict[tuple[str, str], Any] = {
@@ -147,14 +148,14 @@ class _Loader(pickle.Unpickler):
         if (module, name) not in _NAMES:
             named = f"{module}.{name}".encode("unicode_escape").decode()
             raise InputError(
-                f"its pickle names {named:.80}, which packed sequences do not need and which is "
-                f"not loaded: it may be a program; do not trust the file"
+                f"its pickle names {named:.80}, which packed sequences do not need, so it may be a "
+                f"malicious program; do not trust the file"
             )
         return _NAMES[module, name]
 
 
 def _plain(value: Any) -> Any:
-    """Values without their wrapping: rows of lists, dicts and arrays."""
+    """Unwrap arrays: return plain lists, dicts and numpy arrays."""
     if isinstance(value, _Array):
         return _plain(value.values)
     if isinstance(value, list):

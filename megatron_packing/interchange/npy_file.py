@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stored rows as a ``.npy`` file of Python objects: NeMo 2.x and Megatron-Bridge up to 0.3.
+"""Writes and reads stored rows as a ``.npy`` file of Python objects.
 
-Such a file is numpy's header and a pickle of an array of dicts of lists. Here it is written as it
-comes, and read without running any code that it names.
+NeMo 2.x and Megatron-Bridge 0.3 use this format: numpy's header and a pickle of an array of dicts
+of lists. It is written row by row, and read without running any code that it names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from megatron_packing.interchange.stored_rows import COLUMNS, StoredRow
 
 
 def write_npy(path: Path, rows: Iterable[StoredRow], count: int) -> None:
-    """Write ``count`` rows as they come: what ``numpy.save`` makes of a list of dicts of lists."""
+    """Write ``count`` rows one by one, in the format of ``numpy.save`` for dicts of lists."""
     dtype = np.dtype(object)
     with path.open("wb") as file:
         header = {"descr": "|O", "fortran_order": False, "shape": (count,)}
@@ -41,43 +41,45 @@ def write_npy(path: Path, rows: Iterable[StoredRow], count: int) -> None:
 
 
 def _pickled(value: Any) -> bytes:
-    """The part of a pickle that puts ``value`` on the stack."""
+    """Return the part of a pickle that pushes ``value`` onto the stack."""
     buffer = io.BytesIO()
     pickler = pickle.Pickler(buffer, protocol=2)
-    pickler.fast = True  # without a memo, so that parts can follow each other
+    pickler.fast = True  # without a memo, so that parts can be concatenated
     pickler.dump(value)
-    return buffer.getvalue()[2:-1]  # between the protocol's two bytes and the stop
+    return buffer.getvalue()[2:-1]  # without the two protocol bytes and the stop byte
 
 
 def read_npy(path: Path) -> Iterator[StoredRow]:
-    """Read rows. The file is held in memory as a whole, as its format asks.
+    """Read rows. The format requires the whole file in memory.
 
     Raises:
-        InputError: It does not hold packed rows, or names anything but numpy arrays.
+        InputError: The file does not hold packed rows, or names anything except numpy arrays.
     """
     with path.open("rb") as file:
         rows = _load(path, file)
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or not set(COLUMNS) <= row.keys():
             raise InputError(
-                f"{path} row {number} is no dict of {', '.join(COLUMNS)}; give a file of packed "
-                f"sequences that NeMo or Megatron-Bridge wrote"
+                f"{path} row {number} is not a dict with {', '.join(COLUMNS)}; give a file of "
+                f"packed sequences from NeMo or Megatron-Bridge"
             )
         yield StoredRow(*(_integers(path, number, row[name]) for name in COLUMNS))
 
 
 def _integers(path: Path, number: int, values: Any) -> NDArray[np.int64]:
-    """A list of integers, or of what equals integers."""
+    """Convert a list of integers, or of numbers that equal integers, to int64."""
     try:
         array = np.asarray(values)
-        with np.errstate(invalid="ignore"):  # of what is no integer; it is compared below
+        with np.errstate(invalid="ignore"):  # values that are not integers; compared below
             integers = array.astype(np.int64)
         if array.dtype.kind in "iubf" and np.array_equal(integers, array):
             return integers
     except (TypeError, ValueError, OverflowError):
         pass
     held = "null" if values is None else " ".join(f"{values!r:.80}".split())
-    raise InputError(f"{path} row {number} holds {held} where a list of integers must be")
+    raise InputError(
+        f"{path} row {number} holds {held} instead of a list of integers; write the file again"
+    )
 
 
 def _load(path: Path, file: BinaryIO) -> list[Any]:
@@ -89,15 +91,15 @@ def _load(path: Path, file: BinaryIO) -> list[Any]:
             shape, _, dtype = np.lib.format.read_array_header_2_0(file)
         if not dtype.hasobject:
             raise InputError(
-                f"{path} holds numbers of {dtype}, not packed rows; give a file of packed "
-                f"sequences that NeMo or Megatron-Bridge wrote"
+                f"{path} holds numbers of type {dtype}, not packed rows; give a file of packed "
+                f"sequences from NeMo or Megatron-Bridge"
             )
         try:
             loaded = load_inert(file)
         except InputError as error:
             raise InputError(f"{path} is refused: {error}") from error
         if isinstance(loaded, list) and shape != (len(loaded),):
-            raise ValueError(f"it has {len(loaded)} rows and says that its shape is {shape}")
+            raise ValueError(f"it has {len(loaded)} rows, but its header says shape {shape}")
     except InputError:
         raise
     except Exception as error:  # damaged pickles raise nearly anything

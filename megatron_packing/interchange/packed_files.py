@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds packed files, and refuses to make one corpus of several splits."""
+"""Finds packed files, and refuses to mix several splits in one corpus."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from megatron_packing.index.manifest import MANIFEST
 
 SUFFIXES = (".npy", ".parquet", ".pq")
 ADVICE = "give .npy or .parquet files of packed sequences, or folders of them"
-# Words of file names, by the split that they stand for.
+# Words in file names, by split.
 _SPLITS = {
     "training": ("train", "training"),
     "validation": ("valid", "validation", "val", "dev", "eval", "evaluation"),
@@ -22,32 +22,33 @@ _SPLITS = {
 
 
 def find_packed_files(paths: Sequence[Path], *, mix_splits: bool = False) -> list[Path]:
-    """The packed files among ``paths``, and those in folders among them in the order of names.
+    """Return the packed files in ``paths``; those in a folder are sorted by name.
 
     Args:
-        paths: Files and folders. Of a folder the files in it are taken, not those in its folders.
-        mix_splits: Accept files that are named as of different splits.
+        paths: Files and folders. Subfolders are not searched.
+        mix_splits: Accept files whose names belong to different splits.
 
     Raises:
-        InputError: One does not exist, is not of a kind that is read, is given twice, or they are
-            of several splits.
+        InputError: A path does not exist, is not a packed file, or is given twice, or the files
+            belong to several splits.
     """
     files: list[Path] = []
     for path in paths:
         if (path / MANIFEST).exists():
-            raise InputError(f"{path} is a pack index already, which needs no import; {ADVICE}")
+            raise InputError(f"{path} is already a pack index, which needs no import; {ADVICE}")
         if path.is_dir():
             inside = _packed_files_in(path)
             if not inside:
                 below = packed_folders_below(path)
-                where = f"; the folders in it do, such as {below[0]}" if below else ""
+                where = f", but {below[0]} does" if below else ""
                 raise InputError(f"{path} holds no packed files{where}; {ADVICE}")
             files += inside
         elif not path.is_file():
             what = "is not a regular file" if path.exists() else "does not exist"
             raise InputError(f"{path} {what}; {ADVICE}")
         elif path.suffix.lower() not in SUFFIXES:
-            raise InputError(f"{path} ends in {path.suffix or 'nothing'}; {ADVICE}")
+            ending = f"ends in {path.suffix}" if path.suffix else "has no file ending"
+            raise InputError(f"{path} {ending}; {ADVICE}")
         else:
             files.append(path)
     _refuse_twice(files)
@@ -57,7 +58,7 @@ def find_packed_files(paths: Sequence[Path], *, mix_splits: bool = False) -> lis
 
 
 def packed_folders_below(folder: Path) -> list[Path]:
-    """The folders in a folder, at any depth, that hold packed files."""
+    """Return the subfolders of a folder, at any depth, that hold packed files."""
     return sorted({file.parent for file in folder.rglob("*") if _is_packed(file)} - {folder})
 
 
@@ -74,12 +75,12 @@ def _refuse_twice(files: Sequence[Path]) -> None:
     for file in files:
         real = file.resolve()
         if real in seen:
-            raise InputError(f"{file} is given twice (as {seen[real]} too); give each file once")
+            raise InputError(f"{file} is given twice (also as {seen[real]}); give each file once")
         seen[real] = file
 
 
 def _refuse_mixture(files: Sequence[Path]) -> None:
-    """Refuse to make one corpus of training and validation data."""
+    """Refuse to mix training and validation data in one corpus."""
     several_folders = len({file.parent for file in files}) > 1
     found: dict[str, Path] = {}
     for file in files:
@@ -91,14 +92,14 @@ def _refuse_mixture(files: Sequence[Path]) -> None:
     if len(found) > 1:
         named = " and ".join(f"{split} ({file})" for split, file in found.items())
         raise InputError(
-            f"the {counted(len(files), 'file')} to import are of several splits, by their names: "
-            f"{named}; import each split by itself, or give --mix-splits to put them into one "
+            f"the names of the {counted(len(files), 'file')} to import belong to several splits: "
+            f"{named}; import each split separately, or give --mix-splits to put them into one "
             f"corpus"
         )
 
 
 def _splits_of(name: str) -> list[str]:
-    """The splits that a name speaks of: ``packed_valTrain-64`` of two."""
+    """Return the splits in a name; ``packed_valTrain-64`` has two."""
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
     lower = {word.lower() for word in words}
     return [split for split, known in _SPLITS.items() if lower.intersection(known)]

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tokenizer packed files were made with.
+"""Records which tokenizer packed files were made with, and reads it back.
 
-The formats of NeMo and Megatron-Bridge have no field for it, but both have room that readers pass
-over: the key-value metadata of a Parquet file, and a key of the entry in ``metadata.jsonl`` beside
-a ``.npy`` file. What stands there is JSON with the fields of a corpus's record about the tokenizer.
+The formats of NeMo and Megatron-Bridge have no field for the tokenizer. Both have a location that
+readers ignore: the key-value metadata of a Parquet file, and an extra key of the entry in
+``metadata.jsonl`` beside a ``.npy`` file. It holds the tokenizer fields of the corpus's record, as
+JSON.
 """
 
 from __future__ import annotations
@@ -23,26 +24,26 @@ METADATA = "metadata.jsonl"
 KEY = "megatron_packing_tokenizer"
 _FIELDS = ("tokenizer", "tokenizer_sha256", "vocabulary_size", "special_tokens")
 _ADVICE = "export it again"
-_MOST_BYTES = 1 << 24  # of metadata.jsonl: it has an entry for each packed file
+_MOST_BYTES = 1 << 24  # size limit of metadata.jsonl, which has an entry per packed file
 
 
 def tokenizer_fields(record: CorpusRecord) -> dict[str, Any]:
-    """What a record says of its tokenizer."""
+    """Return the tokenizer fields of a record."""
     fields = asdict(record)
     return {name: fields[name] for name in _FIELDS if fields[name] is not None}
 
 
 def tokenizer_of(corpus: TokenDocuments) -> dict[str, Any] | None:
-    """What a corpus says of its tokenizer.
+    """Return the tokenizer fields of a corpus.
 
-    None where it does not, and where corpora that are joined do not say the same.
+    None if the corpus does not record them, or if joined corpora have different ones.
     """
     parts = corpus.corpora if isinstance(corpus, Corpus | JoinedCorpus) else []
     return common_tokenizer([part.record for part in parts])
 
 
 def common_tokenizer(records: list[CorpusRecord | None]) -> dict[str, Any] | None:
-    """The tokenizer of several records; None where one of them names none or another."""
+    """Return the tokenizer fields that all records share; None if one lacks them or differs."""
     first, *others = records or [None]
     if first is None or first.tokenizer_sha256 is None:
         return None
@@ -56,10 +57,10 @@ def common_tokenizer(records: list[CorpusRecord | None]) -> dict[str, Any] | Non
 
 
 def read_tokenizer(path: Path) -> CorpusRecord | None:
-    """What a packed file says of its tokenizer; None where it does not.
+    """Return the tokenizer that a packed file records; None if it does not.
 
     Raises:
-        InputError: What it says is damaged, or the file cannot be read.
+        InputError: The recorded fields are damaged, or the file cannot be read.
     """
     fields = _beside(path) if path.suffix.lower() == ".npy" else _inside(path)
     if not isinstance(fields, dict):
@@ -73,7 +74,7 @@ def _inside(path: Path) -> Any:
 
 
 def _beside(path: Path) -> Any:
-    """From the entry of ``metadata.jsonl``, which names the file that it is of."""
+    """Read the file's entry in ``metadata.jsonl``."""
     metadata = path.with_name(METADATA)
     try:
         if metadata.stat().st_size > _MOST_BYTES:
@@ -90,7 +91,7 @@ def _beside(path: Path) -> Any:
 
 
 def _parse(text: bytes) -> Any:
-    """JSON; None where it is none, as other programs may write there what they like."""
+    """Parse JSON; None if it is not JSON, because other programs may use these locations."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stored rows in Parquet, as Megatron-Bridge 0.4 and later read them."""
+"""Writes and reads stored rows in Parquet, the format of Megatron-Bridge 0.4 and later."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from megatron_packing.errors import InputError
 from megatron_packing.interchange.stored_rows import COLUMNS, StoredRow
 
-# Bridge reads a whole group for each row of it that it is asked for, and at its start the places of
-# all groups, which the writer holds in memory too.
-_LEAST_ROWS_OF_GROUP = 8
-_MOST_GROUPS = 10_000
-_ROWS_OF_BATCH = 64
+# For each requested row Bridge reads its whole row group. At its start it reads the offsets of all
+# groups, which the writer also holds in memory.
+_MIN_GROUP_ROWS = 8
+_MAX_GROUPS = 10_000
+_BATCH_ROWS = 64
 
 
 def write_parquet(
@@ -28,7 +28,7 @@ def write_parquet(
     count: int,
     keys: Mapping[str, str] | None = None,
 ) -> None:
-    """Write ``count`` rows as they come, a few at a time, and keys with their values."""
+    """Write ``count`` rows, a few at a time, and key-value metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -36,7 +36,7 @@ def write_parquet(
     schema = pa.schema([(name, pa.list_(kind)) for name, kind in zip(COLUMNS, types, strict=True)])
     schema = schema.with_metadata(dict(keys or {}))
     rows = iter(rows)
-    rows_of_group = max(_LEAST_ROWS_OF_GROUP, -(-count // _MOST_GROUPS))
+    group_rows = max(_MIN_GROUP_ROWS, -(-count // _MAX_GROUPS))
     with pq.ParquetWriter(
         path,
         schema,
@@ -45,7 +45,7 @@ def write_parquet(
         write_statistics=False,
         write_page_checksum=True,
     ) as writer:
-        while group := list(islice(rows, rows_of_group)):
+        while group := list(islice(rows, group_rows)):
             columns = [
                 _list_array(pa, [getattr(row, name) for row in group], kind)
                 for name, kind in zip(COLUMNS, types, strict=True)
@@ -61,17 +61,17 @@ def _list_array(pa: Any, values: list[Any], kind: Any) -> Any:
 def read_parquet(path: Path) -> Iterator[StoredRow]:
     """Read rows, a few at a time, as arrays of int64.
 
-    Checksums of pages are verified where the file has them.
+    Page checksums are verified if the file has them.
 
     Raises:
-        InputError: It is not a Parquet file of stored rows, or it is damaged.
+        InputError: The file is not a Parquet file of stored rows, or it is damaged.
     """
     import pyarrow.parquet as pq
 
     with _readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         _check_columns(path, file.schema_arrow)
         number = 0
-        for batch in file.iter_batches(batch_size=_ROWS_OF_BATCH, columns=list(COLUMNS)):
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=list(COLUMNS)):
             for row in range(len(batch)):
                 arrays = [_integers(path, number, name, batch, row) for name in COLUMNS]
                 yield StoredRow(*arrays)
@@ -79,10 +79,10 @@ def read_parquet(path: Path) -> Iterator[StoredRow]:
 
 
 def read_key(path: Path, key: str) -> bytes | None:
-    """The value of a key that the file has beside its rows; None where it has none.
+    """Return the value of a key in the file's metadata; None if the file does not have it.
 
     Raises:
-        InputError: It is not a Parquet file, or it is damaged.
+        InputError: The file is not a Parquet file, or it is damaged.
     """
     import pyarrow.parquet as pq
 
@@ -93,32 +93,38 @@ def read_key(path: Path, key: str) -> bytes | None:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Give what pyarrow raises as one sentence."""
+    """Convert pyarrow's errors to InputError."""
     import pyarrow as pa
 
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # names that are not UTF-8
+    except (
+        pa.ArrowException,
+        OSError,
+        UnicodeDecodeError,
+    ) as error:  # column names that are not UTF-8
         reason = str(error).partition("\n")[0]
         raise InputError(
-            f"{path} cannot be read as packed Parquet ({reason}); give a file of lists of integers "
-            f"named {', '.join(COLUMNS)}"
+            f"{path} cannot be read as packed Parquet ({reason}); give a file with the list "
+            f"columns {', '.join(COLUMNS)}"
         ) from error
 
 
 def _check_columns(path: Path, schema: Any) -> None:
-    """Refuse a file without one list of integers for each column that is read."""
+    """Refuse a file unless each column exists once and holds lists of integers."""
     import pyarrow as pa
 
     missing = set(COLUMNS) - set(schema.names)
     if missing:
         raise InputError(
-            f"{path} has no column {', '.join(sorted(missing))}; packed rows have "
+            f"{path} has no column {', '.join(sorted(missing))}; packed rows have the columns "
             f"{', '.join(COLUMNS)}"
         )
     for name in COLUMNS:
         if schema.names.count(name) > 1:
-            raise InputError(f"{path} has {schema.names.count(name)} columns {name}; keep one")
+            raise InputError(
+                f"{path} has {schema.names.count(name)} columns named {name}; keep one"
+            )
         kind = schema.field(name).type
         is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
         is_list = is_list or pa.types.is_fixed_size_list(kind)
@@ -126,7 +132,7 @@ def _check_columns(path: Path, schema: Any) -> None:
             pa.types.is_integer(kind.value_type) or pa.types.is_boolean(kind.value_type)
         ):
             raise InputError(
-                f"{path} has a column {name} of {kind}, not of lists of integers; give a file of "
+                f"{path} has a column {name} of type {kind}, not lists of integers; give a file of "
                 f"packed sequences"
             )
 
@@ -138,6 +144,6 @@ def _integers(path: Path, number: int, name: str, batch: Any, row: int) -> NDArr
     if values is None:
         raise InputError(f"{path} row {number} has null for {name}, not a list of integers")
     if values.null_count:
-        raise InputError(f"{path} row {number} has a null in {name}; give integers alone")
+        raise InputError(f"{path} row {number} has a null in {name}; give only integers")
     integers: NDArray[np.int64] = values.cast(pa.int64()).to_numpy(zero_copy_only=False)
     return integers

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packs as NeMo 2.x and Megatron-Bridge store them.
+"""Converts packs to the rows that NeMo 2.x and Megatron-Bridge store.
 
-A stored row is, for one pack,
+A stored row holds one pack:
 
-    input_ids      the tokens of its segments one after another. A segment of n positions has n + 1
-                   tokens, pads of the end token after them up to the alignment
-    loss_mask      as many numbers, 0 or 1: whether the token *after* this one is trained; the last
-                   of each segment counts for nothing
-    seq_start_id   where each segment starts in the two
+    input_ids      the concatenated tokens of its segments. A segment of n positions has n + 1
+                   tokens, padded with the end token up to the alignment
+    loss_mask      as many values, 0 or 1: whether the token *after* this one is trained; the last
+                   value of each segment is ignored
+    seq_start_id   the start of each segment in both arrays
 
 ``GPTSFTPackedDataset`` reads them (Bridge: ``data/packing/gpt_sft.py``, until 0.5
 ``data/datasets/sft.py``; NeMo: ``nemo/collections/llm/gpt/data/core.py``).
@@ -26,7 +26,7 @@ from megatron_packing.corpus.corpus import TokenDocuments
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
 
-LARGEST_TOKEN = 2**31 - 1  # the readers' arrays have 32 bits
+LARGEST_TOKEN = 2**31 - 1  # the readers use 32-bit arrays
 COLUMNS = ("input_ids", "loss_mask", "seq_start_id")
 
 
@@ -40,32 +40,33 @@ class StoredRow:
 
     @property
     def segments(self) -> list[slice]:
-        """The place of each segment."""
+        """The slice of each segment."""
         ends = [*self.seq_start_id[1:].tolist(), len(self.input_ids)]
         return [slice(*pair) for pair in zip(self.seq_start_id.tolist(), ends, strict=True)]
 
 
 @dataclass(slots=True)
 class StoredFigures:
-    """What was stored."""
+    """Counts of what was stored."""
 
     num_packs: int = 0
     num_segments: int = 0
     num_trained: int = 0
-    """Labels that are trained."""
+    """Trained labels."""
     num_after_end: int = 0
-    """Of those, labels after an end token, which the readers do not train: they take every end
-    token for padding (Megatron-Bridge#5213)."""
+    """Trained labels after an end token. The readers do not train them, because they treat every
+    end token as padding (Megatron-Bridge#5213)."""
     num_with_end: int = 0
-    """Segments that hold an end token, as pads too."""
+    """Segments that contain an end token, including pads."""
     num_with_inner_end: int = 0
-    """Segments with an end token before their last tokens. NeMo 2.x takes the first for the
-    segment's end and attends to nothing after it (``collate_fn``, ``seqlen_unpadded``)."""
+    """Segments with an end token before their last tokens. NeMo 2.x treats the first end token as
+    the end of the segment and attends to nothing after it (``collate_fn``,
+    ``seqlen_unpadded``)."""
     longest_segment: int = 0
-    """Positions, with pads."""
+    """Positions, including pads."""
     most_segments: int = 0
     shortest_pack: int = field(default=2**63 - 1)
-    """Positions, with pads, without the tail."""
+    """Positions, including pads but not the tail."""
     num_positions: int = 0
 
     def add(self, row: StoredRow, end_token: int) -> None:
@@ -79,8 +80,8 @@ class StoredFigures:
         self.num_trained += int(np.count_nonzero(trained))
         is_end = row.input_ids == end_token
         self.num_after_end += int(np.count_nonzero(trained & is_end[:-1]))
-        for place in row.segments:
-            here = is_end[place]
+        for segment in row.segments:
+            here = is_end[segment]
             if here.any():
                 self.num_with_end += 1
                 self.num_with_inner_end += not here[int(here.argmax()) :].all()
@@ -90,7 +91,7 @@ class StoredFigures:
         self.num_positions += int(lengths.sum())
 
     def metadata(self, sequence_length: int) -> list[dict[str, Any]]:
-        """What the readers take from the metadata file, in its form.
+        """Return the content of the metadata file that the readers expect.
 
         The names are Bridge's (``create_packing_strategy``, ``data/packing/algorithms.py``).
         """
@@ -108,20 +109,20 @@ class StoredFigures:
 
 
 def rows_of(index: PackIndex, corpus: TokenDocuments, end_token: int) -> Iterator[StoredRow]:
-    """The packs of an index in its order, one after another.
+    """Yield the packs of an index in order.
 
     Args:
         index: A pack index.
-        corpus: What it was made from.
-        end_token: Of the tokenizer. It stands at pads, where the readers look for it.
+        corpus: The corpus that it was made from.
+        end_token: The tokenizer's end token, which the readers expect as padding.
 
     Raises:
-        InputError: A document holds something else than tokens from 0 to 2**31 - 1.
+        InputError: A document has a token that is not an integer from 0 to 2**31 - 1.
     """
     alignment, num_tokens = index.plan.alignment, corpus.num_tokens
     for pack in range(len(index)):
         segments = list(index.segments(pack, num_tokens))
-        # Readers cannot do without a segment: a pack without any gets one of pads.
+        # The readers need at least one segment: an empty pack gets one of pads.
         lengths = np.array([length for _, _, length in segments] or [1], np.int64)
         stored = -(-lengths // alignment) * alignment + 1
         starts = np.cumsum(stored) - stored
@@ -132,18 +133,18 @@ def rows_of(index: PackIndex, corpus: TokenDocuments, end_token: int) -> Iterato
             tokens = corpus.tokens(document, first, stop)
             _check_tokens(tokens, corpus, document)
             input_ids[start : start + length + 1] = tokens
-            # A mask of other values than 0 and 1 would weigh the loss, or turn its sign.
+            # Mask values other than 0 and 1 would scale the loss or flip its sign.
             trained = corpus.loss_mask(document, first + 1, stop) != 0
             loss_mask[start : start + length] = trained
         yield StoredRow(input_ids, loss_mask, starts.astype(np.int32))
 
 
 def _check_tokens(tokens: NDArray[Any], corpus: TokenDocuments, document: int) -> None:
-    """Refuse what would become another token in 32 bits."""
+    """Refuse values that are not valid 32-bit token ids."""
     if tokens.dtype.kind not in "iu":
         raise InputError(
-            f"{corpus.prefix} holds numbers of {tokens.dtype}, which are no tokens; give a corpus "
-            f"of integers"
+            f"{corpus.prefix} holds numbers of type {tokens.dtype}, which are not token ids; "
+            f"give a corpus of integers"
         )
     least, most = int(tokens.min()), int(tokens.max())
     if least < 0 or most > LARGEST_TOKEN:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Datasets, flags, batches, loss and layer spec for Megatron; imports megatron-core."""
+"""Datasets, flags, batches, loss and layer specs for Megatron.
+
+May import: thd, stream, index, planning, corpus, files, needs, counted, errors. Imports
+megatron-core, and megatron.training in the modules that pretrain() needs.
+"""
 
 import megatron_packing.needs.megatron_core
 import megatron_packing.needs.torch  # noqa: F401

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The record of a run's streams in the checkpoints that Megatron saves and loads."""
+"""Writes packing_stream.json into Megatron's checkpoints, and reads it from the loaded one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import megatron_packing.needs.megatron_training  # noqa: F401
 import megatron.training.checkpointing as checkpointing
 import megatron.training.training as training
 
+from megatron_packing.megatron.versions import flag_value, loaded_iteration
 from megatron_packing.stream import record_on_save
 from megatron_packing.stream.record import RECORD, Stream, read_streams
 from megatron_packing.stream.record_file import in_folder, read_text
@@ -22,14 +23,14 @@ _TRACKER = "latest_checkpointed_iteration.txt"
 
 
 def read_loaded(args: Namespace) -> tuple[list[Stream] | None, str]:
-    """The streams of the checkpoint that Megatron has loaded, and the file that says so.
+    """Return the streams of the checkpoint that Megatron loaded, and the path of their record.
 
-    The record in the folder of the checkpoint counts, else the one beside it, where earlier
-    releases kept the only one and where checkpoints without a folder of their own (``--non-
-    persistent-ckpt-type local``) have theirs.
+    The record in the checkpoint's own folder takes precedence over the one beside that folder.
+    Earlier releases wrote only the latter, and so do checkpoints without a folder of their own
+    (``--non-persistent-ckpt-type local``).
 
     Returns:
-        The streams, None where there is no record; and the name of the file, in any case.
+        The streams, or None if there is no record; and the path where the record is expected.
 
     Raises:
         InputError: A record is damaged.
@@ -64,12 +65,12 @@ def _folder_of(
 
 
 def _loaded_folders(args: Namespace) -> Iterator[str]:
-    """Where the checkpoint is that was loaded, as Megatron's ``_load_base_checkpoint`` chooses."""
-    iteration = getattr(checkpointing, "get_loaded_iteration", lambda: None)()
+    """Folders that may hold the loaded checkpoint, in the order of ``_load_base_checkpoint``."""
+    iteration = loaded_iteration(checkpointing)
     iteration = args.iteration if iteration is None else iteration
-    if getattr(args, "non_persistent_ckpt_type", None) == "global":
+    if flag_value(args, "non_persistent_ckpt_type") == "global":
         folder = args.non_persistent_global_ckpt_dir or in_folder(args.load, _NON_PERSISTENT)
-        newest = _announced(folder)
+        newest = _newest_iteration(folder)
         if newest is not None and newest >= iteration:
             yield _folder(folder, newest)
             return
@@ -84,7 +85,7 @@ def _folder(folder: str | Path, iteration: int) -> str:
     return in_folder(folder, f"iter_{iteration:07d}")
 
 
-def _announced(folder: str) -> int | None:
-    """The iteration of the newest checkpoint in a folder."""
+def _newest_iteration(folder: str) -> int | None:
+    """Return the iteration of the newest checkpoint in a folder, or None."""
     text = (read_text(in_folder(folder, _TRACKER)) or "").strip()
     return int(text) if text.isdecimal() else None

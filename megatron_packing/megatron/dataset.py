@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packs as samples of a Megatron dataset."""
+"""The Megatron dataset whose samples are packed rows."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from megatron_packing.thd.rows import PackedRows
 
 
 class ForOwnStep(dict[str, Any]):
-    """Stands for the attention mask of a row that Megatron's own batch path must not read.
+    """Takes the place of the attention mask in rows that only our own ``get_batch`` may read.
 
-    It moves the attention mask of a micro-batch to the GPU if there is one; a dataloader hands an
-    empty dict on as it is.
+    Megatron's batch path moves a micro-batch's attention mask to the GPU; that raises here. A
+    dataloader passes an empty dict through unchanged.
     """
 
     def cuda(self, *_: object, **__: object) -> NoReturn:
-        """Refuse."""
+        """Raise InputError."""
         raise InputError(
             "packed rows reached Megatron's own get_batch: give pretrain() forward_step of "
             "megatron_packing.megatron.trainer along with its datasets_provider"
@@ -41,27 +41,27 @@ class ForOwnStep(dict[str, Any]):
 class PackedDataset(MegatronDataset):
     """Rows of packed documents. Sample i is a function of the pack index, the seed and i alone.
 
-    It has samples beyond its length, too: further epochs, without an end.
+    Indexes beyond its length are valid: they give further epochs, without an end.
 
     Each sample is a dict of tensors:
 
         tokens, labels, position_ids   int64, (sequence_length,)
         loss_mask                      float32, (sequence_length,): the weight of each label
-        denominator                    int64, (): by which the row adds to what the loss of the
-                                       batch is divided by; see ``thd.loss_weights``
+        denominator                    int64, (): the row's part of the number that the batch's
+                                       loss is divided by; see ``thd.loss_weights``
         cu_seqlens                     int32, the same width for every sample
-        cu_seqlens_padded              the same again, only under context parallelism, where
-                                       Megatron's own batch path asks for it
-        real_lengths                   int32, one less: without padding
+        cu_seqlens_padded              the same tensor, only under context parallelism, where
+                                       Megatron's own batch path needs it
+        real_lengths                   int32, one entry fewer: segment lengths without padding
         max_seqlen                     int32, ()
-        padding_mask                   bool, (sequence_length,), if asked for
-        attention_mask                 no tensor: see ``config.packing_for_own_step``
+        padding_mask                   bool, (sequence_length,), with ``packing_with_padding_mask``
+        attention_mask                 not a tensor: see ``config.packing_for_own_step``
 
-    The first five are left out with ``packing_with_tokens=False``, but for the denominator where
-    there is a padding mask.
+    With ``packing_with_tokens=False`` the first five are left out, except that the denominator
+    stays if there is a padding mask.
 
-    Build it with Megatron's ``BlendedMegatronDatasetBuilder``, which calls it with the corpus, the
-    documents of one split, and how many samples training will ask for.
+    Build it with Megatron's ``BlendedMegatronDatasetBuilder``, which passes the corpus, the
+    documents of one split, and the number of samples that training will read.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class PackedDataset(MegatronDataset):
         super().__init__(dataset, dataset_path, indices, num_samples, index_split, config)
         if indices is None:
             raise InputError(
-                "fast_cache_load gives no documents to pack; leave it out "
+                "--dataloader-fast-cache-load passes no documents to pack; leave it out "
                 "(pack indexes are memory-mapped and load at once)"
             )
         if len(indices) == 0:
@@ -86,7 +86,7 @@ class PackedDataset(MegatronDataset):
             )
         self.corpus = dataset
         self.first_row = 0
-        """Of the stream of rows, the one that is sample 0; over 0 where others were read before."""
+        """The row of the stream that is sample 0; greater than 0 if a run read rows before it."""
         documents = range(int(indices[0]), int(indices[-1]) + 1)
         self.index = find_index(dataset, documents, index_split, config)
         self.rows = PackedRows(
@@ -102,7 +102,7 @@ class PackedDataset(MegatronDataset):
 
     @staticmethod
     def numel_low_level_dataset(low_level_dataset: Corpus | JoinedCorpus) -> int:
-        """Documents of a corpus."""
+        """Return the number of documents in a corpus."""
         return len(low_level_dataset)
 
     @staticmethod
@@ -110,7 +110,7 @@ class PackedDataset(MegatronDataset):
         dataset_path: str,
         config: PackedDatasetConfig,
     ) -> Corpus | JoinedCorpus:
-        """Open a corpus, or several that are packed together: ``A,B:2``."""
+        """Open a corpus, or several that are packed together (``A,B:2``)."""
         return open_corpus_on_every_rank(dataset_path, storage_of(config))
 
     @staticmethod
@@ -124,14 +124,14 @@ class PackedDataset(MegatronDataset):
         ]
 
     def __len__(self) -> int:
-        """Samples that were asked for, over as many epochs as that takes; else one epoch.
+        """Return the number of requested samples, over any number of epochs, or one epoch.
 
-        Megatron asks for none where it never evaluates, but takes an empty dataset for an error.
+        Megatron requests none if it never evaluates, but raises an error for an empty dataset.
         """
         return self.num_samples or len(self.index)
 
     def __getitem__(self, idx: int) -> dict[str, Any]:
-        """Lay sample ``idx`` out."""
+        """Return sample ``idx``."""
         arrays = self.rows.row(
             self.first_row + int(idx),
             with_tokens=self.config.packing_with_tokens,
@@ -145,5 +145,5 @@ class PackedDataset(MegatronDataset):
         return sample
 
     def segment_lengths(self, idx: int) -> NDArray[np.int64]:
-        """What attention computes for sample ``idx``; see ``PackedRows.segment_lengths``."""
+        """Return the segment lengths of sample ``idx``; see ``PackedRows.segment_lengths``."""
         return self.rows.segment_lengths(self.first_row + int(idx))

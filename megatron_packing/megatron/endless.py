@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Datasets without an end.
+"""Wraps a packed dataset, or a blend of them, so that it never runs out of samples.
 
-Megatron asks a dataset for the samples that training will take by the settings of this run alone,
-and stops with an error where they run out. A run takes more of them if it was begun with another
-batch size, interval or number of evaluations, or if its batch size grows by a schedule. The streams
-of rows have no end, so the datasets have none either.
+Megatron computes the number of samples from the current flags alone and fails when a dataset runs
+out. A run needs more samples if it was started with another batch size, evaluation interval or
+number of evaluations, or if its batch size grows. Streams of rows are endless, so these datasets
+are too.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ from numpy.typing import NDArray
 from megatron_packing.megatron.dataset import PackedDataset
 
 ENDLESS = 2**62
-"""A length that no run reaches. Megatron makes nothing of this size: samplers count upwards."""
+"""A length that no run reaches. Megatron allocates nothing of this size: samplers count up."""
 
 
 class EndlessDataset(torch.utils.data.Dataset):
-    """Packs, or a blend of such, from any sample on without an end."""
+    """An endless view of a packed dataset or a blend, from any sample on."""
 
     def __init__(self, dataset: PackedDataset | BlendedDataset, *, offset: int = 0) -> None:
         """Wrap a dataset.
 
         Args:
-            dataset: Of packs, or a blend with weights.
+            dataset: A packed dataset, or a blend with weights.
             offset: Sample i is sample ``i + offset`` of the dataset.
         """
         self.dataset = dataset
         self.offset = offset
-        # Megatron's dataloaders ask for them.
+        # Megatron's dataloaders read these attributes.
         self.split = dataset.split if isinstance(dataset, BlendedDataset) else dataset.index_split
         self.config = dataset.config
         self._order = BlendOrder(dataset.weights) if isinstance(dataset, BlendedDataset) else None
 
     def __len__(self) -> int:
-        """More samples than any run takes."""
+        """Return more samples than any run reads."""
         return ENDLESS
 
     def __getitem__(self, idx: int) -> dict[str, torch.Tensor]:
-        """Lay sample ``idx`` out."""
+        """Return sample ``idx``."""
         dataset, sample = self.locate(int(idx))
         return dataset[sample]
 
     def locate(self, idx: int) -> tuple[PackedDataset, int]:
-        """The dataset of packs that gives sample ``idx``, and which sample of it that is."""
+        """Return the packed dataset that holds sample ``idx``, and the sample's index in it."""
         sample = idx + self.offset
         if sample < 0:
-            raise IndexError(f"sample {idx} lies {-sample} before the beginning of the stream")
+            raise IndexError(f"sample {idx} is {-sample} before the first sample of the stream")
         if self._order is None:
             return self.dataset, sample
         blend = self.dataset
@@ -66,31 +66,31 @@ class EndlessDataset(torch.utils.data.Dataset):
         return blend.datasets[which], own_sample
 
     def segment_lengths(self, idx: int) -> NDArray[np.int64]:
-        """What attention computes for sample ``idx``; see ``PackedRows.segment_lengths``."""
+        """Return the segment lengths of sample ``idx``; see ``PackedRows.segment_lengths``."""
         dataset, sample = self.locate(int(idx))
         return dataset.segment_lengths(sample)
 
 
 class BlendOrder:
-    """Which dataset gives each sample of a blend that has no end, by Megatron's own rule."""
+    """Assigns each sample of an endless blend to a dataset, by Megatron's own rule."""
 
     def __init__(self, weights: Sequence[float]) -> None:
-        """Take the weights of the datasets; together 1."""
+        """Take the weights of the datasets; they sum to 1."""
         self._weights = list(weights)
         self._known: tuple[NDArray[np.int16], NDArray[np.int64]] | None = None
 
     def locate(self, sample: int) -> tuple[int, int]:
-        """The number of the dataset that gives a sample, and which of its samples that is.
+        """Return the number of the dataset that holds a sample, and the sample's index in it.
 
         Raises:
             IndexError: The sample is negative.
         """
         if sample < 0:
-            raise IndexError(f"sample {sample} lies before the beginning of the stream")
+            raise IndexError(f"sample {sample} is before the first sample of the stream")
         if len(self._weights) == 1:
             return 0, sample
         if self._known is None or sample >= len(self._known[0]):
-            # Megatron's rule gives the same beginning for every size.
+            # By Megatron's rule a longer blend begins like a shorter one.
             self._known = blend_samples(self._weights, 2 * (sample + 1))
         return int(self._known[0][sample]), int(self._known[1][sample])
 
@@ -98,12 +98,12 @@ class BlendOrder:
 def blend_samples(
     weights: Sequence[float], num_samples: int
 ) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
-    """Which dataset gives each sample of a blend, and which sample of that dataset it is.
+    """Return the dataset of each sample of a blend, and the sample's index in that dataset.
 
-    By Megatron's own rule (``BlendedDataset``).
+    Uses Megatron's own rule (``BlendedDataset``).
 
     Args:
-        weights: Of the datasets; together 1.
+        weights: The weights of the datasets; they sum to 1.
         num_samples: The size of the blend.
 
     Returns:
@@ -118,7 +118,7 @@ def blend_samples(
 
 
 def count_samples(weights: Sequence[float], num_samples: int) -> list[int]:
-    """How many of the first ``num_samples`` samples of a blend each dataset gives."""
+    """Count how many of the first ``num_samples`` samples of a blend come from each dataset."""
     if len(weights) == 1:
         return [num_samples]
     datasets, _ = blend_samples(weights, num_samples)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the balancing losses of experts weigh, where the loss is divided by trained tokens.
+"""Corrects the weight of MoE balancing losses when only some tokens are trained.
 
 With ``calculate_per_token_loss`` Megatron multiplies the auxiliary and z losses of a micro-batch by
-its tokens, trained or not, and the gradient is divided by the trained tokens of the global batch:
-so they would weigh one over the share of trained tokens more than without it. Here those of each
-row are multiplied by the row's denominator, as its other losses are: the batch's balancing loss is
-the mean over rows, each weighed by what it adds to the denominator.
+all its tokens, trained or not. It then divides the gradient by the trained tokens of the global
+batch, so these losses weigh too much: by 1 / (share of trained tokens). Here the losses of a row
+are multiplied by the row's denominator instead, like its other losses. The batch's balancing loss
+is then the mean over rows, weighted by their denominators.
 """
 
 from __future__ import annotations
@@ -20,29 +20,30 @@ from megatron.core.transformer.moe.router import Router
 from megatron.core.utils import get_model_config
 from torch import Tensor
 
-from megatron_packing.megatron.versions import core_version
+from megatron_packing.megatron.versions import balancing_losses_are_multiplied_by_ranks
 
 _PREPARED = "counts_tokens_of_whole_rows"
 
 
 def count_whole_rows(model: Any) -> None:
-    """Make routers count a row's tokens over all ranks that share it; call it before the model."""
+    """Make routers count a row's tokens over all ranks that share it. Call before the model."""
     for module in model.modules():
         if isinstance(module, Router) and not hasattr(module, _PREPARED):
             _count_whole_rows(module)
 
 
 def weigh_balancing_losses(model: Any, output: Tensor, denominator: Tensor, tokens: Tensor) -> None:
-    """Make the balancing losses of a row weigh what the row does; call it after the model.
+    """Scale the balancing losses of a row by the row's denominator. Call after the model.
 
-    The factor is put in place when the backward pass of the row begins, which is when its output
-    gets a gradient: other rows are between the two under pipeline parallelism, and routers run
-    again under recomputation.
+    The factor is set when the row's backward pass begins, that is when its output gets a gradient.
+    Under pipeline parallelism other rows run between a row's forward and backward pass, and under
+    recomputation routers run again.
 
     Args:
-        model: That gave the output, wrapped or not.
-        output: Of the model, on any pipeline stage.
-        denominator: Integer, (): of the whole row, on every rank; see ``thd.loss_weights``.
+        model: The model that gave the output, wrapped or not.
+        output: The model's output on this pipeline stage.
+        denominator: Integer, (): the whole row's denominator, on every rank; see
+            ``thd.loss_weights``.
         tokens: Integer, (): positions of the whole row that routers count, without padding.
     """
     config = get_model_config(model)
@@ -60,22 +61,21 @@ def weigh_balancing_losses(model: Any, output: Tensor, denominator: Tensor, toke
 
 
 def _count_whole_rows(router: Any) -> None:
-    """As ``count_whole_rows``, for one router.
+    """Make one router count a row's tokens over all ranks that share it.
 
-    A balancing loss is a sum over ranks, each of which has divided its part by the tokens of all;
-    so each part must be multiplied by the tokens of all. Megatron takes those of one rank times the
-    ranks, or, where padding is not counted, those of all times the ranks: its reduction of the
-    counts changes them in place.
+    A balancing loss is a sum over ranks. Each rank divides its part by the token count of all
+    ranks, so each part must be multiplied by that count. Megatron multiplies by one rank's count
+    times the number of ranks. If padding is excluded, it multiplies by the count of all ranks times
+    the number of ranks, because its all-reduce changes the counts in place.
     """
     setattr(router, _PREPARED, True)
     routing = router.routing
     attach = getattr(router, "attach_and_log_load_balancing_loss", None)
-    if attach is None:  # a router without such losses
+    if attach is None:  # this router has no balancing losses
         return
     signature = inspect.signature(attach)
     ranks = router.tp_cp_group.size()
-    # Until 0.19 Megatron did not multiply by the ranks.
-    multiplied = ranks if core_version() >= (0, 19) else 1
+    multiplied = ranks if balancing_losses_are_multiplied_by_ranks() else 1
     row_tokens: Tensor | None = None
 
     @functools.wraps(routing)
@@ -93,7 +93,7 @@ def _count_whole_rows(router: Any) -> None:
     def attach_counting_whole_rows(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
         if row_tokens is not None:
-            # The global loss is divided by the rows of all data-parallel ranks too.
+            # The global loss is also divided by the rows of all data-parallel ranks.
             rows = bound.arguments["reduce_group"].size() // ranks
             bound.arguments["valid_token_count"] = row_tokens * rows / multiplied
         return attach(*bound.args, **bound.kwargs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a training script starts, and how it ends where its input is wrong."""
+"""Runs a training script: prints help, raises limits, reports wrong input in one line."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from megatron_packing.megatron.plain_errors import tell_torchrun
 def run_training(main: Callable[[], None]) -> None:
     """Run a training script's ``main``.
 
-    ``--help`` prints the help of all flags. Wrong input ends the process with one sentence instead
-    of a traceback; torchrun repeats it in its own last words.
+    ``--help`` prints the help of all flags. Wrong input ends the process with a one-sentence error
+    instead of a traceback, and torchrun repeats that sentence at its end.
 
     Args:
-        main: Parses the arguments and trains.
+        main: Function that parses the arguments and trains.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
         sys.stdout.write(all_help())
@@ -38,10 +38,10 @@ def run_training(main: Callable[[], None]) -> None:
 
 
 def use_compiled_helpers() -> None:
-    """Let Megatron use the dataset helpers that its wheel holds.
+    """Let Megatron use the compiled dataset helpers of its wheel.
 
-    The trainer runs ``make`` for them and ends where that fails. The wheel has the compiled helpers
-    and no Makefile; a checkout has a Makefile, and there nothing changes.
+    The trainer runs ``make`` to compile them and exits if that fails. The wheel has the compiled
+    helpers and no Makefile. A checkout has a Makefile; nothing changes there.
     """
     import megatron.core.datasets
     import megatron.core.datasets.utils
@@ -52,9 +52,9 @@ def use_compiled_helpers() -> None:
 
 
 def all_help() -> str:
-    """The help of Megatron's flags and, last, those of packing.
+    """Return the help of Megatron's flags followed by the packing flags.
 
-    Megatron's own ``--help`` fails on percent signs in its texts.
+    Megatron's own ``--help`` fails on percent signs in its help texts.
     """
     from megatron.training.arguments import add_megatron_arguments
 
@@ -70,8 +70,8 @@ def all_help() -> str:
 
 
 def raise_open_files_limit() -> None:
-    """Raise the soft limit of open files to the hard one: a corpus takes several files."""
+    """Raise the soft limit of open files to the hard limit: each corpus opens several files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        with suppress(OSError, ValueError):  # some systems allow less than they say
+        with suppress(OSError, ValueError):  # some systems allow less than they report
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers whose attention takes packed rows, with or without Transformer Engine."""
+"""Builds layer specs whose attention supports packed rows."""
 
 from __future__ import annotations
 
@@ -34,17 +34,18 @@ logger = logging.getLogger(__name__)
 
 
 def choose_backend(config: TransformerConfig, told: str | None = None) -> Backend:
-    """Choose what computes attention over packed rows.
+    """Choose the attention backend for packed rows.
 
-    Transformer Engine where ``--transformer-impl`` is that, which is Megatron's default; else
-    torch's variable-length kernels on a GPU in half precision; else the reference.
+    The default is Transformer Engine if ``--transformer-impl`` says so, which is Megatron's
+    default. Otherwise it is torch's variable-length kernels on a GPU in half precision, and the
+    reference elsewhere.
 
     Args:
-        config: Of the model.
-        told: One of ``BACKENDS``, to choose that; None to choose by the machine.
+        config: The model's config.
+        told: One of ``BACKENDS``; None to choose by config and machine.
 
     Raises:
-        InputError: The one told cannot run here, or lacks a part of the model.
+        InputError: The backend cannot run here, or it does not support a feature of the model.
     """
     backend: Backend
     if told is None:
@@ -60,7 +61,7 @@ def choose_backend(config: TransformerConfig, told: str | None = None) -> Backen
         if config.transformer_impl != "transformer_engine":
             raise InputError(
                 f"--packing-attention-backend is transformer_engine, but --transformer-impl is "
-                f"{config.transformer_impl}: give transformer_engine to both"
+                f"{config.transformer_impl}: give --transformer-impl transformer_engine"
             )
         if find_spec("transformer_engine") is None:
             raise InputError(
@@ -75,30 +76,26 @@ def choose_backend(config: TransformerConfig, told: str | None = None) -> Backen
         )
     if backend == "varlen" and (why_not := _why_not_varlen(config)):
         raise InputError(f"--packing-attention-backend is varlen, but {why_not}: leave it out")
-    refused = {
+    unsupported = {
         "attention dropout": config.attention_dropout,
         "a sliding window": config.window_size,
         "multi-latent attention": config.multi_latent_attention,
-        "a softmax of another kind than vanilla": config.softmax_type != "vanilla",
-        "norms with weights around zero (--apply-layernorm-1p)": (
-            config.layernorm_zero_centered_gamma
-        ),
+        "a softmax type other than vanilla": config.softmax_type != "vanilla",
+        "zero-centered norm weights (--apply-layernorm-1p)": (config.layernorm_zero_centered_gamma),
         "memory-efficient norms": config.memory_efficient_layer_norm,
-        "FP8 or FP4": config.fp8 or getattr(config, "fp4", None),
-        "clipping of queries and keys (--qk-clip)": getattr(config, "qk_clip", False),
-        "a log of attention's logits (--log-max-attention-logit)": (
-            getattr(config, "log_max_attention_logit", False)
-        ),
-        "Kitchen's layers": getattr(config, "use_kitchen", False),
-        "attention of another kind (--experimental-attention-variant)": (
-            getattr(config, "experimental_attention_variant", None)
+        "FP8 or FP4": config.fp8 or config.fp4,
+        "QK clipping (--qk-clip)": config.qk_clip,
+        "logging of attention logits (--log-max-attention-logit)": config.log_max_attention_logit,
+        "Kitchen layers": config.use_kitchen,
+        "attention variants (--experimental-attention-variant)": (
+            config.experimental_attention_variant
         ),
     }
-    for part, used in refused.items():
+    for feature, used in unsupported.items():
         if used:
             raise InputError(
-                f"layers with the {backend} attention over packed rows do not do {part}; use "
-                f"Transformer Engine (--transformer-impl transformer_engine) or leave it out"
+                f"the {backend} attention over packed rows does not support {feature}; use "
+                f"Transformer Engine (--transformer-impl transformer_engine), or leave it out"
             )
     return backend
 
@@ -106,16 +103,16 @@ def choose_backend(config: TransformerConfig, told: str | None = None) -> Backen
 def packed_layer_spec(
     config: TransformerConfig, vp_stage: int | None = None, backend: str | None = None
 ) -> TransformerBlockSubmodules:
-    """The layers of this pipeline stage, by the backend that ``choose_backend`` chooses.
+    """Return the layer specs of this pipeline stage for the backend that ``choose_backend`` picks.
 
-    Under Transformer Engine they are Megatron's own; otherwise Megatron's local ones with another
-    core attention, and norms that can do sequence parallelism.
+    With Transformer Engine they are Megatron's own specs. Otherwise they are Megatron's local specs
+    with our core attention, and with norms that support sequence parallelism.
 
     Raises:
         InputError: As ``choose_backend`` does.
     """
     chosen = choose_backend(config, backend)
-    log_single_rank(logger, logging.INFO, f"attention over packed rows is computed by: {chosen}")
+    log_single_rank(logger, logging.INFO, f"attention backend for packed rows: {chosen}")
     is_te = chosen == "transformer_engine"
     block = get_gpt_decoder_block_spec(
         config,
@@ -140,10 +137,10 @@ def packed_layer_spec(
 
 
 def _check_head_size(config: TransformerConfig) -> None:
-    """Refuse heads for which Transformer Engine's attention was seen to compute other values.
+    """Refuse head sizes for which Transformer Engine's attention is known to be wrong.
 
-    With cuDNN 9.19.0 on an H100 heads of 256 gave a relative error of 0.7 against float64 over
-    packed rows, heads of 64 and 128 one of 0.003 (docs/gpu.md). Other sizes were not compared.
+    With cuDNN 9.19.0 on an H100, heads of 256 channels gave a relative error of 0.7 against float64
+    over packed rows; heads of 64 and 128 gave 0.003 (docs/gpu.md). Other sizes were not compared.
     """
     is_fused = config.attention_backend in (AttnBackend.auto, AttnBackend.fused)
     if config.multi_latent_attention or config.kv_channels <= 128 or not is_fused:
@@ -154,21 +151,22 @@ def _check_head_size(config: TransformerConfig) -> None:
     is_hopper = torch.cuda.get_device_capability()[0] == 9
     if config.kv_channels == 256 and cudnn // 100 == 919 and is_hopper:
         raise InputError(
-            f"heads have {config.kv_channels} channels, for which Transformer Engine with cuDNN "
-            f"{cudnn // 10000}.{cudnn // 100 % 100} was seen to compute wrong values over packed "
-            f"rows on this kind of GPU (docs/gpu.md): give --attention-backend flash, with "
-            f"flash-attn installed, or use another cuDNN"
+            f"attention heads have {config.kv_channels} channels, but Transformer Engine with "
+            f"cuDNN {cudnn // 10000}.{cudnn // 100 % 100} computes wrong values for them over "
+            f"packed rows on this kind of GPU (docs/gpu.md): install flash-attn and give "
+            f"--attention-backend flash, or use another cuDNN"
         )
     log_single_rank(
         logger,
         logging.WARNING,
-        f"heads have {config.kv_channels} channels: fused attention over packed rows was not "
-        f"compared with float64 for them on this GPU; benchmarks/gpu/measure.py does that",
+        f"attention heads have {config.kv_channels} channels: fused attention over packed rows was "
+        f"not compared with float64 for this head size and GPU; run benchmarks/gpu/measure.py to "
+        f"compare it",
     )
 
 
 def _why_not_varlen(config: TransformerConfig) -> str | None:
-    # Not torch.cuda.is_available(): examples/cpu_trainer.py puts another in its place.
+    # is_available() alone does not do: examples/cpu_trainer.py replaces it.
     if not torch.cuda.is_available() or torch.empty(0, device="cuda").device.type != "cuda":
         return "there is no GPU"
     if config.params_dtype not in (torch.float16, torch.bfloat16):
@@ -177,12 +175,12 @@ def _why_not_varlen(config: TransformerConfig) -> str | None:
         return "its gradients are not deterministic (--deterministic-mode)"
     found = find_spec("torch.nn.attention.varlen") is not None
     if not found or not takes_scale_and_window():
-        return f"torch {torch.__version__} has no torch.nn.attention.varlen that does all it needs"
+        return f"torch {torch.__version__} lacks a torch.nn.attention.varlen with scale and window"
     return None
 
 
 class ReferenceAttention(MegatronModule):
-    """Megatron's core attention with ``packed_seq_params``; see ``thd.attention``."""
+    """A core attention for Megatron that supports ``packed_seq_params``; see ``thd.attention``."""
 
     def __init__(
         self,
@@ -195,10 +193,10 @@ class ReferenceAttention(MegatronModule):
         cp_comm_type: str | None = None,
         pg_collection: ProcessGroupCollection | None = None,
     ) -> None:
-        """Take Megatron's arguments; what this attention has no use for is ignored."""
+        """Take Megatron's arguments; those that this attention does not need are ignored."""
         del layer_number, attn_mask_type, attention_type, attention_dropout, cp_comm_type
         super().__init__(config=config)
-        # --apply-query-key-layer-scaling only reorders factors against overflow in half precision.
+        # --apply-query-key-layer-scaling only reorders factors to avoid overflow in half precision.
         self.softmax_scale = softmax_scale or 1.0 / math.sqrt(config.kv_channels)
         if pg_collection is None:
             pg_collection = ProcessGroupCollection.use_mpu_process_groups(required_pgs=["cp"])
@@ -214,10 +212,10 @@ class ReferenceAttention(MegatronModule):
         attention_bias: Tensor | None = None,
         packed_seq_params: PackedSeqParams | None = None,
     ) -> Tensor:
-        """Attend.
+        """Compute attention.
 
-        Packed: ``(positions, heads, dim)`` to ``(positions, heads * dim)``. Otherwise causal:
-        ``(positions, batch, heads, dim)`` to ``(positions, batch, heads * dim)``.
+        Packed rows: ``(positions, heads, dim)`` to ``(positions, heads * dim)``. Otherwise causal
+        attention: ``(positions, batch, heads, dim)`` to ``(positions, batch, heads * dim)``.
         """
         del attention_mask, attn_mask_type, attention_bias
         if packed_seq_params is not None:
@@ -228,17 +226,17 @@ class ReferenceAttention(MegatronModule):
         return output.reshape(*output.shape[:2], -1)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, packed: PackedSeqParams) -> Tensor:
-        """Attend within the segments of a row."""
+        """Compute attention within each segment of a row."""
         return packed_attention(
             query, key, value, packed.cu_seqlens_q, self.softmax_scale, self.group
         )
 
 
 class VarlenAttention(ReferenceAttention):
-    """The same by torch's fused kernels."""
+    """The same attention, computed by torch's fused kernels."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, packed: PackedSeqParams) -> Tensor:
-        """Attend within the segments of a row."""
+        """Compute attention within each segment of a row."""
         return varlen_attention(
             query,
             key,
@@ -251,10 +249,11 @@ class VarlenAttention(ReferenceAttention):
 
 
 class TorchNorm:
-    """torch's LayerNorm or RMSNorm, fit for sequence parallelism.
+    """torch's LayerNorm or RMSNorm with support for sequence parallelism.
 
-    Its parameters carry the mark by which Megatron sums their gradients over the tensor-parallel
-    group; Megatron's wrapper of torch's norms refuses sequence parallelism for want of it.
+    Its parameters have the attribute ``sequence_parallel``, which makes Megatron sum their
+    gradients over the tensor-parallel group. Megatron's own wrapper of torch's norms does not set
+    it and refuses sequence parallelism.
     """
 
     def __new__(
@@ -265,7 +264,7 @@ class TorchNorm:
             "RMSNorm": torch.nn.RMSNorm,
         }
         if config.normalization not in norms:
-            raise InputError(f"--normalization is {config.normalization}; use {', '.join(norms)}")
+            raise InputError(f"--normalization is {config.normalization}; use {' or '.join(norms)}")
         norm = norms[config.normalization](hidden_size, eps=eps)
         for parameter in norm.parameters():
             parameter.sequence_parallel = config.sequence_parallel

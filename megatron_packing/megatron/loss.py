@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loss of a packed row."""
+"""Computes the loss of a packed row."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from megatron.core.rerun_state_machine import get_rerun_state_machine
 from torch import Tensor
 
 _NO_ZERO = 1e-30
-"""Added to what is reported: where a step or an evaluation trains no token Megatron divides 0 by 0,
-and its log then shows no loss for the whole interval. It changes no bit of a denominator over 0."""
+"""Added to the reported denominator. If a step or an evaluation trains no token, Megatron divides 0
+by 0 and logs no loss for the whole interval. This constant changes no bit of a positive
+denominator."""
 
 
 def loss_func(
@@ -18,17 +19,18 @@ def loss_func(
     """Sum the weighted losses of the trained tokens.
 
     With ``calculate_per_token_loss`` Megatron divides the gradient by the sum of the denominators
-    of the whole global batch, over micro-batches and over data- and context-parallel ranks; so what
-    a token weighs does not depend on how rows are filled or shared. See ``thd.loss_weights``.
+    of the whole global batch: over micro-batches and over data- and context-parallel ranks. So a
+    token's weight does not depend on how documents are packed or sharded. See
+    ``thd.loss_weights``.
 
     Args:
-        loss_mask: ``(1, positions)``, the weight of each label; 0 where it is not trained.
-        denominator: int32, (): of the row; 0 on all but one of the ranks that share a row.
-        output: ``(1, positions)``, the losses of the model.
-        check_for_nan: Stop on a loss that is not finite (Megatron's --check-for-nan-in-loss).
+        loss_mask: ``(1, positions)``, the weight of each label; 0 for labels that are not trained.
+        denominator: int32, (): the row's denominator; 0 on all but one of the ranks that share it.
+        output: ``(1, positions)``, the model's losses.
+        check_for_nan: Fail on a loss that is not finite (Megatron's --check-for-nan-in-loss).
 
     Returns:
-        The sum, the denominator, and ``{"lm loss": [sum, denominator]}`` which Megatron sums over
+        The sum, the denominator, and ``{"lm loss": [sum, denominator]}``, which Megatron sums over
         ranks and divides for its log.
     """
     loss = torch.sum(output.view(-1).float() * loss_mask.view(-1))

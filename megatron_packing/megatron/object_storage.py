@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Corpora in ``s3://`` and ``msc://``, read as Megatron's own datasets read theirs.
+"""Reads corpora in ``s3://`` and ``msc://`` with Megatron's own object storage readers.
 
-The ``.idx`` files and the record are copied once into ``--object-storage-cache-path``, under the
-names that Megatron gives them there; rank 0 does it and compares sizes and entity tags at each
-start. Tokens and loss masks are read by Megatron's readers, in requests of the bytes that a segment
-of a row has: Megatron's default of 256 MiB a request is made for reading one document after
-another, and a row's documents lie anywhere in a corpus.
+Rank 0 copies the ``.idx`` files and the record once into ``--object-storage-cache-path``, under
+Megatron's names. It compares sizes and entity tags at each start. Tokens and loss masks are read
+with one request per segment. Megatron's default request of 256 MiB suits sequential reading, but a
+row's documents lie anywhere in a corpus.
 """
 
 from __future__ import annotations
@@ -40,34 +39,34 @@ from megatron_packing.ranks import on_first_rank
 
 _RECORD_SUFFIX = "_objects.json"
 _EXACT = 1
-"""Bytes to which Megatron's reader for S3 rounds requests up."""
+"""Chunk size in bytes of Megatron's S3 reader: 1, so that requests are not rounded up."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Objects:
-    """The objects of a corpus that were cached, as ``PREFIX_objects.json`` has them."""
+    """The cached objects of a corpus, as stored in ``PREFIX_objects.json``."""
 
     found: dict[str, list[Any]] = field(default_factory=dict)
-    """Of each object by its ending: its size and its entity tag, or when it was changed."""
+    """By file ending: the object's size, and its entity tag or time of last change."""
     fingerprint: str | None = None
-    """Of the corpus."""
+    """The fingerprint of the corpus."""
 
 
 _fetched: dict[tuple[str, str], _Objects] = {}
-"""What this process knows of corpora, by the cache and the prefix."""
+"""The corpora that this process has looked up, by cache folder and prefix."""
 
 
 @dataclass(frozen=True, slots=True)
 class MegatronStorage:
-    """Corpora in file systems and in object stores; see ``corpus.storage.Storage``."""
+    """Opens corpora in file systems and object stores; see ``corpus.storage.Storage``."""
 
     mapped: bool = True
-    """``--no-mmap-bin-files`` says otherwise."""
+    """False with ``--no-mmap-bin-files``."""
     cache: str | None = None
     """``--object-storage-cache-path``: a folder that all ranks share."""
 
     def local_prefix(self, prefix: Path) -> Path:
-        """Where the ``.idx`` files and the record are; rank 0 copies those that have changed.
+        """Return the local prefix of the ``.idx`` files and the record; rank 0 copies changed ones.
 
         Raises:
             InputError: The store cannot be read, or no cache was given.
@@ -76,11 +75,13 @@ class MegatronStorage:
             return prefix
         name = str(prefix)
         if not is_object_storage_path(name):
-            raise InputError(f"{name} is neither s3:// nor msc://, which Megatron reads; copy it")
+            raise InputError(
+                f"{name} is neither s3:// nor msc://, which Megatron can read; copy the corpus"
+            )
         if self.cache is None:
             raise InputError(
                 f"{name} is in an object store: give --object-storage-cache-path, a folder that "
-                f"all nodes share, for the .idx files"
+                f"all nodes share, for its .idx files"
             )
         local = Path(self.cache) / name.partition("://")[2]
         key = (self.cache, name)
@@ -90,7 +91,7 @@ class MegatronStorage:
         return local
 
     def data_size(self, prefix: Path) -> int | None:
-        """Bytes of a ``.bin`` in an object store."""
+        """Return the size in bytes of a ``.bin`` in an object store."""
         if not is_remote(prefix):
             return None
         ending, objects = self._objects(prefix)
@@ -104,11 +105,11 @@ class MegatronStorage:
         return FileStorage(self.mapped).open_data(prefix, size)
 
     def known_fingerprint(self, prefix: Path) -> str | None:
-        """What rank 0 found when it copied the ``.idx`` files."""
+        """Return the fingerprint that rank 0 computed when it copied the ``.idx`` files."""
         return self._objects(prefix)[1].fingerprint if is_remote(prefix) else None
 
     def _objects(self, prefix: Path) -> tuple[str, _Objects]:
-        """What is known of a corpus, whose prefix or whose loss mask's it is, and its ending."""
+        """Return the suffix of a prefix ("" or the loss mask's) and the objects of its corpus."""
         name = str(prefix)
         for ending in ("", LOSS_MASK_SUFFIX):
             corpus = name.removesuffix(ending)
@@ -117,7 +118,7 @@ class MegatronStorage:
         return "", _Objects()
 
     def _fetch(self, prefix: Path, local: Path) -> None:
-        """Copy what has changed, and find the fingerprint."""
+        """Copy changed objects and compute the fingerprint."""
         store = ObjectStore.of(str(prefix))
         data = [data_path(prefix), data_path(loss_mask_prefix(prefix))]
         copied = [
@@ -143,8 +144,8 @@ class MegatronStorage:
         missing = [ending for ending in (".idx", ".bin") if ending not in found]
         if missing:
             raise InputError(
-                f"{prefix}{missing[0]} does not exist; give the prefix of a Megatron corpus, that "
-                f"is the name of its .bin and .idx objects without the ending"
+                f"{prefix}{missing[0]} does not exist; give the prefix of a Megatron corpus: the "
+                f"name of its .bin and .idx objects without the ending"
             )
         objects = replace(before, found=found)
         if before.found != found or before.fingerprint is None:
@@ -159,7 +160,7 @@ class MegatronStorage:
 
 
 def _read_objects(local: Path) -> _Objects:
-    """What was cached; nothing where that was not finished."""
+    """Return the cached objects; none if caching did not finish."""
     path = local.with_name(local.name + _RECORD_SUFFIX)
     try:
         record = read_json_object(path, "remove it")
@@ -169,7 +170,7 @@ def _read_objects(local: Path) -> _Objects:
 
 
 class _ObjectData:
-    """The bytes of an object, which each process reads with a client of its own."""
+    """The bytes of an object. Each process reads them with its own client."""
 
     def __init__(self, url: str, cache: str) -> None:
         self._url = url
@@ -177,10 +178,10 @@ class _ObjectData:
         self._readers: dict[int, Any] = {}
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Bytes ``start`` to ``stop``, by one request.
+        """Return bytes ``start`` to ``stop`` with one request.
 
         Raises:
-            UnreadableError: The store did not give them.
+            UnreadableError: The store did not return them.
         """
         if start == stop:
             return np.zeros(0, np.uint8)
@@ -190,26 +191,26 @@ class _ObjectData:
             self._readers[process] = kind(self._url, ObjectStorageConfig(self._cache, _EXACT))
         try:
             data = np.asarray(self._readers[process].read(np.uint8, stop - start, start))
-        except Exception as error:  # of one of many clients, or of an assertion
+        except Exception as error:  # clients raise many types, and Megatron asserts
             raise _unreadable(self._url, error) from error
         if len(data) != stop - start:
             raise UnreadableError(
-                f"{self._url} gave {len(data)} of the {stop - start} bytes from {start} on; it was "
-                f"replaced since the corpus was opened: start again"
+                f"{self._url} returned {len(data)} of {stop - start} bytes from byte {start} on, "
+                f"so it was replaced after the corpus was opened: restart the run"
             )
         return data
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectStore:
-    """How objects are looked at and copied."""
+    """Looks up and downloads objects."""
 
     look: Callable[[str], list[Any]]
     copy: Callable[[str, str], None]
 
     @classmethod
     def of(cls, url: str) -> ObjectStore:
-        """The store of an object, with Megatron's client for it."""
+        """Return the store of an object, with Megatron's client for it."""
         if not url.startswith("s3://"):
             client = MultiStorageClientFeature.import_package()
 
@@ -228,19 +229,19 @@ class ObjectStore:
         return cls(look_s3, lambda url, path: s3.download_file(*parse_s3_path(url), path))
 
     def look_at(self, url: str) -> list[Any] | None:
-        """Size and version of an object; None where there is none."""
+        """Return the size and version of an object; None if it does not exist."""
         try:
             return self.look(url)
         except FileNotFoundError:
             return None
-        except Exception as error:  # of one of many clients
+        except Exception as error:  # clients raise many types
             answer = getattr(error, "response", None)
             if isinstance(answer, dict) and answer.get("Error", {}).get("Code") == "404":
                 return None
             raise _unreadable(url, error) from error
 
     def download(self, url: str, path: Path) -> None:
-        """Copy an object to a file, whole."""
+        """Copy an object to a file, atomically."""
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             self.copy(url, str(unfinished))
@@ -254,6 +255,6 @@ class ObjectStore:
 def _unreadable(url: str, error: Exception) -> UnreadableError:
     reason = " ".join(f"{error}".split()) or type(error).__name__
     return UnreadableError(
-        f"{url} cannot be read ({reason}); see that it exists and that this job has its "
-        f"credentials and endpoint"
+        f"{url} cannot be read ({reason}); check that it exists and that this job has the "
+        f"credentials and endpoint for it"
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows what a user gave wrong as one sentence, in scripts that do not catch it themselves."""
+"""Prints an uncaught InputError as one sentence instead of a traceback."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from megatron_packing.errors import InputError
 
 
 def show_input_errors_as_sentences() -> None:
-    """Print an InputError that ends the process as one sentence, without a traceback.
+    """Install an exception hook that prints an InputError as one sentence, without a traceback.
 
-    The status is that of any error, and torchrun repeats the sentence. What was to
-    print other errors still does.
+    The exit status stays that of any uncaught error, and torchrun repeats the sentence. Other
+    errors go to the hook that was installed before.
     """
     if sys.excepthook is not _show:
         global _others
@@ -27,7 +27,7 @@ def show_input_errors_as_sentences() -> None:
 
 
 def tell_torchrun(message: str) -> None:
-    """Write the file from which torchrun takes the reason that it prints last."""
+    """Write the error file whose message torchrun prints at its end."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path:
         record = {"message": message, "timestamp": str(int(time.time()))}

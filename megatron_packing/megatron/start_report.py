@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a start says about its data: rows, steps of an epoch, what is trained and evaluated."""
+"""Describes a run's data for the log: rows, steps per epoch, trained and evaluated documents."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from megatron.core.datasets.blended_dataset import BlendedDataset
 
 from megatron_packing.corpus.content import count_trained, num_data_bytes
 from megatron_packing.corpus.joined import JoinedCorpus
+from megatron_packing.counted import counted
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.dataset import PackedDataset
+from megatron_packing.megatron.versions import flag_value
 
 _COUNTED_BYTES = 1 << 30
-"""Loss masks of up to so many bytes are read at the start where an index does not hold counts."""
+"""If an index has no counts, loss masks of up to this many bytes are read at the start."""
 
 
 def parts_of(dataset: Any) -> list[PackedDataset]:
-    """The datasets of packs in what Megatron's builder makes of a split, which may be None."""
+    """Return the packed datasets in what Megatron's builder made of a split, which may be None."""
     if dataset is None:
         return []
     if isinstance(dataset, list):
@@ -29,12 +31,12 @@ def parts_of(dataset: Any) -> list[PackedDataset]:
 
 
 def describe_start(train: Any, valid: Any, test: Any, args: Namespace) -> Iterator[str]:
-    """Lines for the log, before the first step.
+    """Yield lines for the log, before the first step.
 
     Args:
-        train: What the builder made of the training split; None without one.
-        valid: The same of the validation split, or a list of several sets.
-        test: The same of the test split.
+        train: The training dataset from Megatron's builder; None without one.
+        valid: The validation dataset, or a list of several.
+        test: The test dataset.
         args: Megatron's arguments.
 
     Raises:
@@ -59,45 +61,45 @@ def _describe_rows(part: PackedDataset) -> str:
     index, figures = part.index, part.index.figures
     last = index.corpus.first_document + index.corpus.num_documents - 1
     excess = figures.num_packs - figures.lower_bound
-    bound = "as few as there can be" if excess <= 0 else f"{excess:,} over the lower bound"
+    bound = "the minimum" if excess <= 0 else f"{excess:,} over the lower bound"
     return (
-        f"> {part.index_split.name}: {_count(len(index), 'row')} of "
+        f"> {part.index_split.name}: {counted(len(index), 'row')} of "
         f"{index.plan.sequence_length:,} positions ({bound}, {figures.utilisation:.2%} used) for "
-        f"the documents {index.corpus.first_document:,} to {last:,} of {part.corpus.prefix}, in "
+        f"documents {index.corpus.first_document:,} to {last:,} of {part.corpus.prefix}, in "
         f"{index.path}"
     )
 
 
 def _describe_training(part: PackedDataset) -> Iterator[str]:
-    """What of a dataset is trained, where it is not about what its loss mask says."""
+    """Say which tokens are trained, if there is more to it than the loss mask."""
     corpus, name = part.corpus, part.index_split.name
     without = [str(one.prefix) for one in corpus.corpora if not one.has_loss_mask]
     if without:
-        yield f"> {name}: {' and '.join(without)} without a loss mask: every token is trained"
+        yield f"> {name}: no loss mask for {' and '.join(without)}, so every token is trained"
     if isinstance(corpus, JoinedCorpus) and corpus.changes_each_epoch and name == "train":
-        yield f"> {name}: each epoch of {corpus.prefix} reads another part of its documents"
+        yield f"> {name}: each epoch of {corpus.prefix} reads a different part of its documents"
     untrained = count_untrained_packs(part)
     if untrained is None:
         yield (
-            f"> {name}: {part.index.path} does not count the rows that train nothing; pack again "
-            f"with this release to have them counted"
+            f"> {name}: {part.index.path} does not record how many rows have no trained token; "
+            f"pack again with this release to record it"
         )
     elif untrained == len(part.index):
         raise InputError(
-            f"no row of the {name} split of {corpus.prefix} trains a token: its loss mask is 0 "
-            f"everywhere, or --overlong truncate cut off all that it trains; tokenize it again, or "
+            f"no row of the {name} split of {corpus.prefix} has a trained token: its loss mask is "
+            f"all 0, or --overlong truncate cut off every trained token; tokenize it again, or "
             f"give a longer --seq-length"
         )
     elif untrained:
         yield (
-            f"> {name}: {untrained:,} of {len(part.index):,} rows train no token; a step of such "
-            f"rows alone has the loss 0 in the log and leaves weight decay as the only change"
+            f"> {name}: {untrained:,} of {counted(len(part.index), 'row')} have no trained token; "
+            f"a step of only such rows logs the loss 0 and applies only weight decay"
         )
 
 
 def count_untrained_packs(part: PackedDataset) -> int | None:
-    """Packs in which no label is trained; None where finding out would take long."""
-    recorded: int | None = getattr(part.index.figures, "num_packs_untrained", None)
+    """Count packs without a trained label; None if counting would take long."""
+    recorded = part.index.figures.num_packs_untrained
     if recorded is not None:
         return recorded
     corpus, index = part.corpus, part.index
@@ -113,26 +115,26 @@ def count_untrained_packs(part: PackedDataset) -> int | None:
 
 
 def _describe_epochs(train: Any, args: Namespace) -> Iterator[str]:
-    """How many steps an epoch takes; Megatron counts in steps alone."""
+    """Say how many steps an epoch takes; Megatron itself counts only steps."""
     parts = parts_of(train)
     weights = train.weights if isinstance(train, BlendedDataset) else [1.0]
-    grows = getattr(args, "step_batch_size_schedule", None) or args.rampup_batch_size
+    grows = flag_value(args, "step_batch_size_schedule") or args.rampup_batch_size
     for part, weight in zip(parts, weights, strict=True):
         rows = len(part.index)
         if grows:
-            yield f"> an epoch of {part.corpus.prefix} is {_count(rows, 'row')}"
+            yield f"> an epoch of {part.corpus.prefix} is {counted(rows, 'row')}"
             continue
         steps = rows / (weight * args.global_batch_size)
         share = "" if len(parts) == 1 else f", {weight:.1%} of each"
         yield (
             f"> an epoch of {part.corpus.prefix} is {rows:,} rows, {steps:,.1f} steps of "
-            f"{_count(args.global_batch_size, 'row')}{share}; {_count(args.train_iters, 'step')} "
-            f"are {args.train_iters / steps:,.2f} epochs"
+            f"{counted(args.global_batch_size, 'row')}{share}; the run's "
+            f"{counted(args.train_iters, 'step')} make {args.train_iters / steps:,.2f} epochs"
         )
 
 
 def _describe_evaluation(dataset: Any, args: Namespace) -> Iterator[str]:
-    """Say how an evaluation takes each document once, where it does not."""
+    """Say how to evaluate each document once, if an evaluation does not."""
     batch = dataset.config.packing_eval_packs_multiple_of
     taken, parts = args.eval_iters * batch, parts_of(dataset)
     if isinstance(dataset, BlendedDataset):
@@ -141,41 +143,40 @@ def _describe_evaluation(dataset: Any, args: Namespace) -> Iterator[str]:
             for part, weight in zip(parts, dataset.weights, strict=True)
         )
         yield (
-            f"> an evaluation takes {taken:,} rows of the {dataset.split.name} blend: {shares}; "
-            f"each goes on where the one before ended, so the losses of two evaluations are of "
-            f"different documents. Pack the corpora together (A,B) to evaluate each document once"
+            f"> an evaluation reads {taken:,} rows of the {dataset.split.name} blend: {shares}; "
+            f"the next evaluation continues where it ended, so two evaluations use different "
+            f"documents; pack the corpora together (A,B) to evaluate each document once"
         )
         return
     rows = len(dataset.index)
     if taken % rows == 0:
         return
     advice = (
-        f"--eval-iters {rows // batch} takes each of them once"
+        f"--eval-iters {rows // batch} evaluates each of them once"
         if rows % batch == 0
-        else f"make their index with --packs-multiple-of {batch}, so that batches take each once"
+        else f"make their index with --packs-multiple-of {batch} to evaluate each of them once"
     )
     yield (
-        f"> an evaluation takes {taken:,} rows, but the documents of the "
+        f"> an evaluation reads {counted(taken, 'row')}, but the documents of the "
         f"{dataset.index_split.name} split fill {rows:,}: {advice}"
     )
 
 
 def _describe_full_validation(part: PackedDataset, args: Namespace) -> Iterator[str]:
-    """Megatron takes as many batches as a rank has rows, each of ``eval_global_batch_size``."""
+    """Say how to evaluate each row once.
+
+    Megatron reads as many batches as a rank has rows, each of ``eval_global_batch_size`` rows.
+    """
     rows, ranks = len(part.index), args.data_parallel_size
     batch = part.config.packing_eval_packs_multiple_of
     if rows % ranks:
         yield (
-            f"> validation: the {rows:,} rows of {part.corpus.prefix} are no multiple of the "
-            f"{ranks} data-parallel ranks, so some count more than once; make their index with "
-            f"--packs-multiple-of {ranks}"
+            f"> validation: {part.corpus.prefix} has {counted(rows, 'row')}, which is not a "
+            f"multiple of the {ranks} data-parallel ranks, so some count more than once; make the "
+            f"index with --packs-multiple-of {ranks}"
         )
     if batch != ranks:
         yield (
             f"> validation: a full validation of {part.corpus.prefix} reads its rows "
-            f"{batch / ranks:g} times; --eval-global-batch-size {ranks} reads them once"
+            f"{batch / ranks:g} times; give --eval-global-batch-size {ranks} to read them once"
         )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" + ("" if number == 1 else "s")

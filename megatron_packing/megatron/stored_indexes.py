@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pack indexes in ``s3://`` and ``msc://``, copied once into ``--object-storage-cache-path``.
+"""Copies pack indexes from ``s3://`` and ``msc://`` into ``--object-storage-cache-path``.
 
-Arrays of an index are mapped into memory, so the whole folder is copied, under the hash of its
-manifest: an index that is replaced in the store gets a folder of its own, and runs that read the
-one before keep it.
+The arrays of an index are memory-mapped, so its whole folder is copied. The copy is named by the
+hash of the manifest: if the index is replaced in the store, the new one gets its own folder and
+running jobs keep the old one.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ logger = logging.getLogger(__name__)
 _FOLDER = "stored_pack_indexes"
 
 _copied: dict[tuple[str, str], Path] = {}
-"""Where this process found indexes, by the cache and the URL."""
+"""The local folders of copied indexes, by cache folder and URL."""
 
 
-def local_index(place: str, cache: str | None) -> Path:
-    """The folder of a pack index on this machine; rank 0 copies one that is in an object store.
+def local_index(folder_or_url: str, cache: str | None) -> Path:
+    """Return the local folder of a pack index; rank 0 copies it from an object store if needed.
 
     Args:
-        place: A folder, or its URL.
+        folder_or_url: A folder, or its URL.
         cache: ``--object-storage-cache-path``: a folder that all ranks share.
 
     Raises:
-        InputError: The store cannot be read, what it has is no whole pack index, or no cache was
+        InputError: The store cannot be read, the pack index there is incomplete, or no cache was
             given.
     """
-    if not is_remote(place):
-        return Path(place)
+    if not is_remote(folder_or_url):
+        return Path(folder_or_url)
     if cache is None:
         raise InputError(
-            f"{place} is in an object store: give --object-storage-cache-path, a folder that all "
-            f"nodes share, for a copy of it"
+            f"{folder_or_url} is in an object store: give --object-storage-cache-path, a folder "
+            f"that all nodes share, for a copy of it"
         )
-    url = place.rstrip("/")
+    url = folder_or_url.rstrip("/")
     if (cache, url) not in _copied:
         folder = on_first_rank(
             f"copy {url}", lambda: str(_copy(url, Path(cache) / _FOLDER)), f"copy {url}"
@@ -59,10 +59,12 @@ def local_index(place: str, cache: str | None) -> Path:
 
 
 def _copy(url: str, parent: Path) -> Path:
-    """Copy an index that is not there yet; its arrays are compared with the manifest's hashes."""
+    """Copy an index unless it is cached, and compare its arrays with the manifest's hashes."""
     store = ObjectStore.of(url)
     if store.look_at(f"{url}/{MANIFEST}") is None:
-        raise InputError(f"{url} is not a pack index: there is no {url}/{MANIFEST}")
+        raise InputError(
+            f"{url} is not a pack index: there is no {url}/{MANIFEST}; give the URL of a pack index"
+        )
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=parent) as temporary:
         manifest = Path(temporary) / MANIFEST
@@ -87,12 +89,12 @@ def _copy(url: str, parent: Path) -> Path:
             except InputError as error:
                 raise _wrong(url, error, unfinished) from error
     except InputError:
-        if not folder.exists():  # else another run copied the same at this moment
+        if not folder.exists():  # another run may have copied the same index meanwhile
             raise
     logger.info(f"copied the pack index {url} to {folder}")
     return folder
 
 
 def _wrong(url: str, error: InputError, folder: Path) -> InputError:
-    """The same error, of the object and not of its copy."""
+    """Return the same error with the URL in place of its local copy."""
     return InputError(f"{error}".replace(str(folder), url))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proves that a resumed run goes on with the documents that its checkpoint left off at.
+"""Checks that a resumed run continues with exactly the samples after its checkpoint.
 
-Sample i of a training dataset is a function of its pack indexes, the seed and i alone, and Megatron
-counts samples: so a run goes on exactly where its datasets are what they were. What they were is
-kept in every checkpoint and beside them; see ``index.stream_record``.
+Sample i of a training dataset depends only on its pack indexes, the seed and i, and Megatron counts
+samples. So a run continues correctly if its datasets are unchanged. ``packing_stream.json``, in
+every checkpoint and beside them, records the datasets; see ``stream.record``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from megatron_packing.errors import InputError
 from megatron_packing.megatron.checkpoint_record import read_loaded, write_into_checkpoints
 from megatron_packing.megatron.dataset import PackedDataset
 from megatron_packing.megatron.endless import EndlessDataset, count_samples
+from megatron_packing.megatron.versions import flag_value
 from megatron_packing.stream.record import (
     Stream,
     begin_new,
@@ -38,10 +39,11 @@ logger = logging.getLogger(__name__)
 
 
 def recorded_alignment(args: Namespace, smallest: int) -> int | None:
-    """The alignment of the packs that the checkpoint to resume from was trained on.
+    """Return the alignment of the packs that the checkpoint was trained on.
 
-    So a run that started under context parallelism keeps its packs without it. None where there is
-    no record, or it is no multiple of ``smallest``: then ``open_stream`` will say so.
+    With it, a run that started with context parallelism keeps its packs without it. Returns None if
+    there is no record or the alignment is not a multiple of ``smallest``; ``open_stream`` then
+    raises an error.
     """
     streams = read_loaded(args)[0] if _resumes(args) else None
     if streams is None:
@@ -52,18 +54,17 @@ def recorded_alignment(args: Namespace, smallest: int) -> int | None:
 
 
 def open_stream(dataset: PackedDataset | BlendedDataset, args: Namespace) -> EndlessDataset:
-    """The samples that this run trains on, from the one at which its checkpoint left off.
+    """Return the samples that this run trains on, starting after its checkpoint.
 
-    Keeps the record of the run's streams in ``--save`` and in every checkpoint.
+    Also writes the record of the run's streams to ``--save`` and into every checkpoint.
 
     Args:
-        dataset: For training. Where an earlier stream of the run read some of its rows, it is told
-            so.
-        args: Megatron's arguments, with a checkpoint's consumed samples where one was loaded.
+        dataset: The training dataset. Its ``first_row`` is set if the run already read rows of it.
+        args: Megatron's arguments, with the consumed samples of a loaded checkpoint.
 
     Raises:
-        InputError: The datasets are not those of the checkpoint, or nothing says what those were,
-            and neither ``--packing-new-stream`` nor ``--packing-resume-without-record`` was given.
+        InputError: The datasets differ from the checkpoint's, or there is no record of them, and
+            neither ``--packing-new-stream`` nor ``--packing-resume-without-record`` was given.
     """
     parts = dataset.datasets if isinstance(dataset, BlendedDataset) else [dataset]
     now = describe_stream(
@@ -78,14 +79,14 @@ def open_stream(dataset: PackedDataset | BlendedDataset, args: Namespace) -> End
         part.first_row = packs["first row"]
     if args.save:
         _keep(streams, args)
-    # Megatron counts samples from the last of --phase-transition-iterations on.
+    # Megatron restarts its sample count at the last of --phase-transition-iterations.
     before_phase = args.consumed_train_samples - first_sample_of_run(args)
     return EndlessDataset(dataset, offset=before_phase - stream["first sample"])
 
 
 def first_sample_of_run(args: Namespace) -> int:
-    """The number that Megatron gives to the first sample that this run trains on."""
-    transitions = getattr(args, "phase_transition_iterations", None)
+    """Return Megatron's index of the first sample that this run trains on."""
+    transitions = flag_value(args, "phase_transition_iterations")
     if not transitions:
         return int(args.consumed_train_samples)
     last = max(iteration for iteration in (0, *transitions) if iteration <= args.iteration)
@@ -93,12 +94,12 @@ def first_sample_of_run(args: Namespace) -> int:
 
 
 def _resumes(args: Namespace) -> bool:
-    """Whether samples were consumed before; with --finetune Megatron counts from 0."""
+    """Whether the run resumes after consumed samples; with --finetune Megatron counts from 0."""
     return bool(args.consumed_train_samples > 0)
 
 
 def _resume(now: Stream, args: Namespace) -> list[Stream]:
-    """The streams of a run that goes on with ``now``."""
+    """Return the streams of a run that continues with ``now``."""
     consumed = args.consumed_train_samples
     was, path = read_loaded(args)
     if was is None:
@@ -106,20 +107,20 @@ def _resume(now: Stream, args: Namespace) -> list[Stream]:
             return [{**now, "first sample": consumed}]
         if not args.packing_resume_without_record:
             raise InputError(
-                f"{path} does not exist, so nothing says which rows the {consumed:,} samples of "
-                f"the checkpoint were; copy it from where the checkpoint was saved, or give "
-                f"--packing-resume-without-record if the data are the same and only the record "
-                f"was lost, or --packing-new-stream to begin them with their first rows"
+                f"{path} does not exist, so it is unknown which rows the checkpoint's "
+                f"{consumed:,} samples were; copy it from where the checkpoint was saved, or give "
+                f"--packing-resume-without-record if the data is the same and only the record was "
+                f"lost, or --packing-new-stream to start the data at its first row"
             )
         logger.warning(
-            f"{path} does not exist: this run takes its data for those of the checkpoint and goes "
-            f"on with sample {consumed:,}, as --packing-resume-without-record says"
+            f"{path} does not exist: with --packing-resume-without-record this run assumes that "
+            f"its data is the checkpoint's and continues with sample {consumed:,}"
         )
         return [now]
     if not holds_digests(was[-1]):
         logger.warning(
-            f"{path} was written by an earlier release and does not hold the digests of the packs, "
-            f"so an index that was made again with the same settings would not be noticed"
+            f"{path} was written by an earlier release without digests of the packs, so an index "
+            f"that was rebuilt with the same settings but other packs is not detected"
         )
     streams = go_on(was, now, consumed)
     if streams is None and args.packing_new_stream:
@@ -128,29 +129,29 @@ def _resume(now: Stream, args: Namespace) -> list[Stream]:
         last = [stream for stream in was if stream["first sample"] < consumed][-1]
         raise InputError(
             f"{path} says that the checkpoint was trained on other packs "
-            f"({difference(last, now)}), so this run would not go on where it ended; give what it "
-            f"was trained with, or --packing-new-stream to go on with the new data"
+            f"({difference(last, now)}), so this run would not continue where it ended; give the "
+            f"data that it was trained with, or --packing-new-stream to continue with the new data"
         )
     return streams
 
 
 def _announce(stream: Stream, parts: list[PackedDataset], args: Namespace) -> None:
-    """Say with which rows a stream begins that begins in the middle of a run."""
+    """Log the first rows of a stream that starts in the middle of a run."""
     begins = stream["first sample"]
     if not _resumes(args) or begins == 0:
         return
     rows = "; ".join(
-        f"{part.corpus.prefix} begins with its first row"
+        f"{part.corpus.prefix} starts at its first row"
         if packs["first row"] == 0
-        else f"{part.corpus.prefix} goes on with its row {packs['first row']:,} (rows count from "
-        f"0), the first that was not read"
+        else f"{part.corpus.prefix} continues at its row {packs['first row']:,} (rows count from "
+        f"0), the first unread one"
         for part, packs in zip(parts, stream["datasets"], strict=True)
     )
     print_rank_0(f"> the data changed at sample {begins:,} of this run: {rows}")
 
 
 def _keep(streams: list[Stream], args: Namespace) -> None:
-    """Write the record of ``streams`` to ``--save``, which holds no checkpoints of others."""
+    """Write the record to ``--save``; refuse a folder with checkpoints of other packs."""
     folder = str(args.save)
     resumes_here = _resumes(args) and _is_same(folder, args.load)
     has_checkpoints = read_text(in_folder(folder, "latest_checkpointed_iteration.txt")) is not None
@@ -160,10 +161,10 @@ def _keep(streams: list[Stream], args: Namespace) -> None:
         if other is None and [s["first sample"] for s in was] != [
             s["first sample"] for s in streams
         ]:
-            other = "their data changed at other samples"
+            other = "its data changed at other samples"
         if other is not None:
             raise InputError(
-                f"--save {folder} holds checkpoints that were trained on other packs ({other}): "
+                f"--save {folder} holds checkpoints of a run on other packs ({other}): "
                 f"give another folder, or --packing-new-stream"
             )
     write_into_checkpoints(streams)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Megatron's ``pretrain()`` is called with: datasets and the forward step.
+"""Provides the datasets and the forward step that a script passes to Megatron's ``pretrain()``.
 
-Imports ``megatron.training``, which megatron-core's wheel holds from 0.17 on and a checkout of
-Megatron-LM always.
+Imports ``megatron.training``, which is in megatron-core's wheel from 0.17 on and in every checkout
+of Megatron-LM.
 """
 
 from __future__ import annotations
@@ -52,16 +52,20 @@ from megatron_packing.megatron.stream import (
     open_stream,
     recorded_alignment,
 )
-from megatron_packing.megatron.versions import describe_untested_trainer
+from megatron_packing.megatron.versions import (
+    describe_untested_trainer,
+    flag_value,
+    seqlen_stats_update,
+)
 from megatron_packing.megatron.vocabulary import check_tokenizer, check_tokens
 from megatron_packing.ranks import on_first_rank
 
 
 def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tuple[Any, Any, Any]:
-    """Build the training, validation and test datasets of this rank; None where it reads none.
+    """Build this rank's training, validation and test datasets; each is None if not read here.
 
     Args:
-        num_samples: Rows that training, validation and test will ask for.
+        num_samples: Numbers of rows that training, validation and test will read.
         vp_stage: The model chunk under virtual pipeline parallelism.
     """
     args = get_args()
@@ -71,7 +75,7 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
     untested = describe_untested_trainer()
     if untested and not vp_stage:
         print_rank_0(untested)
-    # Megatron's own reads rows as its script does, which fails under context parallelism.
+    # Megatron's own function reads rows with its own batch path, which fails under CP.
     megatron.training.training.dummy_train_step = skip_step
     check_data_paths(args)
     tokenizer = build_tokenizer(args)
@@ -90,7 +94,7 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
     is_built = partial(is_dataset_built_on_rank, vp_stage=vp_stage)
     if is_built() and torch.distributed.get_rank() != 0:
         prepare_indexes(config)
-    else:  # ranks that read nothing open no files
+    else:  # ranks that read no data open no files
         _on_first_rank("pack", vp_stage, lambda: prepare_indexes(config))
     builder = BlendedMegatronDatasetBuilder(PackedDataset, num_samples, is_built, config)
     splits = builder.build()
@@ -103,7 +107,7 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
 
 
 def _on_first_rank(what: str, vp_stage: int | None, work: Callable[[], None]) -> None:
-    """Once in a run: Megatron asks for datasets once for each model chunk."""
+    """Run ``work`` on rank 0 once per run; Megatron builds datasets once per model chunk."""
     if not vp_stage:
         on_first_rank(what, work, f"{what} the data")
 
@@ -116,34 +120,36 @@ def _check_and_report(splits: Sequence[Any], args: Namespace) -> None:
 
 
 def _without_end(dataset: Any, args: Namespace) -> Any:
-    """An evaluation's dataset for as many evaluations as there are; several sets as they are."""
+    """Make an evaluation dataset endless; keep full validation sets as they are."""
     if dataset is None or isinstance(dataset, list) or args.full_validation:
         return dataset
     return EndlessDataset(dataset)
 
 
-datasets_provider.is_distributed = True  # type: ignore[attr-defined]  # every rank calls it
+datasets_provider.is_distributed = True  # type: ignore[attr-defined]  # called on every rank
 
 
 def use_packed_layers(model_config: Any, args: Namespace) -> None:
-    """Give the model an attention that takes packed rows; Transformer Engine's own does already.
+    """Give the model layers whose attention supports packed rows.
+
+    Transformer Engine's own layers already do.
 
     Args:
-        model_config: What ``gpt_config_from_args`` gives.
-        args: Megatron's arguments with those of ``add_packing_arguments``.
+        model_config: The result of ``gpt_config_from_args``.
+        args: Megatron's arguments, including those of ``add_packing_arguments``.
 
     Raises:
-        InputError: The attention that was asked for cannot run here.
+        InputError: The requested attention backend cannot run here.
     """
-    _set_what_megatron_forgets(model_config, args)
+    _set_fields_that_megatron_skips(model_config, args)
     backend = choose_backend(model_config.transformer, args.packing_attention_backend)
     if backend == "transformer_engine":
         return
     for name in ("spec", "heterogeneous_layers_config_path"):
-        if getattr(args, name, None) is not None:
+        if flag_value(args, name) is not None:
             raise InputError(
-                f"{flag_of(name)} and --transformer-impl local both say what layers "
-                f"are made of: leave the first out, or use Transformer Engine"
+                f"{flag_of(name)} and --transformer-impl local both choose the layer spec: "
+                f"leave {flag_of(name)} out, or use Transformer Engine"
             )
 
     def layer_spec(model_config: Any, vp_stage: int | None = None) -> TransformerBlockSubmodules:
@@ -152,20 +158,20 @@ def use_packed_layers(model_config: Any, args: Namespace) -> None:
     model_config.transformer_layer_spec = layer_spec
 
 
-def _set_what_megatron_forgets(model_config: Any, args: Namespace) -> None:
-    """Set what ``gpt_config_from_args`` leaves at its default whatever the flags say."""
-    factor = getattr(args, "rope_scaling_factor", None)
+def _set_fields_that_megatron_skips(model_config: Any, args: Namespace) -> None:
+    """Set the fields that ``gpt_config_from_args`` does not take from the flags."""
+    factor = flag_value(args, "rope_scaling_factor")
     if args.use_rope_scaling and getattr(model_config, "rope_scaling_factor", factor) != factor:
         model_config.rope_scaling_factor = factor
         print_rank_0(f"> rotary embeddings are scaled by --rope-scaling-factor {factor}")
 
 
 def skip_step(data_iterator: Any) -> None:
-    """Read the rows of a step without training on them: Megatron's --iterations-to-skip.
+    """Read the rows of a step without training on them, for Megatron's --iterations-to-skip.
 
     Args:
-        data_iterator: Of this rank, or a list with one for each of its model chunks; None where it
-            reads nothing.
+        data_iterator: This rank's iterator, or a list with one per model chunk; None on ranks that
+            read no data.
     """
     iterators = data_iterator if isinstance(data_iterator, list) else [data_iterator]
     machine = get_rerun_state_machine()
@@ -182,7 +188,7 @@ def forward_step(
     """Run the model on one packed row.
 
     Returns:
-        The model's output and the function that makes the loss of it on the last stage.
+        The model's output, and the function that computes the loss from it on the last stage.
     """
     args = get_args()
     timers = get_timers()
@@ -193,7 +199,7 @@ def forward_step(
     with straggler_timer(bdata=True):
         batch = get_batch(data_iterator, vp_stage)
     timers("batch-generator").stop()
-    if model.training and not vp_stage:  # once a row, and not in evaluations
+    if model.training and not vp_stage:  # once per row, and not in evaluations
         _count_real_lengths(batch.real_lengths)
     with straggler_timer:
         output = run_model(model, batch)
@@ -206,19 +212,19 @@ def forward_step(
 
 
 def _check_layers(model: Any) -> None:
-    """Refuse layers whose attention takes no packed rows, once."""
+    """Refuse layers whose attention does not support packed rows; check each model once."""
     if getattr(model, "takes_packed_rows", False):
         return
     if any(isinstance(module, DotProductAttention) for module in model.modules()):
         raise InputError(
-            "the layers of the model take no packed rows: call use_packed_layers(model_config, "
+            "the model's layers do not support packed rows: call use_packed_layers(model_config, "
             "args) of megatron_packing.megatron.trainer before pretrain()"
         )
     model.takes_packed_rows = True
 
 
 def _count_real_lengths(real_lengths: Tensor) -> None:
-    """Tell Megatron what its floating-point operations a second are to count; from 0.19 on."""
-    update = getattr(megatron.training.training, "update_seqlen_stats_from_cu_seqlens", None)
+    """Pass real segment lengths to Megatron's throughput log, if this release takes them."""
+    update = seqlen_stats_update(megatron.training.training)
     if update is not None:
         update(torch.nn.functional.pad(real_lengths.cumsum(0), (1, 0)))

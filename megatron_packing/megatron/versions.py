@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which versions of megatron-core this release was tested with, and what it says about others."""
+"""Supported megatron-core releases, and every difference between them that this package handles.
+
+The oldest supported release is 0.16.1. Each difference below says which release made it and when
+its code can be deleted. Look for "Drop when" after you raise the oldest supported release.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,21 @@ import importlib.util
 import logging
 import re
 import sys
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import fields
+from types import ModuleType
+from typing import Any
 
 import megatron.core
+from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.utils import log_single_rank
 
 from megatron_packing.errors import InputError
 
 TESTED = ("0.16.1", "0.17.1", "0.18.2", "0.19.2")
-"""Dataset, batch, loss and attention were tested with these, ``pretrain()`` with the last."""
+"""The tested releases. The dataset, batches, loss and attention are tested with all of them,
+``pretrain()`` with the last one."""
 _OLDEST = (0, 16, 1)
 _WITH_TRAINER = (0, 19)
 
@@ -23,19 +34,19 @@ logger = logging.getLogger(__name__)
 
 
 def core_version() -> tuple[int, int]:
-    """The major and minor version of megatron-core.
+    """Return the major and minor version of megatron-core.
 
     Raises:
-        InputError: Its version does not begin with two numbers.
+        InputError: The version does not begin with two numbers.
     """
     return _numbers()[:2]
 
 
 def require_trainer() -> None:
-    """End the process with one sentence where Megatron's ``pretrain()`` is missing or older.
+    """Exit with a one-sentence error if Megatron's ``pretrain()`` is missing or older than 0.19.
 
-    A script that gives ``pretrain()`` the model's configuration, as it takes it from 0.19 on, calls
-    this before it imports ``megatron.training``.
+    From 0.19 on, ``pretrain()`` takes the model's configuration. A script that passes it calls this
+    function before it imports ``megatron.training``.
     """
     try:
         problem = _trainer_problem()
@@ -46,30 +57,30 @@ def require_trainer() -> None:
 
 
 def describe_untested_trainer() -> str | None:
-    """One line for the log where ``pretrain()`` is of a version that was not tested, or None.
+    """Return a one-line warning if ``pretrain()`` is of an untested release, otherwise None.
 
-    Such a version is not refused: many sites build Megatron on their own.
+    Such a release is not refused, because many sites build their own Megatron.
     """
     if core_version() == _WITH_TRAINER:
         return None
     return (
-        f"> warning: megatron-core is {megatron.core.__version__}, and packed training was tested "
-        f"with {TESTED[-1]}: flags of other versions may be ignored on packed rows, so compare the "
+        f"> warning: megatron-core is {megatron.core.__version__}, but packed training was tested "
+        f"with {TESTED[-1]}: this version may ignore some flags on packed rows, so compare the "
         f"first losses with those of an unpacked run"
     )
 
 
 @functools.cache
 def warn_if_older_than_tested() -> None:
-    """Log one warning, on the first rank, where megatron-core is older than all tested versions.
+    """Log one warning, on the first rank, if megatron-core is older than all tested releases.
 
-    Nothing that is installed with this package holds megatron-core to a version.
+    Installing this package does not constrain the version of megatron-core.
     """
     if _numbers() < _OLDEST:
         log_single_rank(
             logger,
             logging.WARNING,
-            f"megatron-core is {megatron.core.__version__}, and packed rows were tested with "
+            f"megatron-core is {megatron.core.__version__}, but packed rows were tested with "
             f"{TESTED[0]} and later: use one of {', '.join(TESTED)}, or compare the first losses "
             f"with those of an unpacked run",
         )
@@ -80,8 +91,8 @@ def _trainer_problem() -> str | None:
     if core_version() < _WITH_TRAINER:
         return (
             f"{found}, but this script calls pretrain() as megatron-core 0.19 defines it: install "
-            f"megatron-core {TESTED[-1]}; with {', '.join(TESTED[:-1])} the dataset, the batches, "
-            f"the loss and the attention of megatron_packing serve a loop of your own"
+            f"megatron-core {TESTED[-1]}; with {', '.join(TESTED[:-1])} you can use the dataset, "
+            f"batches, loss and attention of megatron_packing in your own training loop"
         )
     if importlib.util.find_spec("megatron.training") is None:
         return (
@@ -96,7 +107,124 @@ def _numbers() -> tuple[int, int, int]:
     numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
     if numbers is None:
         raise InputError(
-            f"the version of megatron-core is {text!r}, so it cannot be known what it does with "
-            f"packed rows; install a release of it, such as {TESTED[-1]}"
+            f"the version of megatron-core is {text!r}, which does not begin with two numbers, so "
+            f"its behavior on packed rows is unknown; install a release, such as {TESTED[-1]}"
         )
     return int(numbers[1]), int(numbers[2]), int(numbers[3] or 0)
+
+
+# Differences between the supported releases.
+
+FLAGS_BY_RELEASE = {
+    # The first wheel with a trainer is 0.17. A checkout of Megatron-LM 0.16 may lack these.
+    "cuda_graph_impl": "0.17",
+    "experimental_attention_variant": "0.17",
+    "fp4": "0.17",
+    "fp8": "0.17",
+    "full_validation": "0.17",
+    "heterogeneous_layers_config_encoded_json": "0.17",
+    "heterogeneous_layers_config_path": "0.17",
+    "hybrid_override_pattern": "0.17",
+    "moe_router_enable_expert_bias": "0.17",
+    "multiple_validation_sets": "0.17",
+    "non_persistent_ckpt_type": "0.17",
+    "object_storage_cache_path": "0.17",
+    "padded_vocab_size": "0.17",
+    "phase_transition_iterations": "0.17",
+    "rampup_batch_size": "0.17",
+    "rope_scaling_factor": "0.17",
+    "spec": "0.17",
+    "tokenizer_model": "0.17",
+    "vocab_size": "0.17",
+    "yaml_cfg": "0.17",
+    # Added in 0.18.
+    "eval_global_batch_size": "0.18",
+    "eval_micro_batch_size": "0.18",
+    "step_batch_size_schedule": "0.18",
+    # Added in 0.19.
+    "dataloader_inter_document_masking": "0.19",
+}
+"""Trainer flags that some supported releases lack, with the first release that surely has each.
+
+Drop an entry, and read ``args.NAME`` directly, when that release is the oldest supported."""
+
+
+def flag_value(args: Namespace, name: str) -> Any:
+    """Return the value of a flag of ``FLAGS_BY_RELEASE``, or None if this release lacks it."""
+    if name not in FLAGS_BY_RELEASE:
+        raise KeyError(f"{name} is not in FLAGS_BY_RELEASE: add it with its first release")
+    return getattr(args, name, None)
+
+
+def pad_between_seqs_settings() -> dict[str, bool]:
+    """Return the ``PackedSeqParams`` argument that says that ``cu_seqlens`` includes padding.
+
+    Added in 0.19. Without it Transformer Engine compares two tensors on the host, in some versions
+    once per layer. Drop when 0.19 is the oldest supported.
+    """
+    names = {field.name for field in fields(PackedSeqParams)}
+    return {"pad_between_seqs": False} if "pad_between_seqs" in names else {}
+
+
+def balancing_losses_are_multiplied_by_ranks() -> bool:
+    """Whether a router multiplies its token count by the ranks that share a row.
+
+    Changed in 0.19 (``attach_and_log_load_balancing_loss`` in ``transformer/moe/router.py``). Drop
+    when 0.19 is the oldest supported.
+    """
+    return core_version() >= (0, 19)
+
+
+def expert_bias_takes_padding_mask() -> bool:
+    """Whether routers with an expert bias can exclude padding.
+
+    Until 0.19 the shapes of two masks do not match (``_apply_expert_bias`` in
+    ``transformer/moe/router.py``). Drop when 0.20 is the oldest supported.
+    """
+    return core_version() >= (0, 20)
+
+
+def gated_delta_net_separates_documents() -> bool:
+    """Whether Megatron's trainer resets gated delta net layers at document boundaries.
+
+    Changed in 0.19. Drop when 0.19 is the oldest supported.
+    """
+    return core_version() >= (0, 19)
+
+
+def gated_delta_net_takes_packed_rows() -> bool:
+    """Whether gated delta net layers run on packed rows at all.
+
+    Changed in 0.17. Drop when 0.17 is the oldest supported.
+    """
+    return core_version() >= (0, 17)
+
+
+def mamba_layers_compute_seq_idx() -> bool:
+    """Whether Mamba layers derive ``seq_idx`` from ``cu_seqlens`` themselves.
+
+    From 0.17 on the caller must pass ``seq_idx``. Drop when 0.17 is the oldest supported.
+    """
+    return core_version() < (0, 17)
+
+
+def loaded_iteration(checkpointing: ModuleType) -> int | None:
+    """Return the iteration of the loaded checkpoint, if the trainer keeps it.
+
+    ``megatron.training.checkpointing`` has ``get_loaded_iteration`` from 0.17 on. Drop when 0.17 is
+    the oldest supported.
+    """
+    get_loaded_iteration = getattr(checkpointing, "get_loaded_iteration", None)
+    iteration: int | None = None if get_loaded_iteration is None else get_loaded_iteration()
+    return iteration
+
+
+def seqlen_stats_update(training: ModuleType) -> Callable[[Any], None] | None:
+    """Return the trainer's function that takes ``cu_seqlens`` for its FLOP counter, or None.
+
+    ``megatron.training.training`` has it from 0.18 on. Drop when 0.18 is the oldest supported.
+    """
+    update: Callable[[Any], None] | None = getattr(
+        training, "update_seqlen_stats_from_cu_seqlens", None
+    )
+    return update

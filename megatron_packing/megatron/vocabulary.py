@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares the corpora of a run with its tokenizer and with the vocabulary of its model."""
+"""Checks a run's corpora against its tokenizer and its model's vocabulary."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.tokenizers_match import check_same_tokenizer, check_vocabulary
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.dataset import PackedDataset
+from megatron_packing.megatron.versions import flag_value
 
 logger = logging.getLogger(__name__)
 
@@ -22,15 +23,15 @@ _FILES = ("tokenizer.json", "tekken.json", "tokenizer.model")
 
 
 def check_tokenizer(corpora: Sequence[Corpus], args: Namespace, tokenizer: Any) -> None:
-    """Refuse corpora that were tokenized with another tokenizer than each other or than the run's.
+    """Refuse corpora whose tokenizer differs from the run's or from each other's.
 
-    What a corpus does not record is not compared. The content of tokenizers is compared where that
-    of the run can be read, else the sizes of their vocabularies.
+    Corpora without a record of their tokenizer are not compared. If the run's tokenizer files can
+    be read, their content is compared, otherwise the vocabulary sizes.
 
     Args:
-        corpora: Of all splits.
+        corpora: The corpora of all splits.
         args: Megatron's arguments.
-        tokenizer: What Megatron built of them.
+        tokenizer: Megatron's tokenizer.
 
     Raises:
         InputError: They differ, and ``--packing-allow-other-tokenizer`` was not given.
@@ -38,9 +39,9 @@ def check_tokenizer(corpora: Sequence[Corpus], args: Namespace, tokenizer: Any) 
     if args.packing_allow_other_tokenizer:
         return
     check_same_tokenizer([(str(one.prefix), one.record) for one in corpora], way_out=WAY_OUT)
-    name = getattr(args, "tokenizer_model", None)
+    name = flag_value(args, "tokenizer_model")
     if not name or "Null" in str(args.tokenizer_type):
-        return  # numbers, which are nobody's tokens: check_tokens compares the largest
+        return  # plain numbers without a tokenizer: check_tokens compares the largest
     digests: set[str] | None = None
     for corpus in corpora:
         record = corpus.record
@@ -51,9 +52,9 @@ def check_tokenizer(corpora: Sequence[Corpus], args: Namespace, tokenizer: Any) 
         if digests:
             if record.tokenizer_sha256 not in digests:
                 raise InputError(
-                    f"{corpus.prefix} was tokenized with {record.tokenizer}, whose content is not "
-                    f"that of --tokenizer-model {name}; give the tokenizer that the corpus was "
-                    f"made with, or {WAY_OUT} if their token ids are the same"
+                    f"{corpus.prefix} was tokenized with {record.tokenizer}, whose content differs "
+                    f"from that of --tokenizer-model {name}; give the tokenizer that the corpus "
+                    f"was made with, or {WAY_OUT} if their token ids are the same"
                 )
             continue
         size = getattr(tokenizer, "vocab_size", None)
@@ -66,15 +67,15 @@ def check_tokenizer(corpora: Sequence[Corpus], args: Namespace, tokenizer: Any) 
 
 
 def check_tokens(datasets: Iterable[PackedDataset], args: Namespace) -> None:
-    """Refuse tokens that the model has no embedding for, on any layout.
+    """Refuse token ids beyond the model's vocabulary.
 
-    With tensor parallelism Megatron trains on such a token as if it were another one, and without
-    it fails in the middle of a step.
+    With tensor parallelism Megatron silently trains such a token as another one. Without it, a step
+    fails.
 
     Raises:
-        InputError: A corpus holds a token that the padded vocabulary does not.
+        InputError: A corpus has a token id that is not in the padded vocabulary.
     """
-    size = getattr(args, "padded_vocab_size", None) or getattr(args, "vocab_size", None)
+    size = flag_value(args, "padded_vocab_size") or flag_value(args, "vocab_size")
     if not size:
         return
     checked = set()
@@ -83,7 +84,7 @@ def check_tokens(datasets: Iterable[PackedDataset], args: Namespace) -> None:
         if corpus.fingerprint in checked:
             continue
         checked.add(corpus.fingerprint)
-        largest = getattr(dataset.index.corpus, "largest_token", None)
+        largest = dataset.index.corpus.largest_token
         if largest is None:
             unread = [
                 part
@@ -92,29 +93,29 @@ def check_tokens(datasets: Iterable[PackedDataset], args: Namespace) -> None:
             ]
             for part in unread:
                 logger.info(
-                    f"reading {part.prefix}.bin for its largest token, which neither its record "
-                    f"nor the pack index says"
+                    f"reading {part.prefix}.bin for its largest token, because neither its record "
+                    f"nor the pack index has it"
                 )
             largest = find_largest_token(corpus)
         check_vocabulary(str(corpus.prefix), largest, size, "the model's padded vocabulary")
 
 
 def _digests(name: str) -> set[str]:
-    """What a corpus of this tokenizer may have recorded as its content; empty if it cannot be read.
+    """Return the digests that a corpus may have recorded for this tokenizer; empty if unreadable.
 
-    A folder's own file has other bytes than what transformers makes of the folder.
+    The bytes of a folder's own file differ from those that transformers serializes for the folder.
     """
     path = Path(name)
     folder = path if path.is_dir() else path.parent
-    places = [name, *(str(folder / file) for file in _FILES if (folder / file).is_file())]
+    candidates = [name, *(str(folder / file) for file in _FILES if (folder / file).is_file())]
     if path.is_file():
-        places.append(str(folder))
+        candidates.append(str(folder))
     digests: set[str] = set()
-    for place in places:
+    for candidate in candidates:
         try:
             from megatron_packing.tokenizers.tokenizer import find_recorded_forms
 
-            digests.update(source.sha256 for source in find_recorded_forms(place))
+            digests.update(source.sha256 for source in find_recorded_forms(candidate))
         except Exception as error:
-            logger.debug(f"the tokenizer {place} cannot be compared: {error}")
+            logger.debug(f"the tokenizer {candidate} cannot be compared: {error}")
     return digests

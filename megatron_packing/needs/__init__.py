@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imported before a package that this project does not install, to say when it is missing."""
+"""Modules that raise an error on import if a package is missing that we never install.
+
+May import: errors.
+"""

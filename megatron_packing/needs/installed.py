@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks for the packages that an image or the user installs, never this project."""
+"""Reports missing packages that this project never installs, such as torch and Megatron."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from megatron_packing.errors import InputError
 class MissingPackageError(InputError, ModuleNotFoundError):
     """A package that this project does not install is missing.
 
-    It is an ``ImportError`` too, for programs that do without a module that cannot be imported.
+    It is also an ``ImportError``, for programs that treat the module as optional.
     """
 
 
 def require(module: str, package: str, requirement: str) -> None:
-    """Refuse to go on without a module.
+    """Raise an error if a module is missing.
 
-    It is looked for and not imported, so that an error inside it shows as it is.
+    The module is looked up but not imported, so an error inside it is not hidden.
 
     Args:
-        module: What is imported, with dots.
-        package: What its distribution is called.
-        requirement: What pip is to be given where there is no image that has it.
+        module: The module's full name.
+        package: The name of its distribution.
+        requirement: The requirement to install with pip if no image provides it.
 
     Raises:
-        MissingPackageError: The module is not there.
+        MissingPackageError: The module is missing.
     """
     if sys.modules.get(module) is not None:
         return
@@ -40,17 +40,17 @@ def require(module: str, package: str, requirement: str) -> None:
         found = False
     if not found:
         absent = MissingPackageError(
-            f"this needs {package} (module {module}), which {sys.executable} does not have and "
-            f"megatron-packing never installs: use NVIDIA's image that has it, in a virtual "
-            f"environment made with --system-site-packages, or install it with: "
-            f"pip install '{requirement}'"
+            f"this needs {package} (module {module}), which is not installed for {sys.executable}: "
+            f"use NVIDIA's image that has it, in a virtual environment made with "
+            f"--system-site-packages, or install it with: pip install '{requirement}' "
+            f"(megatron-packing never installs it)"
         )
         absent.name = module
         raise absent
 
 
 def end_script_without(*names: str) -> None:
-    """End the process with one sentence where a package is missing.
+    """Exit with a one-sentence error if a package is missing.
 
     A script calls this before it imports the packages itself.
 

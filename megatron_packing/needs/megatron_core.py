@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says that megatron-core is missing, where it is."""
+"""Raises MissingPackageError on import if megatron-core is not installed."""
 
 from megatron_packing.needs.installed import require
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says that Megatron's trainer is missing, where it is."""
+"""Raises MissingPackageError on import if Megatron's trainer is not installed."""
 
 from megatron_packing.needs.installed import require
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says that torch is missing, where it is."""
+"""Raises MissingPackageError on import if torch is not installed."""
 
 from megatron_packing.needs.installed import require
 

@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people read: tables, progress and packs in a terminal."""
+"""Prints results for people: tables, progress, packs and documents, and the same as JSON.
+
+May import: index, planning, corpus, tokenize, tokenizers, schemas, files, flops, counted, errors.
+"""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The terminal."""
+"""Prints results and progress bars to the terminal."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from megatron_packing.report.visible import visible
 
 
 class PlainConsole(Console):
-    """Prints texts as they are: no markup, no emoji codes, control characters visibly.
+    """Prints text literally: no markup, no emoji codes, control characters made visible.
 
-    Paths and data are printed through it, and either may hold ``[b]``, ``:smile:`` or an escape
-    sequence. Instances of ``Text`` are the caller's to make visible.
+    It prints paths and data, which may contain ``[b]``, ``:smile:`` or an escape sequence. For
+    instances of ``Text`` the caller must make control characters visible.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """What becomes of every ``str`` that is printed, in tables too."""
+        """Convert every ``str`` that is printed, also in tables."""
         return super().render_str(visible(text), **options)
 
     def on_broken_pipe(self) -> NoReturn:
-        """Let the command line end, where rich would leave the process at once."""
+        """Raise BrokenPipeError, so that the command line can end; rich would exit at once."""
         raise BrokenPipeError
 
 
@@ -39,32 +39,32 @@ console = PlainConsole(soft_wrap=True)
 
 
 def print_results_to(stream: TextIO) -> None:
-    """Send what ``console`` prints to another stream than standard output."""
+    """Make ``console`` print to another stream."""
     console.file = stream
 
 
 def close_standard_output() -> None:
-    """Stop writing to a pipe whose reader has ended, when Python flushes its end too."""
+    """Redirect standard output to /dev/null, so that Python's last flush does not fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
 
 
 class ProgressBar:
-    """One live bar."""
+    """A progress bar."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress = progress
         self._task = task
 
     def update(self, done: float, note: str) -> None:
-        """Show how much is done, and a few words."""
+        """Show how much is done, with a short note."""
         self._progress.update(self._task, completed=done, note=note)
 
 
 @contextmanager
 def progress_bar(name: str, total: float) -> Iterator[ProgressBar]:
-    """Show a bar on standard error while the block runs; nothing where that is no terminal."""
+    """Show a bar on standard error while the block runs, if standard error is a terminal."""
     error_console = PlainConsole(stderr=True)
     with Progress(
         TextColumn("{task.description}", markup=False),

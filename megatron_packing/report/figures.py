@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of a pack index as a table."""
+"""Formats the plan and figures of a pack index as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from megatron_packing.planning.strategies import STRATEGY_TABLE
 
 
 def describe_index(index: PackIndex) -> Table:
-    """Plan and figures, a line each; counts of what was left out only where there is something."""
+    """Return a table of plan and figures. Counts of skipped documents appear only if not 0."""
     figures, plan = index.figures, index.plan
     lines = [
         ("strategy", plan.strategy),
@@ -48,7 +48,7 @@ def describe_index(index: PackIndex) -> Table:
 
 
 def index_record(index: PackIndex) -> dict[str, Any]:
-    """An index's plan, corpus and figures, for JSON."""
+    """Return an index's plan, corpus and figures for JSON."""
     return {
         "index": str(index.path),
         "plan": asdict(index.plan),
@@ -58,7 +58,7 @@ def index_record(index: PackIndex) -> dict[str, Any]:
 
 
 def _describe_bound(index: PackIndex) -> str:
-    """The bound and what it says; it speaks of whole documents."""
+    """Describe the lower bound, which applies to whole documents only."""
     figures, plan = index.figures, index.plan
     over = figures.num_packs - figures.lower_bound
     if STRATEGY_TABLE[plan.strategy].cuts_documents:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results as JSON, to a file or to standard output."""
+"""Writes results as JSON to a file or to standard output."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ STANDARD_OUTPUT = Path("-")
 
 
 class JsonOutput:
-    """Where the record of a command goes."""
+    """The destination of a command's JSON record."""
 
     def __init__(self, path: Path | None) -> None:
-        """Look at the path before the work begins.
+        """Check the path before the work starts.
 
         Args:
-            path: A file, which is replaced; a device or a pipe, which is written to; ``-`` for
-                standard output; None for nothing.
+            path: A file, which is replaced; a device or pipe, which is written to; ``-`` for
+                standard output; None for no output.
 
         Raises:
-            InputError: It is a folder.
+            InputError: The path is a folder.
         """
         self._path = path
         if path is not None and path != STANDARD_OUTPUT and path.is_dir():
@@ -37,7 +37,7 @@ class JsonOutput:
 
     @contextmanager
     def alone_on_standard_output(self) -> Iterator[None]:
-        """Send what else is printed to standard error if the record goes to standard output."""
+        """If the record goes to standard output, print everything else to standard error."""
         console.stderr = self._is_standard_output()
         try:
             yield
@@ -61,5 +61,5 @@ class JsonOutput:
             return os.path.samestat(self._path.stat(), os.fstat(sys.stdout.fileno())) and not (
                 os.path.samestat(self._path.stat(), Path(os.devnull).stat())
             )
-        except (OSError, ValueError):  # no such file, or a standard output that is none
+        except (OSError, ValueError):  # no such file, or no standard output
             return False

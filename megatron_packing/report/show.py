@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packs, documents and corpora, readably."""
+"""Prints packs, documents and corpora in readable form."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _SPECIAL = "bold"
 _QUANTILES = {"median": 0.5, "90%": 0.9, "99%": 0.99}
 
 Tokenizers = Callable[[Path], TextTokenizer | None]
-"""The tokenizer of a corpus by its prefix; None to show ids."""
+"""Function from a corpus prefix to its tokenizer; None to show token ids."""
 
 
 def tokenizers_of(path_or_name: str | None, *, ids: bool = False) -> Tokenizers:
-    """Load the tokenizer named, or the one each corpus was made with, once.
+    """Return a function that loads the given tokenizer, or each corpus's own, once.
 
     Args:
         path_or_name: As ``find_tokenizer`` takes it.
-        ids: Show ids: load none.
+        ids: Show token ids and load no tokenizer.
     """
 
     @cache
@@ -52,13 +52,13 @@ def tokenizers_of(path_or_name: str | None, *, ids: bool = False) -> Tokenizers:
 
 
 def show_corpus(corpus: Corpus | JoinedCorpus) -> dict[str, Any]:
-    """Print what a corpus holds and what it was made with; the same for JSON.
+    """Print a summary of a corpus, and return it for JSON.
 
-    The loss masks are read whole: a record says what was written, not what is there.
+    The loss masks are read completely, because the record may not match the files.
 
     Raises:
-        InputError: A loss mask holds another value than 0 and 1, or trains more or fewer tokens
-            than the record counts.
+        InputError: A loss mask has a value other than 0 and 1, or its number of trained tokens
+            differs from the record.
     """
     lengths = np.asarray(corpus.num_tokens)
     several = isinstance(corpus, JoinedCorpus)
@@ -118,10 +118,10 @@ def show_pack(
 ) -> dict[str, Any]:
     """Print a pack's documents in row order, trained tokens in green, others dim.
 
-    Of an index of several corpora the corpus of each document is named.
+    If the index has several corpora, the corpus of each document is named.
 
     Returns:
-        The pack for JSON, all tokens of it.
+        The pack with all its tokens, for JSON.
     """
     segments = index.segments(pack, corpus.num_tokens)
     filled = int(segments.lengths.sum())
@@ -131,7 +131,7 @@ def show_pack(
         f"{filled:,} of {counted(length, 'position')} ({filled / length:.1%})",
         style="bold",
     )
-    row = 0
+    offset = 0
     shown = []
     for document, start, positions in segments:
         source, number = source_of(corpus, document)
@@ -142,13 +142,13 @@ def show_pack(
         mask = corpus.loss_mask(document, start, start + positions + 1) != 0
         tokens = corpus.tokens(document, start, start + positions + 1)
         console.print(
-            f"\nrow {row:,} to {row + positions - 1:,}: document {document:,}{named}{part}, "
+            f"\nrow {offset:,} to {offset + positions - 1:,}: document {document:,}{named}{part}, "
             f"{counted(int(mask[1:].sum()), 'trained label')}",
             style="bold",
         )
         text = Text()
-        for _, trained, words in _runs(tokens[:max_tokens], mask):
-            text.append_text(_styled(words, trained, tokenizer))
+        for _, trained, ids in _runs(tokens[:max_tokens], mask):
+            text.append_text(_styled(ids, trained, tokenizer))
         if len(tokens) > max_tokens:
             text.append(f" ... {counted(len(tokens) - max_tokens, 'more token')}")
         console.print(text)
@@ -162,24 +162,24 @@ def show_pack(
                 **_for_json(tokens, mask, tokenizer),
             }
         )
-        row += positions
+        offset += positions
     if filled < length:
         console.print(f"\nrow {filled:,} to {length - 1:,}: tail, untrained", style="bold")
     return {"pack": pack, "num_packs": len(index), "num_positions": filled, "segments": shown}
 
 
 def source_of(corpus: Corpus | JoinedCorpus, document: int) -> tuple[Corpus, int]:
-    """The corpus that a document comes from, and its number there."""
+    """Return the corpus that a document comes from, and its number in that corpus."""
     return corpus.source_of(document) if isinstance(corpus, JoinedCorpus) else (corpus, document)
 
 
 def show_document(
     corpus: Corpus | JoinedCorpus, document: int, tokenizer_of: Tokenizers, max_tokens: int
 ) -> dict[str, Any]:
-    """Print a document turn by turn: which tokens, whether they are trained, and their text.
+    """Print a document turn by turn: token range, whether it is trained, and the text.
 
     Returns:
-        The document for JSON, all tokens of it.
+        The document with all its tokens, for JSON.
     """
     source, number = source_of(corpus, document)
     tokenizer = tokenizer_of(source.prefix)
@@ -195,12 +195,12 @@ def show_document(
     table.add_column("trained", no_wrap=True)
     table.add_column("text" if tokenizer else "ids", overflow="fold")
     ends = _end_tokens(tokens, mask, tokenizer)
-    for first, trained, words in _runs(tokens[:max_tokens], mask, ends):
-        end = first + len(words) - 1
+    for first, trained, ids in _runs(tokens[:max_tokens], mask, ends):
+        end = first + len(ids) - 1
         table.add_row(
             f"{first:,} to {end:,}" if end > first else f"{first:,}",
             "yes" if trained else "no",
-            _styled(words, trained, tokenizer),
+            _styled(ids, trained, tokenizer),
         )
     console.print(table, soft_wrap=False)
     if len(tokens) > max_tokens:
@@ -223,7 +223,7 @@ def _for_json(
 
 
 def decode(ids: list[int], tokenizer: TextTokenizer) -> str:
-    """The text of tokens; those that the tokenizer does not have as ``<token 123>``."""
+    """Decode tokens; ids that the tokenizer does not have become ``<token 123>``."""
     if all(0 <= token < tokenizer.vocabulary_size for token in ids):
         return tokenizer.decode(ids)
     parts = [
@@ -236,23 +236,27 @@ def decode(ids: list[int], tokenizer: TextTokenizer) -> str:
 def _runs(
     tokens: NDArray[Any], mask: NDArray[Any], ends: frozenset[int] = frozenset()
 ) -> list[tuple[int, bool, list[int]]]:
-    """Neighbors that are alike, trained or not, cut after ``ends``: first, whether, and all."""
+    """Split tokens into runs of trained or untrained tokens, and after the tokens in ``ends``.
+
+    Returns:
+        For each run its first position, whether it is trained, and its token ids.
+    """
     runs: list[tuple[int, bool, list[int]]] = []
-    words: list[int] = []
+    ids: list[int] = []
     pairs = list(zip(tokens.tolist(), mask.tolist(), strict=False))
     for number, (token, trained) in enumerate(pairs):
-        words.append(token)
+        ids.append(token)
         is_last = number + 1 == len(pairs)
         if is_last or bool(pairs[number + 1][1]) != bool(trained) or token in ends:
-            runs.append((number + 1 - len(words), bool(trained), words))
-            words = []
+            runs.append((number + 1 - len(ids), bool(trained), ids))
+            ids = []
     return runs
 
 
 def _end_tokens(
     tokens: NDArray[Any], mask: NDArray[Any], tokenizer: TextTokenizer | None
 ) -> frozenset[int]:
-    """The special tokens that end trained turns; other turns end with them too."""
+    """Return the special tokens that end trained turns; they end other turns too."""
     if tokenizer is None:
         return frozenset()
     special = {tokenizer.token_of(name) for name in tokenizer.special}
@@ -260,8 +264,8 @@ def _end_tokens(
     return frozenset(set(tokens[last].tolist()) & special)
 
 
-def _styled(words: list[int], trained: bool, tokenizer: TextTokenizer | None) -> Text:
-    text = decode(words, tokenizer) if tokenizer else " ".join(map(str, words)) + " "
+def _styled(ids: list[int], trained: bool, tokenizer: TextTokenizer | None) -> Text:
+    text = decode(ids, tokenizer) if tokenizer else " ".join(map(str, ids)) + " "
     styled = Text(visible(text), style=_TRAINED if trained else _UNTRAINED)
     if tokenizer is not None:
         styled.highlight_regex(any_of(tokenizer.special), _SPECIAL)

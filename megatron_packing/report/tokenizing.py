@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How tokenizing goes, and what came of it."""
+"""Prints the progress line and the summary of a tokenize run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MEMORY_OF_A_BYTE = 105  # 20 GB for a line of 200 MB, measured
 
 @contextmanager
 def progress_line() -> Iterator[Listener]:
-    """Show on standard error how far it is and how fast; in a log, a line every half minute."""
+    """Show progress and speed on standard error; without a terminal, a line every 30 seconds."""
     error_console = PlainConsole(stderr=True)
     live = Progress(
         BarColumn(12),
@@ -71,24 +71,24 @@ def progress_line() -> Iterator[Listener]:
 
 
 def show_search(done: int, total: int) -> None:
-    """Say on standard error about ten times how many inputs were looked into, if there are many."""
+    """With many inputs, print about ten lines that count the inspected inputs."""
     if total >= _MANY_INPUTS and (done == total or done % (total // 10) == 0):
-        sys.stderr.write(f"looked into {done:,} of {total:,} inputs\n")
+        sys.stderr.write(f"inspected {done:,} of {total:,} inputs\n")
 
 
 def warn_of_memory(max_record_bytes: int) -> None:
-    """Warn on standard error if one record may take more memory than this machine has."""
+    """Warn on standard error if one record may need more memory than this machine has."""
     needed = max_record_bytes * _MEMORY_OF_A_BYTE
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > there:
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > available:
         sys.stderr.write(
-            f"warning: a record of --max-record-bytes {max_record_bytes:,} may take "
-            f"{needed / 1e9:,.0f} GB of memory, and this machine has {there / 1e9:,.0f} GB\n"
+            f"warning: a record of --max-record-bytes {max_record_bytes:,} may need "
+            f"{needed / 1e9:,.0f} GB of memory, but this machine has {available / 1e9:,.0f} GB\n"
         )
 
 
 def print_result(prefix: Path, progress: Done) -> None:
-    """Print the counts: no record is lost unseen."""
+    """Print the counts of records, documents, rejects and tokens."""
     by_schema = Counter(progress.schemas).most_common()
     schemas = ", ".join(name for name, _ in by_schema)
     if len(by_schema) > 1:
@@ -100,7 +100,7 @@ def print_result(prefix: Path, progress: Done) -> None:
         for kind, count in Counter(progress.rejects).most_common():
             table.add_row(kind, f"{count:,}")
         console.print(table)
-        console.print(f"each with its place and its reason: {rejects_path(prefix)}")
+        console.print(f"each with its location and reason: {rejects_path(prefix)}")
     console.print(
         f"{prefix}: {counted(progress.num_records, 'record')} ({schemas}) = "
         f"{counted(progress.num_documents, 'document')} + "
@@ -108,28 +108,28 @@ def print_result(prefix: Path, progress: Done) -> None:
     )
     if count := progress.num_with_special_tokens:
         console.print(
-            f"{counted(count, 'document writes', 'documents write')} special tokens in "
-            f"{'its' if count == 1 else 'their'} own texts, such as an end of turn, and these were "
-            f"taken for such",
+            f"{counted(count, 'document contains', 'documents contain')} special tokens in "
+            f"{'its' if count == 1 else 'their'} own text, such as an end of turn; they became "
+            f"special tokens",
             style="yellow",
         )
     if len(by_schema) > 1 and "text" in progress.schemas:
         console.print(
-            f"{counted(progress.schemas['text'], 'record')} of plain text beside conversations, "
-            f"every token of which is trained; the first is {progress.first_places['text']}",
+            f"{counted(progress.schemas['text'], 'record')} of plain text among conversations; "
+            f"every token of plain text is trained; the first is {progress.first_places['text']}",
             style="yellow",
             markup=False,
             highlight=False,
         )
     if count := progress.num_unmarked_answers:
         console.print(
-            f"{counted(count, 'answer is', 'answers are')} not trained, because "
-            f"{'its own mark says' if count == 1 else 'their own marks say'} so",
+            f"{counted(count, 'answer is', 'answers are')} not trained, because the "
+            f"{'record marks it' if count == 1 else 'records mark them'} as untrained",
             style="yellow",
         )
     for mapping in progress.unmatched_mappings:
         console.print(
-            f"warning: {visible(mapping)} matched nothing in any record",
+            f"warning: {visible(mapping)} did not match anything in any record",
             style="yellow",
             markup=False,
             highlight=False,
@@ -144,20 +144,16 @@ def print_result(prefix: Path, progress: Done) -> None:
 
 
 def _notes(notes: Mapping[str, int], places: Mapping[str, str]) -> Iterator[str]:
-    """One line for each phrase, with its details, the most frequent first."""
+    """Yield a line for each phrase with its details, the most frequent first."""
     phrases: dict[str, list[tuple[str, int]]] = {}
     for note, count in sorted(notes.items(), key=lambda item: (-item[1], item[0])):
         phrase, _, detail = note.partition(": ")
         phrases.setdefault(phrase, []).append((detail, count))
     for phrase, details in phrases.items():
-        named = [f"{detail} ({_documents(count)})" for detail, count in details if detail]
+        named = [f"{detail} ({counted(count, 'document')})" for detail, count in details if detail]
         more = [f"and {len(named) - _NAMED:,} more"] if len(named) > _NAMED else []
-        counts = [_documents(count) for detail, count in details if not detail]
+        counts = [counted(count, "document") for detail, count in details if not detail]
         if phrase == PHRASE:
             place = places.get(f"{phrase}: {details[0][0]}", "")
             more.append(f"the first {details[0][0]} is in {place}")
         yield f"{phrase}: {', '.join([*counts, *named[:_NAMED], *more])}"
-
-
-def _documents(count: int) -> str:
-    return f"{count:,} document{'' if count == 1 else 's'}"

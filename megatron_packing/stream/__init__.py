@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The endless order of packs, and the record of it in every checkpoint."""
+"""Computes the endless order of packs, and records it in every checkpoint.
+
+May import: index, files, errors.
+"""

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order in which packs are seen: computed, not stored."""
+"""Computes the order in which training reads packs; nothing is stored."""
 
 from __future__ import annotations
 
 from megatron_packing import _core
 
 ORDER_VERSION = 1
-"""Version of the order of packs and of the exchange between epochs.
+"""Version of the order of packs and of the exchange of documents between epochs.
 
-Another version reads other rows from the same index and seed. Raise it whenever ``pack_at`` or
-``PackIndex.segments`` would give another answer for the same arguments.
+Increase it whenever ``pack_at`` or ``PackIndex.segments`` returns another result for the same
+arguments: the same index and seed then give other rows.
 """
 
 
 def pack_at(sample: int, num_packs: int, seed: int) -> int:
-    """The pack that sample ``sample`` of an endless stream over ``num_packs`` packs is.
+    """Return the pack of sample ``sample`` in an endless stream over ``num_packs`` packs.
 
-    Each run of ``num_packs`` samples is an epoch and holds every pack once, in an order that
-    depends on ``(seed, epoch)`` alone; so the stream does not change when training is resumed,
-    spread over other ranks or extended.
+    Every ``num_packs`` samples are an epoch, which contains each pack once. Its order depends only
+    on ``(seed, epoch)``. So the stream does not change if training is resumed, extended, or spread
+    over other ranks.
     """
     epoch, index = divmod(sample, num_packs)
     return _core.permute(index, num_packs, _core.epoch_key(seed, epoch))

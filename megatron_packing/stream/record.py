@@ -1,25 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training stream is made of, and the record of it in every checkpoint.
+"""Describes training streams, and reads and writes their record, ``packing_stream.json``.
 
-Row i of a stream is a function of its pack indexes, their weights, a seed and i alone, and trainers
-count the samples that they consumed: so a run goes on exactly where it ended if its stream is what
-it was. ``packing_stream.json`` in the folder of a checkpoint (``iter_0000100``) says what it was.
-Earlier releases wrote it beside those folders only, where the newest still is:
+Row i of a stream depends only on its pack indexes, their weights, a seed and i. Trainers count the
+samples that they consumed. So a run resumes exactly where it ended if its stream is unchanged.
+``packing_stream.json`` in the folder of a checkpoint (``iter_0000100``) describes the stream. A
+copy of the newest one is beside these folders, where earlier releases wrote the only one:
 
     {"format_version": 2, "streams": [STREAM, ...]}
 
-A run has more than one stream where its data were changed on purpose; they are listed in the order
-in which they were read. A stream is a dict:
+A run has more than one stream if its data was changed on purpose; the streams are listed in the
+order in which they were read. A stream is a dict:
 
-    order version   of the order of packs and of the exchange between epochs (``index.order``)
-    seed            decides that order
-    weights         the share of samples that each dataset has
-    datasets        what ``describe_packs`` says of each, and "first row": the row of the dataset
-                    that it began with, which is not 0 where an earlier stream read rows of it
-    first sample    how many samples of the run were consumed when the stream began
+    order version   version of the order of packs and of the exchange between epochs
+                    (``stream.order``)
+    seed            seed of that order
+    weights         share of samples of each dataset
+    datasets        for each, the result of ``describe_packs``, and "first row": the dataset's first
+                    row in this stream, greater than 0 if an earlier stream read rows of it
+    first sample    number of samples that the run consumed before the stream started
 
-Records of version 1 hold a single stream, without the version of the order and without the digest
-of each dataset's arrays. They are compared on what they hold.
+Records of version 1 hold a single stream, without the order version and without the digest of each
+dataset's arrays. Only the fields that they have are compared.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _ADDED_IN_VERSION_2 = ("order version", _DIGEST)
 
 
 def describe_packs(index: PackIndex) -> dict[str, Any]:
-    """What decides the packs of an index, in JSON's types; where its files are does not."""
+    """Return everything that determines the packs of an index, in JSON types."""
     return {
         "corpus": index.corpus.fingerprint,
         "first document": index.corpus.first_document,
@@ -60,12 +61,12 @@ def describe_packs(index: PackIndex) -> dict[str, Any]:
 def describe_stream(
     indexes: Sequence[PackIndex], *, seed: int, weights: Sequence[float] | None = None
 ) -> Stream:
-    """What decides every row of a stream that starts with the first row of each dataset.
+    """Describe a stream that starts at the first row of each dataset.
 
     Args:
-        indexes: Of its datasets.
-        seed: Of the order of packs.
-        weights: The share of samples that each dataset has; None for a single dataset.
+        indexes: The pack indexes of its datasets.
+        seed: The seed of the order of packs.
+        weights: The share of samples of each dataset; None for a single dataset.
     """
     return {
         "order version": ORDER_VERSION,
@@ -77,9 +78,9 @@ def describe_stream(
 
 
 def difference(was: Stream, now: Stream) -> str | None:
-    """The first thing in which two streams differ, in words; None where they are the same.
+    """Describe the first difference between two streams; None if they are the same.
 
-    Where the streams began is not compared, nor is what a record of version 1 does not hold.
+    The starts of the streams are not compared, nor fields that a record of version 1 lacks.
     """
     counts = len(was["datasets"]), len(now["datasets"])
     if counts[0] != counts[1]:
@@ -95,27 +96,27 @@ def difference(was: Stream, now: Stream) -> str | None:
         if field == _DIGEST:
             dataset = name.removesuffix(f" {_DIGEST}")
             return (
-                f"{dataset} has the same settings but other packs, as an index that another "
-                f"release made again may have: its digest was {str(before)[:12]} and is "
-                f"{str(after)[:12]}; if the former index still exists, name it"
+                f"{dataset} has the same settings but other packs, for example because another "
+                f"release rebuilt the index: its digest was {str(before)[:12]} and is "
+                f"{str(after)[:12]}; if the old index still exists, give that one"
             )
         return f"{name} was {before} and is {after}"
     return None
 
 
 def holds_digests(stream: Stream) -> bool:
-    """Whether the packs themselves are compared, not only what they were planned from."""
+    """Whether a stream has digests of its packs, so that the packs themselves are compared."""
     return all(_DIGEST in packs for packs in stream["datasets"])
 
 
 def read_streams(folder: str | Path) -> list[Stream] | None:
-    """The streams that the checkpoint or checkpoints in ``folder`` were trained on.
+    """Return the streams that the checkpoints in ``folder`` were trained on.
 
     Args:
-        folder: A local one, or ``msc://...``.
+        folder: A local folder, or ``msc://...``.
 
     Returns:
-        The streams; None without a record.
+        The streams; None if there is no record.
 
     Raises:
         InputError: The record cannot be read or was written by a later release.
@@ -136,7 +137,7 @@ def read_streams(folder: str | Path) -> list[Stream] | None:
     else:
         raise InputError(
             f"{path} is not a record of format version 1 or {FORMAT_VERSION}, so another release "
-            f"wrote it; use that release, or remove the file to go on without it"
+            f"wrote it; use that release, or remove the file to continue without it"
         )
     if not isinstance(streams, list) or not streams or not all(map(_is_stream, streams)):
         raise InputError(f"{path} is damaged: it does not describe streams; restore or remove it")
@@ -148,24 +149,24 @@ def read_streams(folder: str | Path) -> list[Stream] | None:
 
 
 def write_streams(folder: str | Path, streams: Sequence[Stream]) -> None:
-    """Write the record of a run's streams into a folder, which is made if need be, whole."""
+    """Write the record of a run's streams into a folder, atomically; create it if needed."""
     record = {"format_version": FORMAT_VERSION, "streams": list(streams)}
     write_text(in_folder(folder, RECORD), json.dumps(record, indent=2) + "\n")
 
 
 def go_on(streams: Sequence[Stream], now: Stream, consumed: int) -> list[Stream] | None:
-    """The streams of a run that goes on with ``now`` after ``consumed`` samples.
+    """Return the streams of a run that continues with ``now`` after ``consumed`` samples.
 
-    The last of them is ``now`` and says where it began. A stream that began at or after this
-    sample is left out, as after a checkpoint from before it was loaded.
+    The last stream is ``now`` with its original start. Streams that started at or after this sample
+    are left out: the run loaded a checkpoint from before them.
 
     Args:
-        streams: What ``read_streams`` gave.
-        now: What ``describe_stream`` gives of the run's data.
+        streams: The result of ``read_streams``.
+        now: The result of ``describe_stream`` for the run's data.
         consumed: Samples that the checkpoint consumed.
 
     Returns:
-        The streams; None where ``now`` is not the stream that the checkpoint was read from.
+        The streams; None if ``now`` is not the stream of the checkpoint.
     """
     read = _read_by(streams, consumed)
     begun = [
@@ -184,17 +185,17 @@ def begin_new(
     consumed: int,
     count_rows: Callable[[Sequence[float], int], Sequence[int]],
 ) -> list[Stream]:
-    """The streams of a run that goes on with other data, ``now``, after ``consumed`` samples.
+    """Return the streams of a run that continues with other data, ``now``.
 
-    A dataset that an earlier stream read, in the same packs and order, goes on with its first
-    unread row; any other begins with its first row.
+    If an earlier stream read a dataset with the same packs and order, the dataset continues at its
+    first unread row. Any other dataset starts at its first row.
 
     Args:
-        streams: What ``read_streams`` gave.
-        now: What ``describe_stream`` gives of the new data.
+        streams: The result of ``read_streams``.
+        now: The result of ``describe_stream`` for the new data.
         consumed: Samples that the checkpoint consumed.
-        count_rows: Given the weights of a stream and a number of samples, the rows of each dataset
-            among the first so many samples.
+        count_rows: Function of a stream's weights and a number n of samples. Returns how many of
+            the first n samples are rows of each dataset.
     """
     read = _read_by(streams, consumed)
     begun = {**now, "first sample": consumed}
@@ -215,7 +216,7 @@ def begin_new(
 
 
 def _read_by(streams: Sequence[Stream], consumed: int) -> list[Stream]:
-    """The streams that the first ``consumed`` samples of a run were read from."""
+    """Return the streams that the first ``consumed`` samples of a run were read from."""
     return [stream for stream in streams if stream["first sample"] < consumed] or [streams[0]]
 
 
@@ -243,7 +244,7 @@ def _is_stream(value: Any) -> bool:
 
 
 def _compared(stream: Stream) -> Stream:
-    """A stream without where it and its datasets began."""
+    """Return a stream without the starts of it and its datasets."""
     return {
         **{name: value for name, value in stream.items() if name != "first sample"},
         "datasets": [

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small text files in folders of checkpoints, which may be in an object store.
+"""Reads and writes small text files in checkpoint folders, which may be in an object store.
 
-Megatron reads and writes checkpoints whose names begin with ``msc://`` through NVIDIA's
-multi-storage client. So are these files; ``pathlib`` would take such a name for a local folder.
+Megatron reads and writes checkpoints at ``msc://`` URLs with NVIDIA's multi-storage client. These
+files use it too, because ``pathlib`` would treat such a URL as a local folder.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ CLIENT_SCHEME = "msc://"
 
 
 def is_url(folder: str | Path) -> bool:
-    """Whether a name is not that of a file or folder of this machine."""
+    """Whether a path is a URL and not a local file or folder."""
     return "://" in str(folder)
 
 
 def in_folder(folder: str | Path, *names: str) -> str:
-    """The name of a file in a folder, local or not."""
+    """Join the path or URL of a folder and file names."""
     return "/".join((str(folder).rstrip("/"), *names))
 
 
 def read_text(path: str) -> str | None:
-    """The text of a file; None where there is none.
+    """Return the text of a file; None if the file does not exist.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: It is not UTF-8.
-        InputError: Its scheme is not ``msc://``, or the client is not installed.
+        OSError: The file cannot be read.
+        ValueError: The file is not UTF-8.
+        InputError: The URL's scheme is not ``msc://``, or the client is not installed.
     """
     if is_url(path):
         client = _client(path)
@@ -49,10 +49,10 @@ def read_text(path: str) -> str | None:
 
 
 def write_text(path: str, text: str) -> None:
-    """Write a file, or replace it, so that readers find the old text or the new, never a part.
+    """Write or replace a file atomically: readers find the old text or the new text.
 
     Raises:
-        InputError: Its scheme is not ``msc://``, or the client is not installed.
+        InputError: The URL's scheme is not ``msc://``, or the client is not installed.
     """
     if is_url(path):
         _client(path).write(path, text.encode("utf-8"))
@@ -64,8 +64,8 @@ def write_text(path: str, text: str) -> None:
 def _client(path: str) -> Any:
     if not path.startswith(CLIENT_SCHEME):
         raise InputError(
-            f"{path} is neither local nor of the multi-storage client; give a folder, or the name "
-            f"that a profile of the client gives it, {CLIENT_SCHEME}PROFILE/..."
+            f"{path} is neither a local path nor a URL of the multi-storage client; give a folder, "
+            f"or {CLIENT_SCHEME}PROFILE/... with a profile of the client"
         )
     try:
         return importlib.import_module("multistorageclient")

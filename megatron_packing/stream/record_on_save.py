@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the record of a run's streams into each checkpoint while a trainer saves it.
 
-Neither Megatron nor Megatron-Bridge has a hook for what else belongs into a checkpoint. The
-``save_checkpoint`` of both asks for the name of the file that announces checkpoints
-(``latest_checkpointed_iteration.txt``) once all ranks have written one, or have begun to where they
-save asynchronously; the record is written then, into the checkpoint's own folder. So it is there
-before the checkpoint is announced, and it is removed with its folder.
+Neither Megatron nor Megatron-Bridge has a hook for extra files in a checkpoint. In both,
+``save_checkpoint`` asks for the name of the tracker file (``latest_checkpointed_iteration.txt``)
+once all ranks have written a checkpoint, or have started to with asynchronous saving. The record is
+written at that moment, into the checkpoint's own folder. So it exists before the tracker names the
+checkpoint, and it is removed with the folder.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def write_into_checkpoints(
     """Write the record of ``streams`` into every checkpoint that is saved from now on.
 
     Args:
-        streams: Of the run.
-        checkpointing: The trainer's module of this name, which has ``save_checkpoint``.
+        streams: The run's streams.
+        checkpointing: The trainer's ``checkpointing`` module, with ``save_checkpoint``.
         callers: Modules that may have imported ``save_checkpoint`` from it.
-        folder_of: Gives the folder of the checkpoint, or None where it has none of its own. It is
+        folder_of: Function that returns the checkpoint's own folder, or None if it has none. It is
             called with the folder of all checkpoints and the arguments of ``save_checkpoint``.
     """
     _kept[:] = streams
@@ -45,7 +45,7 @@ def write_into_checkpoints(
         name_tracker = checkpointing.get_checkpoint_tracker_filename
 
         def write_and_name_tracker(folder: str) -> str:
-            # Megatron asks once more for wandb, after the checkpoint was announced.
+            # Megatron asks again for wandb, after it wrote the tracker.
             checkpointing.get_checkpoint_tracker_filename = name_tracker
             checkpoint = folder_of(folder, *args, **kwargs)
             if checkpoint is not None and _is_first_rank(checkpointing.torch.distributed):

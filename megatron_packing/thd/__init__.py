@@ -1,2 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packs as rows of tokens (THD), and attention over them."""
+"""Lays out packs as rows of tokens (THD format) and computes attention over them.
+
+May import: corpus, index, planning, stream, needs, counted. Uses torch only where a tensor is
+the result.
+"""

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Causal attention over packed rows.
+"""Computes causal attention over packed rows.
 
-``packed_attention`` is the reference, for any device: tests and machines without a GPU use it.
-``varlen_attention`` is the same by torch's fused kernels, on GPUs without Transformer Engine, whose
-own attention takes their place where it is installed (``megatron_packing.megatron.layer_spec``).
+``packed_attention`` is the reference for any device, used by tests and on machines without a GPU.
+``varlen_attention`` computes the same with torch's fused kernels, on GPUs without Transformer
+Engine. If Transformer Engine is installed, its own attention replaces both
+(``megatron_packing.megatron.layer_spec``).
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ def packed_attention(
     softmax_scale: float,
     group: ProcessGroup | None = None,
 ) -> Tensor:
-    """Causal attention in which each segment of a row sees itself alone.
+    """Compute causal attention within each segment of a row.
 
     Args:
         query: ``(positions, heads, head_dim)``.
         key: ``(positions, groups, head_dim)``; ``heads`` is a multiple of ``groups``.
         value: ``(positions, groups, value_dim)``.
         cu_seqlens: Integers ``(num_segments + 1,)`` from 0 to the positions of the row, never
-            falling; repeated values are segments of no positions.
+            decreasing; repeated values are empty segments.
         softmax_scale: Factor on the scores.
-        group: The ranks that share the row; each gives what ``partition_indices`` says it holds.
-            Keys and values are gathered. None: this rank has the whole row.
+        group: The ranks that share the row. Each passes the positions that ``partition_indices``
+            gives it; keys and values are gathered. None: this rank has the whole row.
 
     Returns:
         ``(positions, heads, value_dim)``.
@@ -99,18 +100,18 @@ def varlen_attention(
     *,
     max_seqlen: int,
 ) -> Tensor:
-    """As ``packed_attention``, by ``torch.nn.attention.varlen``: half precision, CUDA alone.
+    """Compute ``packed_attention`` with ``torch.nn.attention.varlen``: half precision on CUDA only.
 
     Args:
-        query: As above; float16 or bfloat16.
-        key: As above.
-        value: As above.
-        cu_seqlens: As above, int32.
-        softmax_scale: As above.
-        group: As above.
-        max_seqlen: At least the longest segment of the row.
+        query: As in ``packed_attention``; float16 or bfloat16.
+        key: As in ``packed_attention``.
+        value: As in ``packed_attention``.
+        cu_seqlens: As in ``packed_attention``; int32.
+        softmax_scale: As in ``packed_attention``.
+        group: As in ``packed_attention``.
+        max_seqlen: The length of the longest segment, or more.
     """
-    from torch.nn.attention.varlen import varlen_attn  # newer than torch's oldest
+    from torch.nn.attention.varlen import varlen_attn  # the oldest supported torch lacks it
 
     if group is None or group.size() == 1:
         query_offsets = key_offsets = cu_seqlens
@@ -125,11 +126,14 @@ def varlen_attention(
         )
         query_offsets, key_offsets = query_offsets.to(query.device), key_offsets.to(query.device)
         max_queries, max_keys = max(chunks.num_queries), max(chunks.num_keys)
-    settings = {"scale": softmax_scale, "window_size": (-1, 0)}  # causal, to the lower right corner
+    settings = {
+        "scale": softmax_scale,
+        "window_size": (-1, 0),
+    }  # causal, aligned to the lower right corner
     if query.shape[1] != key.shape[1]:
         if "enable_gqa" in inspect.signature(varlen_attn).parameters:
             settings["enable_gqa"] = True
-        else:  # older torch, 2.11 for one
+        else:  # older torch, such as 2.11
             group_size = query.shape[1] // key.shape[1]
             key, value = (x.repeat_interleave(group_size, dim=1) for x in (key, value))
     output: Tensor = varlen_attn(
@@ -139,14 +143,14 @@ def varlen_attention(
 
 
 def takes_scale_and_window() -> bool:
-    """Whether this torch's varlen_attn is one that ``varlen_attention`` can call."""
+    """Whether this torch's ``varlen_attn`` has the arguments that ``varlen_attention`` needs."""
     from torch.nn.attention.varlen import varlen_attn
 
     return {"scale", "window_size"} <= inspect.signature(varlen_attn).parameters.keys()
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, softmax_scale: float) -> Tensor:
-    """Causal attention of ``(batch, heads, positions, dim)`` tensors, heads grouped as needed."""
+    """Compute causal attention of ``(batch, heads, positions, dim)``, with grouped query heads."""
     return scaled_dot_product_attention(
         query,
         key,
@@ -163,13 +167,14 @@ def _check_covered(query: Tensor, cu_seqlens: Tensor, num_ranks: int) -> None:
     falls = any(stop < start for start, stop in pairwise(offsets))
     if offsets[0] != 0 or offsets[-1] != positions or falls:
         raise ValueError(
-            f"cu_seqlens goes from {offsets[0]} to {offsets[-1]}{' and falls' if falls else ''}; "
-            f"it must rise from 0 to the {positions} positions of the row"
+            f"cu_seqlens goes from {offsets[0]} to {offsets[-1]}"
+            f"{' and decreases in between' if falls else ''}; "
+            f"it must increase from 0 to the {positions} positions of the row"
         )
 
 
 def _seen_keys(chunks: CausalChunks, device: torch.device) -> Tensor:
-    """The positions of all chunks' keys, one chunk after another."""
+    """Return the key positions of all chunks, concatenated."""
     pairs = zip(chunks.key_starts, chunks.num_keys, strict=True)
     return torch.cat([torch.arange(start, start + count, device=device) for start, count in pairs])
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lays a pack out in its row.
+"""Lays out a pack in its row.
 
-A row is its stretches one after another, each followed by pads up to the alignment, then the tail.
-A stretch is what attention keeps apart: a segment, or all segments of the pack side by side where
-they see each other. Pads belong to the stretch that they follow and the tail to stretches of its
-own, so ``cu_seqlens`` covers the row and every length in it is aligned: the one convention that all
-versions of Megatron and of Transformer Engine read alike. No pad stands before a real position of
-its stretch, so a causal mask keeps pads from every real position.
+A row consists of attention spans, each padded up to the alignment, and of the tail. An attention
+span is a range of positions that attend only to each other: one segment, or all segments of the
+pack if documents attend to those before them. Pads belong to the span before them, and the tail has
+spans of its own. So ``cu_seqlens`` covers the whole row and all its lengths are aligned. All
+versions of Megatron and Transformer Engine read this convention alike. Pads come last in their
+span, so a causal mask hides them from every real position.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_packing.corpus.corpus import TokenDocuments
+from megatron_packing.counted import counted
 from megatron_packing.index.pack_index import Segments
 
 Attention = Literal["document", "pack"]
@@ -30,13 +31,13 @@ _BUCKETS = 8
 
 
 def positions_of(attention: str) -> PositionIds:
-    """What position ids do where nobody says: restart with whatever attention keeps apart."""
+    """Return the default position ids: they restart in each attention span."""
     return "continue" if attention == "pack" else "restart"
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the segments of a pack stand in their row; known from their lengths alone."""
+    """The positions of a pack's segments in their row; computed from their lengths alone."""
 
     sequence_length: int
     starts: NDArray[np.int64]
@@ -44,27 +45,27 @@ class Placement:
     lengths: NDArray[np.int64]
     """Shape ``(num_segments,)``: positions of each segment, without pads."""
     cu_seqlens: NDArray[np.int32]
-    """What attention keeps apart: starts of the segments (or one 0 where documents of a pack see
-    each other), of the tail's parts, then ``sequence_length`` up to the width asked for."""
+    """Offsets of the attention spans: the starts of the segments (or a single 0 if documents attend
+    to those before them), the starts of the tail's parts, then ``sequence_length`` repeated up to
+    the requested width."""
     real_lengths: NDArray[np.int32]
-    """Shape ``(width - 1,)``: positions without padding between neighbors of ``cu_seqlens``; of
-    the tail none."""
+    """Shape ``(width - 1,)``: real positions of each span of ``cu_seqlens``; 0 in the tail."""
     max_seqlen: int
-    """At least the longest stretch of ``cu_seqlens``, rounded up to one of a few values."""
+    """The length of the longest span of ``cu_seqlens``, rounded up to one of a few values."""
 
     def padding_mask(self) -> NDArray[np.bool_]:
-        """Shape ``(sequence_length,)``: True at pads and in the tail."""
+        """Return shape ``(sequence_length,)``: True at pads and in the tail."""
         mask = np.ones(self.sequence_length, np.bool_)
         for start, length in zip(self.starts.tolist(), self.lengths.tolist(), strict=True):
             mask[start : start + length] = False
         return mask
 
     def position_ids(self, position_ids: PositionIds = "restart") -> NDArray[np.int64]:
-        """Shape ``(sequence_length,)``: from 0 in each segment, or through the whole row."""
+        """Return shape ``(sequence_length,)``: from 0 in each segment, or through the whole row."""
         row = np.arange(self.sequence_length)
         if position_ids == "continue":
             return row
-        # The tail starts with the first stretch of cu_seqlens that holds nothing real.
+        # The tail starts with the first span of cu_seqlens without a real position.
         tail = self.sequence_length - int(np.diff(self.cu_seqlens)[self.real_lengths == 0].sum())
         starts = np.append(self.starts, tail)
         counts = np.diff(starts, append=self.sequence_length)
@@ -74,7 +75,7 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One row's contents; arrays of shape ``(sequence_length,)``.
+    """The contents of one row; arrays of shape ``(sequence_length,)``.
 
     The label at a position is the token after its input, in the same document.
     """
@@ -82,7 +83,7 @@ class Layout:
     tokens: NDArray[np.int64]
     labels: NDArray[np.int64]
     loss_mask: NDArray[np.uint8]
-    """1 where the label is trained; 0 elsewhere, at pads and in the tail."""
+    """1 at trained labels; 0 elsewhere, at pads and in the tail."""
 
 
 def place(
@@ -93,32 +94,35 @@ def place(
     alignment: int = 1,
     attention: Attention = "document",
 ) -> Placement:
-    """Find the place of each segment of a pack.
+    """Compute the position of each segment of a pack in its row.
 
     Args:
         lengths: Shape ``(num_segments,)``: positions of each.
         sequence_length: Positions of the row, a multiple of ``alignment``.
         cu_seqlens_width: Entries of ``cu_seqlens``: at least two more than there are segments.
-            The tail is cut into as many dummy documents as there is room for, as short ones cost
-            attention less.
-        alignment: Each stretch takes a multiple of this.
-        attention: ``document`` keeps segments apart: each is a stretch. Under ``pack`` each sees
-            those before it: they are one stretch, without pads between them.
+            The tail is cut into as many dummy documents as fit, because attention over short
+            documents is cheaper.
+        alignment: The length of each span is a multiple of this.
+        attention: With ``document`` each segment is a span of its own. With ``pack`` a segment also
+            attends to those before it: together they are one span, without pads in between.
 
     Raises:
         ValueError: The segments do not fit in the row or in ``cu_seqlens``.
     """
     lengths = np.asarray(lengths, np.int64)
     if sequence_length % alignment:
-        raise ValueError(f"the row has {sequence_length} positions, no multiple of {alignment}")
+        raise ValueError(
+            f"sequence_length is {sequence_length}; give a multiple of the alignment {alignment}"
+        )
     real = lengths if attention == "document" else lengths.sum(keepdims=True)[: len(lengths)]
     apart = np.cumsum(-(-real // alignment) * alignment)
     filled = int(apart[-1]) if len(apart) else 0
     if filled > sequence_length:
-        raise ValueError(f"the pack has {filled} positions in a row of {sequence_length}")
+        raise ValueError(f"the pack needs {filled} positions, but the row has {sequence_length}")
     if cu_seqlens_width < len(lengths) + 2:
         raise ValueError(
-            f"{len(lengths)} segments do not fit in a cu_seqlens of {cu_seqlens_width}"
+            f"cu_seqlens_width is {cu_seqlens_width}; "
+            f"{counted(len(lengths), 'segment needs', 'segments need')} at least {len(lengths) + 2}"
         )
     ends = apart if attention == "document" else np.cumsum(lengths)
     room = cu_seqlens_width - 1 - len(apart)
@@ -145,19 +149,19 @@ def place(
 def lay_out(
     corpus: TokenDocuments, segments: Segments, placement: Placement, pad_token: int
 ) -> Layout:
-    """Read the segments of a pack into their places.
+    """Read the segments of a pack into their positions in the row.
 
     Args:
-        corpus: Where the tokens are.
-        segments: Of one pack.
-        placement: Of their lengths.
-        pad_token: The token of pads and of the tail, as input and as label.
+        corpus: The corpus with the tokens.
+        segments: The segments of the pack.
+        placement: Their positions in the row.
+        pad_token: The token id of pads and the tail, as input and as label.
     """
     tokens = np.full(placement.sequence_length, pad_token, np.int64)
     labels = np.full(placement.sequence_length, pad_token, np.int64)
     loss_mask = np.zeros(placement.sequence_length, np.uint8)
-    for (document, start, length), row in zip(segments, placement.starts.tolist(), strict=True):
-        here = slice(row, row + length)
+    for (document, start, length), offset in zip(segments, placement.starts.tolist(), strict=True):
+        here = slice(offset, offset + length)
         ids = corpus.tokens(document, start, start + length + 1)
         tokens[here] = ids[:-1]
         labels[here] = ids[1:]
@@ -168,9 +172,9 @@ def lay_out(
 def bucket_max_seqlen(longest: int, sequence_length: int) -> int:
     """Round the longest segment up to one of few values.
 
-    Megatron caches rotary embeddings by this number, 32 of them. It takes a number equal to the
-    row's length to mean that positions run through the whole row (``rope_utils.py``,
-    ``_apply_rotary_pos_emb_thd``), so that is given only where one segment fills the row.
+    Megatron caches rotary embeddings by this number, at most 32 of them. If the number equals the
+    row's length, Megatron assumes that positions run through the whole row (``rope_utils.py``,
+    ``_apply_rotary_pos_emb_thd``), so it is used only if one segment fills the row.
     """
     if longest == sequence_length:
         return sequence_length

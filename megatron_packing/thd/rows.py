@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The endless stream of rows that a pack index gives: row i is a function of (index, seed, i)."""
+"""Serves the endless stream of rows of a pack index: row i depends only on (index, seed, i)."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from megatron_packing.thd.loss_weights import Normaliser, weigh
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackedRows:
-    """The rows of an index over as many epochs as are asked for."""
+    """The rows of an index, over any number of epochs."""
 
     index: PackIndex
     corpus: TokenDocuments
-    """What the index was made from."""
+    """The corpus that the index was made from."""
     seed: int
     new_order_each_epoch: bool
-    """For training: every epoch has its own order of packs and, after the first, other neighbors.
-    Otherwise packs come in the order of the index, again and again: any run of as many samples as
-    there are packs holds each once, wherever an evaluation starts."""
+    """For training: every epoch has its own order of packs and, after the first, other neighbors in
+    each pack. Otherwise the order of the index repeats, so any ``len(index)`` consecutive samples
+    contain each pack once, wherever an evaluation starts."""
     attention: Attention = "document"
     position_ids: PositionIds = "restart"
     normaliser: Normaliser = "token"
     pad_token: int = 0
-    """Stands at pads and in tails, untrained: any token of the vocabulary will do."""
+    """The token id of pads and tails, which are not trained: any id of the vocabulary works."""
 
     @property
     def cu_seqlens_width(self) -> int:
-        """Entries of every row's ``cu_seqlens``."""
+        """The number of entries of every row's ``cu_seqlens``."""
         return self.index.figures.max_documents_per_pack + 2
 
     def segments(self, sample: int) -> Segments:
-        """The segments of row ``sample``."""
+        """Return the segments of row ``sample``."""
         num_packs, num_tokens = len(self.index), self.corpus.num_tokens
         if not self.new_order_each_epoch:
             return self.index.segments(sample % num_packs, num_tokens)
@@ -50,13 +50,13 @@ class PackedRows:
         return segments if corpus is self.corpus else segments.within(corpus.num_tokens)
 
     def corpus_of(self, sample: int) -> TokenDocuments:
-        """What the documents of row ``sample`` are read from: the corpus in that row's epoch."""
+        """Return the corpus as it is in the epoch of row ``sample``."""
         if not self.new_order_each_epoch:
             return self.corpus
         return self.corpus.at_epoch(sample // len(self.index))
 
     def place(self, segments: Segments) -> Placement:
-        """Where segments stand in their row."""
+        """Return the positions of segments in their row."""
         return place(
             segments.lengths,
             self.index.plan.sequence_length,
@@ -68,15 +68,16 @@ class PackedRows:
     def row(
         self, sample: int, *, with_tokens: bool = True, with_padding_mask: bool = False
     ) -> dict[str, NDArray[np.generic]]:
-        """Lay row ``sample`` out.
+        """Return row ``sample``.
 
         Returns:
-            ``cu_seqlens`` (int32, the same width for every row), ``real_lengths`` (int32, one
-            less: without padding) and ``max_seqlen`` (int32, ()); with tokens also ``tokens``,
-            ``labels``, ``position_ids`` (int64) and ``loss_mask`` (float32: the weight of each
-            label), each ``(sequence_length,)``, and ``denominator`` (int64, ()), for which see
-            ``thd.loss_weights``; and, if asked for, ``padding_mask`` (bool, ``(sequence_length,)``)
-            and ``denominator``, by which routers of experts weigh what they balance.
+            Always ``cu_seqlens`` (int32, the same width for every row), ``real_lengths`` (int32,
+            one entry fewer: lengths without padding) and ``max_seqlen`` (int32, ()). With tokens,
+            also ``tokens``, ``labels``, ``position_ids`` (int64) and ``loss_mask`` (float32: the
+            weight of each label), each ``(sequence_length,)``, and ``denominator`` (int64, ()); see
+            ``thd.loss_weights``. With a padding mask, also ``padding_mask`` (bool,
+            ``(sequence_length,)``) and ``denominator``, which weighs the balancing losses of MoE
+            routers.
         """
         segments = self.segments(sample)
         placement = self.place(segments)
@@ -112,11 +113,11 @@ class PackedRows:
         return arrays
 
     def segment_lengths(self, sample: int) -> NDArray[np.int64]:
-        """What attention computes for row ``sample``, without reading its tokens.
+        """Return the lengths of row ``sample``'s attention spans, without reading its tokens.
 
         Returns:
-            Shape ``(num_stretches,)``: positions between neighbors of ``cu_seqlens``, pads and
-            tail among them; together ``sequence_length``.
+            Shape ``(num_spans,)``: the lengths between entries of ``cu_seqlens``, including pads
+            and the tail; they sum to ``sequence_length``.
         """
         lengths = np.diff(self.place(self.segments(sample)).cu_seqlens).astype(np.int64)
         return lengths[lengths > 0]

@@ -161,4 +161,4 @@ def test_new_data_begin_with_their_first_row_that_was_not_read(results, folder):
 
 def test_checkpoints_of_other_packs_are_not_mixed_in_one_folder(results):
     error = results["other data into one folder"]["error"]
-    assert "holds checkpoints that were trained on other packs" in error
+    assert "holds checkpoints of a run on other packs" in error

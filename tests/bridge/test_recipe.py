@@ -92,7 +92,7 @@ CASES: dict[str, dict] = {
 CHANGED_AFTERWARDS: dict[str, tuple[dict, str]] = {
     "context parallelism": (
         {"model": {"context_parallel_size": 2}},
-        "cuts them into 4 equal chunks; make one with megatron-packing pack --alignment 4",
+        "cut each segment into 4 equal chunks; make one with megatron-packing pack --alignment 4",
     ),
     "row of the model": ({"model": {"seq_length": 4096}}, "cfg.model.seq_length is 4096 and must"),
     "row of the data": ({"dataset": {"seq_length": 1024}}, "cfg.model.seq_length is 2048 and must"),
@@ -103,8 +103,8 @@ CHANGED_AFTERWARDS: dict[str, tuple[dict, str]] = {
     "micro-batch": ({"train": {"micro_batch_size": 2}}, "cfg.train.micro_batch_size is 2"),
     "loss": (
         {"model": {"calculate_per_token_loss": False}, "ddp": {"average_in_collective": True}},
-        "cfg.model.calculate_per_token_loss is False and must be True (rows would weigh the same, "
-        "whatever they hold); cfg.ddp.average_in_collective is True and must be False",
+        "cfg.model.calculate_per_token_loss is False and must be True (otherwise every "
+        "row weighs the same); cfg.ddp.average_in_collective is True and must be False",
     ),
     "loader": ({"dataset": {"dataloader_type": "batch"}}, "cfg.dataset.dataloader_type is 'batch'"),
     "attention": ({"dataset": {"attention": "packs"}}, "cfg.dataset.attention is 'packs'"),
@@ -118,7 +118,7 @@ CHANGED_AFTERWARDS: dict[str, tuple[dict, str]] = {
     ),
     "virtual stages": (
         {"model": {"virtual_pipeline_model_parallel_size": 2, "overlap_p2p_comm": False}},
-        "cfg.model.overlap_p2p_comm is False, but two pipeline stages with virtual stages may",
+        "cfg.model.overlap_p2p_comm is False, but two pipeline stages with virtual stages can",
     ),
 }
 # Models of other inputs: classes of Bridge, with what its recipes set.
@@ -215,7 +215,7 @@ def test_all_that_packed_rows_need_is_set_and_said(results):
 def test_recipes_with_middle_stages_need_a_bridge_that_hands_them_boundaries(results):
     result = results["four stages"]
     if BRIDGE < (0, 5):
-        assert "use 2 stages at most, or Megatron-Bridge 0.5" in result["error"]
+        assert "use at most 2 stages, or Megatron-Bridge 0.5" in result["error"]
         assert result["dataset"] != PACKED_DATA  # nothing was changed
     else:
         assert "changes" in result
@@ -233,7 +233,7 @@ def test_the_global_batch_keeps_what_is_asked_for(results, folder, case, rows):
         assert 4 <= 8 * 3 / (400 / packs["num_packs"]) < 5
     if case == "ranks":
         assert (
-            "exactly as before would be 16.00 rows, and 6 ranks share them"
+            "an exact match would be 16.00 rows, and 6 ranks share them"
             in (results[case]["printed"])
         )
 
@@ -242,8 +242,8 @@ def test_epochs_and_other_tokenizers_are_told(results, folder):
     """1,000 steps of 16 rows, 75 rows an epoch; the corpus names what it was made with."""
     printed = results["default"]["printed"]
     packs = json.loads((folder / "packs" / "manifest.json").read_text())["figures"]["num_packs"]
-    assert f"train_iters 1,000 are {16_000 / packs:,.1f} epochs" in printed
-    assert "tokenized with some/tokenizer, the recipe's tokenizer is meta-llama/" in printed
+    assert f"train_iters 1,000 make {16_000 / packs:,.1f} epochs" in printed
+    assert "tokenized with some/tokenizer, but the recipe's tokenizer is meta-llama/" in printed
 
 
 def test_documents_are_not_guessed_where_the_recipe_packs_already(results):
@@ -258,7 +258,7 @@ def test_settings_under_which_packing_would_be_wrong_are_changed(results):
 
 def test_an_evaluation_of_each_document_once_is_told(results):
     """32 evaluation steps of 16 rows, of 96 rows."""
-    advice = f"cfg.{EVALUATION}.eval_iters = 6 takes each of them once"
+    advice = f"cfg.{EVALUATION}.eval_iters = 6 evaluates each of them once"
     assert advice in results["validation"]["printed"]
 
 
@@ -273,10 +273,10 @@ def test_a_blend_says_how_often_it_reads_each_index(results, folder):
         for name, rows, share in (("packs", packs, shares[0]), ("whole", 96, shares[1])):
             epoch = rows / share / 16
             assert (
-                f"an epoch of {folder / name} is {rows:,} rows: {epoch:,.1f} steps of 16, of which "
-                f"it gives {share:.1%}; train_iters 1,000 are {1000 / epoch:,.1f} epochs"
+                f"an epoch of {folder / name} is {rows:,} rows: {epoch:,.1f} steps of 16, "
+                f"{share:.1%} from this index; train_iters 1,000 make {1000 / epoch:,.1f} epochs"
             ) in printed
-    assert "an evaluation takes" not in results["blend"]["printed"]
+    assert "an evaluation reads" not in results["blend"]["printed"]
 
 
 def test_a_blend_is_read_from_yaml(results):
@@ -288,7 +288,7 @@ def test_rows_are_told_in_documents_and_tokens(results, folder):
     documents = 16 * 400 / figures["num_packs"]
     tokens = 16 * figures["num_positions"] / figures["num_packs"]
     assert (
-        f"a step is about {documents:,.0f} documents and {tokens:,.0f} tokens, "
+        f"a step has about {documents:,.0f} documents and {tokens:,.0f} tokens, "
         f"{tokens / 16 / ROW:.2%} of its positions"
     ) in results["default"]["printed"]
 
@@ -302,7 +302,10 @@ def test_a_bridge_that_is_newer_than_the_tested_ones_is_taken_on_purpose_only(re
         ("newer Bridge", "error"),
         ("newer Bridge afterwards", "refused when validated"),
     ):
-        assert "is newer than 0.7, the newest that packs are tested with" in results[case][key]
+        assert (
+            "is newer than 0.7, the newest release that was tested with packed data"
+            in results[case][key]
+        )
         assert "allow_untested_bridge=True" in results[case][key]
     assert "changes" in results["newer Bridge on purpose"]
 
@@ -315,23 +318,26 @@ def test_rows_that_the_layout_can_cut_are_taken(results, case):
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("another length", "has rows of 100 positions and that of the training documents rows of"),
-        ("context without alignment", "cuts them into 4 equal chunks; make one with"),
+        ("another length", "has rows of 100 positions, but the training rows have"),
+        ("context without alignment", "cut each segment into 4 equal chunks; make one with"),
         ("sequence", "that is a multiple of 8"),
         ("fp8 odd", "that is a multiple of 32"),
         ("mtp", "cfg.model.mtp_num_layers is 1"),
         ("graphs", "set it to none"),
-        ("samples", "cfg.train.train_samples is 8000, in rows of which a global batch had 8 and"),
+        (
+            "samples",
+            "train_samples is 8000, which counts rows, but the global batch changes from 8",
+        ),
         ("ramp", "cfg.train.rampup_batch_size is"),
-        ("no documents", "documents_per_row is 0; it goes with"),
-        ("documents of rows", 'it goes with keep="documents" only'),
+        ("no documents", "documents_per_row is 0; give the number"),
+        ("documents of rows", 'and only with keep="documents"'),
         ("no index", "is not a pack index"),
         ("unknown", "keep is 'everything'; use one of tokens, documents, rows"),
-        ("half a blend", "give their paths alone, or a weight before each: [0.3, A, 0.7, B]"),
-        ("weight 0", "the weight 0; a weight is more than 0"),
-        ("empty blend", "train is [], which is no blend of pack indexes"),
-        ("one corpus of two", "train_corpus names 1 corpora, but train has 2 pack indexes"),
-        ("blend of two lengths", "has rows of 100 positions and that of the training documents"),
+        ("half a blend", "give only paths, or a weight before each path: [0.3, A, 0.7, B]"),
+        ("weight 0", "the weight 0; give it a weight greater than 0"),
+        ("empty blend", "train is [], which is not a blend of pack indexes"),
+        ("one corpus of two", "train_corpus names 1 corpus, but train has 2 pack indexes"),
+        ("blend of two lengths", "has rows of 100 positions, but the training rows"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_one_sentence_and_left_as_it_was(
@@ -356,7 +362,7 @@ def test_a_recipe_that_is_read_from_yaml_is_checked_as_well(results, case):
 @pytest.mark.parametrize("case", OTHER_INPUTS)
 def test_models_with_other_inputs_than_tokens_are_refused(results, case):
     name = OTHER_INPUTS[case][0].rpartition(".")[2]
-    assert f"cfg.model is {name}, whose model has other inputs than one" in results[case]["error"]
+    assert f"cfg.model is {name}, a model with inputs other than tokens" in results[case]["error"]
     assert results[case]["dataset"] != PACKED_DATA
 
 
@@ -372,7 +378,7 @@ def test_mamba_layers_are_told_where_documents_begin(results):
 
 def test_gated_delta_net_is_refused_where_it_does_not_take_packed_rows(results):
     if BRIDGE < (0, 5):
-        assert "which megatron-core 0.16 does not compute" in results["delta net"]["error"]
+        assert "which megatron-core 0.16 does not support" in results["delta net"]["error"]
     else:
         assert "changes" in results["delta net"]
 
@@ -401,7 +407,7 @@ def test_the_example_sets_up_the_recipe(folder):
         check=False,
     )
     if BRIDGE < (0, 5):  # the recipe has four pipeline stages
-        assert "use 2 stages at most, or Megatron-Bridge 0.5" in process.stderr
+        assert "use at most 2 stages, or Megatron-Bridge 0.5" in process.stderr
         return
     assert process.returncode == 0, process.stderr[-3000:]
     found = json.loads(process.stdout.splitlines()[-1])

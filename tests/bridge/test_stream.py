@@ -18,7 +18,7 @@ def test_a_checkpoint_without_a_record_is_refused_or_begins_the_packs_anew(tmp_p
     settings = PlanSettings(strategy="optimal", sequence_length=64)
     stream = describe_stream([build_pack_index(corpus, settings, tmp_path / "packs")], seed=3)
     resumed = bridge_stream._Resumed(tmp_path / "run", 24)
-    with pytest.raises(InputError, match="nothing says which rows the checkpoint was trained on"):
+    with pytest.raises(InputError, match="it is unknown which rows the checkpoint was trained on"):
         bridge_stream._go_on(resumed, stream, False)
     (begun,) = bridge_stream._go_on(resumed, stream, True)
     assert begun == {**stream, "first sample": 24}

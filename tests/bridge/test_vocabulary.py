@@ -22,7 +22,6 @@ from transformers import PreTrainedTokenizerFast
 from megatron_packing.bridge.vocabulary import check_tokenizer
 from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
-from megatron_packing.corpus.record import read_corpus_record
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.planning.settings import PlanSettings
@@ -112,13 +111,15 @@ def test_of_real_tokenizers_only_that_of_the_corpus_is_taken(real, tmp_path, mad
     documents = [
         real[made_with].encode(text, add_special_tokens=False) for text in sentences(words)
     ]
-    prefix = write_texts(tmp_path / "corpus", documents).prefix
+    corpus = write_texts(tmp_path / "corpus", documents)
     for name, tokenizer in real.items():
         if name == made_with:
-            check_tokenizer(prefix, None, tokenizer)
+            check_tokenizer(corpus, tokenizer)
             continue
-        with pytest.raises(InputError, match="was tokenized with another tokenizer, not with that"):
-            check_tokenizer(prefix, None, tokenizer)
+        with pytest.raises(
+            InputError, match="was tokenized with another tokenizer, which does not match"
+        ):
+            check_tokenizer(corpus, tokenizer)
 
 
 def test_a_tokenizer_that_is_written_differently_is_the_same(real, tmp_path):
@@ -127,9 +128,10 @@ def test_a_tokenizer_that_is_written_differently_is_the_same(real, tmp_path):
     prefix = write_texts(tmp_path / "corpus", documents).prefix
     record = {"tokenizer": "some/name", "tokenizer_sha256": "0" * 64}
     (tmp_path / "corpus_corpus.json").write_text(json.dumps(record))
-    check_tokenizer(prefix, read_corpus_record(prefix), real["third"])
-    with pytest.raises(InputError, match="was tokenized with some/name, not with that of"):
-        check_tokenizer(prefix, read_corpus_record(prefix), real["deepseek"])
+    corpus = Corpus(prefix)
+    check_tokenizer(corpus, real["third"])
+    with pytest.raises(InputError, match="was tokenized with some/name, which does not match"):
+        check_tokenizer(corpus, real["deepseek"])
 
 
 @needs_bridge
@@ -150,7 +152,7 @@ def test_a_run_has_the_tokenizer_of_its_corpus_or_says_that_it_knows_better(fold
     wrong = results.pop("wrong")
     assert wrong["rows"] == []
     error = wrong["error"]
-    assert "was tokenized with another tokenizer, not with that of cfg.tokenizer" in error
+    assert "was tokenized with another tokenizer, which does not match cfg.tokenizer" in error
     assert "or allow_other_tokenizer=True if the ids are the same" in error
     for result in results.values():
         assert result["rows"] == list(range(12))

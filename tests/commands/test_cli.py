@@ -167,7 +167,7 @@ def test_tokenize_prints_what_became_of_every_record(small_chat):
     assert ["not", "JSON", "1"] in lines
     assert ["empty", "answer", "1"] in lines
     assert f"{prefix}_rejects.jsonl" in output.out
-    assert "1 document writes special tokens in its own texts" in output.out  # [INST]
+    assert "1 document contains special tokens in its own text" in output.out  # [INST]
     assert output.err == ""
 
 

@@ -242,7 +242,7 @@ def test_import_waits_for_no_tokenize_and_overwrites_none(made, tmp_path, capsys
         assert "another process is writing" in capsys.readouterr().err
     (tmp_path / "new.unfinished").mkdir()
     assert main(words) == 1
-    assert "new.unfinished holds an unfinished run of tokenize" in capsys.readouterr().err
+    assert "new.unfinished holds an unfinished tokenize run" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["new.unfinished"]
 
 

@@ -135,9 +135,9 @@ def test_many_inputs_and_a_large_limit_are_told_before_the_run(
     options = ["--workers", "1", "--max-record-bytes"]
     assert main([*command(tmp_path / "many*.jsonl"), *options, "400000000"]) == 0
     said = capsys.readouterr().err
-    assert "may take 42 GB of memory, and this machine has 16 GB" in said
-    assert "looked into 10 of 100 inputs\n" in said
-    assert "looked into 100 of 100 inputs\n" in said
+    assert "may need 42 GB of memory, but this machine has 16 GB" in said
+    assert "inspected 10 of 100 inputs\n" in said
+    assert "inspected 100 of 100 inputs\n" in said
     assert main([*command(tmp_path / "many*.jsonl", "other"), *options, "3000000000"]) == 1
     said = capsys.readouterr().err
     assert "it must be positive and under 2 GiB" in said
@@ -158,8 +158,8 @@ def test_mappings_that_match_nothing_are_named(command, write_jsonl, capsys, wor
     options = ["--field", "id=ignore", "--field", "sender=role", "--role", "bot=assistant"]
     assert main([*command(path), *options, "--workers", workers]) == 0
     printed = told(capsys)
-    assert "warning: --field sender=role matched nothing in any record" in printed
-    assert "warning: --role bot=assistant matched nothing in any record" in printed
+    assert "warning: --field sender=role did not match anything in any record" in printed
+    assert "warning: --role bot=assistant did not match anything in any record" in printed
     assert "id=ignore" not in printed
 
 
@@ -175,7 +175,7 @@ def test_mappings_that_matched_only_bad_records_are_not_named(command, write_jso
     path = write_jsonl({"messages": PAIR}, bad)
     options = ["--field", "sender=role", "--on-bad-record", "skip"]
     assert main([*command(path), *options, "--workers", "1"]) == 0
-    assert "matched nothing" not in told(capsys)
+    assert "did not match" not in told(capsys)
 
 
 @pytest.mark.parametrize("loss_on", ["assistant", "all"])
@@ -185,7 +185,7 @@ def test_answers_that_their_marks_leave_untrained_are_counted(
     unmarked = [{**message, "weight": 0} for message in PAIR]
     path = write_jsonl({"messages": [*unmarked, *PAIR]}, {"messages": PAIR})
     assert main([*command(path), "--loss-on", loss_on, "--workers", "1"]) == 0
-    assert "1 answer is not trained, because its own mark says so" in told(capsys)
+    assert "1 answer is not trained, because the record marks it as untrained" in told(capsys)
 
 
 @pytest.mark.parametrize("placeholder", ["<image>", "<video>", "<|image_pad|>", "[IMG]"])
@@ -205,8 +205,8 @@ def test_the_first_plain_text_among_conversations_is_named(command, write_jsonl,
     path = write_jsonl({"messages": PAIR}, {"messages": PAIR}, {"text": "Once"}, {"text": "Two"})
     assert main([*command(path), "--workers", "1"]) == 0
     assert (
-        f"2 records of plain text beside conversations, every token of which is trained; the first "
-        f"is {path}, line 3" in told(capsys)
+        f"2 records of plain text among conversations; every token of plain text is trained; the "
+        f"first is {path}, line 3" in told(capsys)
     )
 
 

@@ -226,17 +226,17 @@ def test_programs_in_a_pickle_are_not_run(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"loss_mask": [0, 1]}, "row 1 has 9 input_ids but 2 of loss_mask"),
-        ({"seq_start_id": [1, 5]}, "row 1 has seq_start_id .* which must begin with 0"),
-        ({"seq_start_id": [0, 9]}, "row 1 has seq_start_id that do not rise"),
-        ({"seq_start_id": [0, 5, 5]}, "row 1 has seq_start_id that do not rise"),
+        ({"loss_mask": [0, 1]}, "row 1 has 9 input_ids but 2 loss_mask values"),
+        ({"seq_start_id": [1, 5]}, "row 1 has seq_start_id .* which does not begin with 0"),
+        ({"seq_start_id": [0, 9]}, "row 1 has a seq_start_id that does not increase"),
+        ({"seq_start_id": [0, 5, 5]}, "row 1 has a seq_start_id that does not increase"),
         ({"input_ids": [-1] * 9}, "row 1 has token -1"),
         ({"loss_mask": [7] * 9}, "row 1 has 7 in loss_mask"),
         ({"input_ids": []}, "row 1 has no tokens"),
-        ({"input_ids": [11.7] * 9}, "row 1 holds |a column input_ids of list<.*: double>"),
+        ({"input_ids": [11.7] * 9}, "row 1 holds |a column input_ids of type list<.*: double>"),
         ({"input_ids": None}, "row 1 (holds|has) null"),
         ({"input_ids": [None] * 9}, "row 1 (holds|has) "),
-        ({"seq_start_id": [0, 5, 2]}, "row 1 has seq_start_id that do not rise"),
+        ({"seq_start_id": [0, 5, 2]}, "row 1 has a seq_start_id that does not increase"),
     ],
 )
 @pytest.mark.parametrize("save", [save_npy, save_parquet])
@@ -269,20 +269,20 @@ def test_files_of_another_kind_are_named(tmp_path):
     nothing = save_npy(tmp_path / "nothing.npy", np.array([], object))
     strange = save_npy(tmp_path / "strange.npy", np.array([{"a": 1}, {"b": 2}], object))
     for path, message in (
-        (texts, "row 0 holds .* where a list of integers must be"),
+        (texts, "row 0 holds .* instead of a list of integers"),
         (
             mixed,
-            r"2 files to import are of several splits.*: training \(.*training_64.npy\) and valid",
+            r"the 2 files to import belong to several splits: training \(.*training_64.npy\) and v",
         ),
-        (numbers, "holds numbers of int64, not packed rows"),
+        (numbers, "holds numbers of type int64, not packed rows"),
         (other, "has no column input_ids, loss_mask, seq_start_id"),
         (cut, "cut.npy cannot be read"),
         (damaged, "cannot be read as packed Parquet"),
         (empty, "holds no packed files"),
         (nothing, "holds no packs"),
-        (strange, "row 0 is no dict of input_ids"),
+        (strange, "row 0 is not a dict with input_ids"),
         (tmp_path / "absent.npy", "does not exist"),
-        (index.path, "is a pack index already, which needs no import"),
+        (index.path, "is already a pack index, which needs no import"),
         (Path(__file__), "ends in .py"),
     ):
         with pytest.raises(InputError, match=message):
@@ -316,7 +316,7 @@ def test_splits_are_not_mixed(tmp_path, names):
     files = [tmp_path / name for name in names]
     given = [files] if "/" in names[0] else [files, [tmp_path]]
     for paths in given:
-        with pytest.raises(InputError, match=r"of several splits, by their names: .*--mix-splits"):
+        with pytest.raises(InputError, match=r"belong to several splits: .*--mix-splits"):
             import_packed(paths, tmp_path / "corpus")
         figures = import_packed(paths, tmp_path / f"corpus{len(paths)}", mix_splits=True)
         assert figures.num_packs == 2
@@ -340,7 +340,7 @@ def test_files_in_folders_below_are_named(tmp_path, capsys):
     (folder / "below" / "deep").mkdir(parents=True)
     save_npy(folder / "below" / "deep" / "a.npy", PACKED)
     assert main(["import", str(folder), "--output-prefix", str(tmp_path / "x")]) == 1
-    assert f"the folders in it do, such as {folder}/below/deep" in capsys.readouterr().err
+    assert f"holds no packed files, but {folder}/below/deep does" in capsys.readouterr().err
     save_npy(folder / "b.npy", PACKED)
     assert main(["import", str(folder), "--output-prefix", str(tmp_path / "x")]) == 0
     assert f"note: the packed files in {folder}/below/deep are left out" in capsys.readouterr().out
@@ -374,7 +374,7 @@ def test_columns_that_are_not_one_list_of_integers_are_refused(tmp_path):
     twice = pa.table([*columns.values(), columns["loss_mask"]], names=[*columns, "loss_mask"])
     texts = pa.table({**columns, "loss_mask": pa.array(["1"])})
     for number, (table, message) in enumerate(
-        ((twice, "has 2 columns loss_mask"), (texts, "a column loss_mask of string, not of lists"))
+        ((twice, "has 2 columns named"), (texts, "column loss_mask of type string, not lists"))
     ):
         pq.write_table(table, tmp_path / f"{number}.parquet")
         with pytest.raises(InputError, match=message):
@@ -387,7 +387,7 @@ def test_starts_that_fall_are_refused_in_every_type(tmp_path, kind):
     columns = {name: pa.array([values], pa.list_(kind)) for name, values in PACKED[0].items()}
     columns["seq_start_id"] = pa.array([[0, 5, 3]], pa.list_(kind))
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="seq_start_id that do not rise"):
+    with pytest.raises(InputError, match="seq_start_id that does not increase"):
         import_packed([tmp_path / "a.parquet"], tmp_path / "corpus")
 
 
@@ -427,7 +427,7 @@ def test_a_tokenizer_that_is_not_recorded_is_said_in_one_line(tmp_path, capsys, 
     folder = exported(tmp_path, "out", file_format)
     assert main(["import", str(folder), "--output-prefix", str(tmp_path / "back")]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "note:" in line]
-    assert line.startswith(f"note: tokenizer not recorded, as {folder}/packs")
+    assert line.startswith(f"note: tokenizer not recorded, because {folder}/packs")
     assert Corpus(tmp_path / "back").record.tokenizer_sha256 is None
 
 
@@ -439,7 +439,7 @@ def test_a_tokenizer_in_the_metadata_of_another_file_is_not_taken(tmp_path):
     (folder / "other.npy").rename(folder / "packs.npy")
     text = (folder / "metadata.jsonl").read_text()
     (folder / "metadata.jsonl").write_text(text.replace("abab", "cdcd"))
-    with pytest.raises(InputError, match=r"metadata\.jsonl is not what was written"):
+    with pytest.raises(InputError, match=r"metadata\.jsonl was changed or damaged"):
         import_packed([folder], tmp_path / "again")
     for strange in ("", "[", "{}", "[1]", '[{"dataset_max_seqlen": 3}]', "\xff"):
         (folder / "metadata.jsonl").write_text(strange, encoding="latin-1")
@@ -457,7 +457,7 @@ def test_files_of_different_tokenizers_are_refused_unless_that_is_wanted(tmp_pat
     assert "their token ids mean different texts" in capsys.readouterr().err
     assert not list(tmp_path.glob("back*"))
     assert main([*words, "--allow-other-tokenizer"]) == 0
-    assert "as the files were made with different ones" in capsys.readouterr().out
+    assert "because the files have different ones" in capsys.readouterr().out
     assert Corpus(tmp_path / "back").record.tokenizer_sha256 is None
 
 

@@ -49,7 +49,7 @@ def test_a_mask_of_other_values_is_stored_as_ones(packed, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tokens: tokens.astype(np.float32) + 0.5, "numbers of float32, which are no tokens"),
+        (lambda tokens: tokens.astype(np.float32) + 0.5, "type float32, which are not token ids"),
         (lambda tokens: tokens.astype(np.int64) + 2**33, "holds 85.*, which is not a token from 0"),
         (lambda tokens: -1 - tokens.astype(np.int32), "holds -.*, which is not a token from 0"),
     ],

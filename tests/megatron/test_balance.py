@@ -209,7 +209,7 @@ def test_the_flag_decides(train):
     [
         ({"rampup_batch_size": ["4", "4", "64"]}, "--rampup-batch-size is "),
         ({"step_batch_size_schedule": "0:4 1B:8"}, "--step-batch-size-schedule is 0:4 1B:8"),
-        ({"global_batch_size": 10}, "--global-batch-size is 10, which 4 data-parallel ranks"),
+        ({"global_batch_size": 10}, "--global-batch-size is 10, but --packing-balance needs"),
     ],
 )
 def test_settings_that_balance_cannot_hold_under_are_refused(changes, message):

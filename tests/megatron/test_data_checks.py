@@ -50,7 +50,7 @@ def arguments(**changes) -> Namespace:
     [
         (
             ["0.3", "A", "B", "C"],
-            "--data-path is 0.3 A B C; give corpora alone, or a weight before",
+            "--data-path is 0.3 A B C; give only corpora, or a weight before",
         ),
         (["0.3", "A", "0.7"], "--data-path is 0.3 A 0.7"),
         (["A", "0.3", "B", "0.7"], "--data-path is A 0.3 B 0.7"),
@@ -75,7 +75,11 @@ def test_corpora_with_and_without_weights_are_taken(checks):
             {},
             r"names 2 corpora without weights.*--data-path 0.5 A 0.5 B.*\(--data-path A,B\)",
         ),
-        ({"blend": (["A", "B"], [0.0, 1.0])}, {}, "gives A the weight 0; a weight must be"),
+        (
+            {"blend": (["A", "B"], [0.0, 1.0])},
+            {},
+            "gives A the weight 0; give it a weight greater than 0",
+        ),
         ({"blend": (["A", "B"], [1.0, float("nan")])}, {}, "gives B the weight nan"),
         ({"blend": (["A", "B"], [1.0, -1.0])}, {}, "gives B the weight -1"),
         ({"per_split": [None, (["V"], None), None]}, {}, "there are no training documents"),
@@ -88,17 +92,17 @@ def test_corpora_with_and_without_weights_are_taken(checks):
         (
             {"per_split": [(["A"], None), (["V", "W"], None), None]},
             {"multiple_validation_sets": True},
-            "works in Megatron with --full-validation only",
+            "needs --full-validation in Megatron",
         ),
         (
             {"per_split": [(["A"], None), (["V", "W"], [0.5, 0.5]), None]},
             {"multiple_validation_sets": True, "full_validation": True},
-            "evaluates each set alone; leave the weights out",
+            "evaluates each set separately; leave the weights out",
         ),
         (
             {"per_split": [(["A"], None), (["V", "W"], None), (["T"], None)]},
             {"multiple_validation_sets": True, "full_validation": True},
-            "does not go with test documents",
+            "is given with test documents",
         ),
         (
             {"per_split": [(["A"], None), None, None]},
@@ -129,7 +133,4 @@ def test_without_validation_documents_nothing_is_evaluated(checks, monkeypatch):
     args = arguments()
     checks.check_data(config(blend=(["A"], None), split="100,0,0"), args)
     assert args.eval_iters == 0
-    assert said == [
-        "> there are no validation documents, so nothing is evaluated: --eval-iters is set from "
-        "100 to 0"
-    ]
+    assert said == ["> there are no validation documents, so --eval-iters is set from 100 to 0"]

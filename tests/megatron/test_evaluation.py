@@ -61,8 +61,8 @@ def test_an_evaluation_has_the_loss_of_an_unpacked_one(data, normaliser, layout,
 def test_a_number_of_batches_that_is_no_whole_pass_is_mentioned(data):
     packs = max(packs_of(data))
     run = train(f"{data} --eval-iters {packs // 4 + 1}")
-    assert f"> an evaluation takes {packs + 4} rows" in run.output
-    assert f"valid split fill {packs}: --eval-iters {packs // 4} takes each of them once" in (
+    assert f"> an evaluation reads {packs + 4} rows" in run.output
+    assert f"valid split fill {packs}: --eval-iters {packs // 4} evaluates each of them once" in (
         run.output
     )
     assert "valid split fill" not in train(f"{data} --eval-iters {packs // 4}").output

@@ -163,9 +163,9 @@ def right() -> Namespace:
 @pytest.mark.parametrize("name", REFUSED)
 def test_each_refused_flag_is_named_with_its_reason(right, name):
     setattr(right, name, "given")
-    with pytest.raises(InputError, match="does not go with packing") as error:
+    with pytest.raises(InputError, match="is not supported with packing") as error:
         check_packing_arguments(right)
-    assert str(error.value).startswith(f"{flag_of(name)} does not")
+    assert str(error.value).startswith(f"{flag_of(name)} is not")
     assert REFUSED[name] in str(error.value)
 
 
@@ -174,18 +174,18 @@ def test_each_refused_flag_is_named_with_its_reason(right, name):
     [
         ("position_embedding_type", "mrope", "--position-embedding-type is mrope"),
         ("position_embedding_type", "relative", "--position-embedding-type is relative"),
-        ("experimental_attention_variant", "dsa", "selects its keys counts padding"),
+        ("experimental_attention_variant", "dsa", "key selection counts padding"),
         ("dataloader_inter_document_masking", True, "leave one of the two out"),
         ("eval_micro_batch_size", 2, "--eval-micro-batch-size is 2"),
-        ("save", "s3://bucket/run", "--save is s3://bucket/run, for which Megatron would make"),
+        ("save", "s3://bucket/run", "--save is s3://bucket/run, but Megatron would create"),
         ("save", "msc://lab/run", "--save is msc://lab/run, but Megatron's multi-storage client"),
         ("load", "msc://lab/run", "--load is msc://lab/run, but Megatron's multi-storage client"),
-        ("data_cache_path", "msc://lab/cache", "what is cached is mapped into memory"),
+        ("data_cache_path", "msc://lab/cache", "cached files are memory-mapped"),
         ("packing_indexes", ["s3://b/packs"], "--object-storage-cache-path too, .* for a copy of"),
-        ("packing_indexes", ["gs://b/packs"], "--packing-indexes names .* s3:// and msc:// only"),
+        ("packing_indexes", ["gs://b/packs"], "--packing-indexes names .* only s3:// and msc://"),
         ("data_path", ["s3://b/a"], "give --object-storage-cache-path too"),
         ("train_data_path", ["1", "/a,msc://lab/a"], "multi-storage client is off"),
-        ("data_path", ["gs://b/a"], "Megatron reads s3:// and msc:// only"),
+        ("data_path", ["gs://b/a"], "Megatron reads only s3:// and msc://"),
     ],
 )
 def test_other_values_that_packed_rows_cannot_follow_are_refused(right, name, value, message):

@@ -172,7 +172,7 @@ def test_an_index_made_again_with_other_packs_is_refused(corpora, tmp_path):
     del stream["datasets"][0]["arrays"]
     record.write_text(json.dumps({"format_version": 1, **stream}))
     run = train(f"{flags} {first.path} --train-iters 3")
-    assert "was written by an earlier release and does not hold the digests" in run.output
+    assert "was written by an earlier release without digests" in run.output
     assert "arrays" in json.loads(record.read_text())["streams"][0]["datasets"][0]
 
 
@@ -194,7 +194,7 @@ def test_new_data_begin_with_their_first_unread_rows(corpora, tmp_path):
     assert sorted(run.reads) == sorted(alone[0][8 : ends[0]] + alone[1][8 : ends[1]])
     assert "> the data changed at sample 16 of this run: " in run.output
     for prefix in (chat, code):
-        assert f"{prefix} goes on with its row 8 (rows count from 0)" in run.output
+        assert f"{prefix} continues at its row 8 (rows count from 0)" in run.output
     # The flag does not begin the same data anew; without it they go on likewise.
     run = train(f"{changed} --train-iters 8")
     assert sorted(run.reads) == sorted(
@@ -205,7 +205,7 @@ def test_new_data_begin_with_their_first_unread_rows(corpora, tmp_path):
         f"--data-path {chat} {flags} --packing-new-stream --train-iters 9 --seed 9 "
         f"--packing-strategy greedy"
     )
-    assert f"{chat} begins with its first row" in run.output
+    assert f"{chat} starts at its first row" in run.output
 
 
 def test_a_later_phase_goes_on_with_the_rows_after_those_of_the_first(corpora, tmp_path):
@@ -217,7 +217,7 @@ def test_a_later_phase_goes_on_with_the_rows_after_those_of_the_first(corpora, t
     other = f"--data-path {corpora[1].prefix} --data-cache-path {tmp_path / 'cache'}"
     refused = pretrain(f"{other} {flags}")
     assert "says that the checkpoint was trained on other packs" in refused.output
-    assert "so this run would not go on where it ended" in refused.output
+    assert "so this run would not continue where it ended" in refused.output
     second = train(f"{data} {flags}")
     assert first.rows | second.rows == whole
 

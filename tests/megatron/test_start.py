@@ -45,7 +45,7 @@ def test_a_start_says_what_is_read_and_how_long_an_epoch_is(tmp_path):
     assert "> packed" not in found
     for output in (made, found):
         (rows,) = re.findall(
-            rf"> train: (\d+) rows of {ROW} positions \(as few as there can be, [\d.]+% used\) for "
+            rf"> train: (\d+) rows of {ROW} positions \(the minimum, [\d.]+% used\) for "
             rf"the documents 0 to 59 of {corpus.prefix}, in {path}\n",
             output,
         )
@@ -54,7 +54,7 @@ def test_a_start_says_what_is_read_and_how_long_an_epoch_is(tmp_path):
             f"> an epoch of {corpus.prefix} is {rows} rows, {steps:,.1f} steps of 4 rows; 2 steps "
             f"are {2 / steps:,.2f} epochs\n"
         ) in output
-        assert f"> train: {corpus.prefix} without a loss mask: every token is trained" in output
+        assert f"> train: no loss mask for {corpus.prefix}, so every token is trained" in output
         assert "--eval-iters is set" not in output  # it was 0 already
 
 
@@ -64,7 +64,7 @@ def test_rows_that_train_nothing_are_counted_and_leave_a_loss_in_the_log(tmp_pat
     untrain(corpus, {0, 1, 2})
     flags = f"--data-path {corpus.prefix} --data-cache-path {tmp_path} --train-iters 8"
     run = train(f"{flags} --global-batch-size 1 --log-interval 4 --split 1,0,0 --eval-iters 100")
-    assert "> train: 3 of 8 rows train no token" in run.output
+    assert "> train: 3 of 8 rows have no trained token" in run.output
     assert "--eval-iters is set from 100 to 0" in run.output
     assert sum(step.loss == 0 for step in run.steps) == 3
     lines = [line for line in run.output.splitlines() if " iteration " in line and "/ " in line]
@@ -99,7 +99,7 @@ def test_evaluations_say_what_share_they_take(tmp_path):
     a, b, c = (corpus.prefix for corpus in corpora)
     flags = f"--train-data-path {a} --data-cache-path {tmp_path} --train-iters 1 --eval-iters 1"
     run = train(f"{flags} --valid-data-path 0.5 {b} 0.5 {c}", without="--split 100,0,0")
-    assert "> an evaluation takes 4 rows of the valid blend: about 2 of the " in run.output
+    assert "> an evaluation reads 4 rows of the valid blend: about 2 of the " in run.output
     several = "--multiple-validation-sets --full-validation"
     run = train(f"{flags} --valid-data-path {b} {c} {several}", without="--split 100,0,0")
     (rows,) = re.findall(rf"> valid: (\d+) rows of .* of {b}, in", run.output)

@@ -71,8 +71,8 @@ def test_scripts_end_with_one_sentence_under_a_trainer_older_than_theirs(install
     assert str(end.value) == (
         f"error: megatron-core {version} is installed, but this script calls pretrain() as "
         f"megatron-core 0.19 defines it: install megatron-core 0.19.2; with 0.16.1, 0.17.1, 0.18.2 "
-        f"the dataset, the batches, the loss and the attention of megatron_packing serve a loop of "
-        f"your own"
+        f"you can use the dataset, batches, loss and attention of megatron_packing in your own "
+        f"training loop"
     )
 
 
@@ -127,7 +127,7 @@ def test_a_core_older_than_all_tested_is_warned_of_once_where_a_dataset_is_confi
         configure()
         configure()
     (line,) = [each.getMessage() for each in caplog.records if each.name == versions.__name__]
-    assert line.startswith(f"megatron-core is {version}, and packed rows were tested with 0.16.1 ")
+    assert line.startswith(f"megatron-core is {version}, but packed rows were tested with 0.16.1 ")
     assert "use one of 0.16.1, 0.17.1, 0.18.2, 0.19.2" in line
 
 

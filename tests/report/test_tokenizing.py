@@ -57,8 +57,8 @@ def test_a_search_of_many_inputs_says_how_far_it_is_in_a_few_lines(capsys):
         show_search(done, 5000)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10
-    assert lines[0] == "looked into 500 of 5,000 inputs"
-    assert lines[-1] == "looked into 5,000 of 5,000 inputs"
+    assert lines[0] == "inspected 500 of 5,000 inputs"
+    assert lines[-1] == "inspected 5,000 of 5,000 inputs"
     show_search(99, 99)
     assert capsys.readouterr().err == ""
 
@@ -69,6 +69,6 @@ def test_a_limit_that_may_take_more_memory_than_there_is_is_said(capsys, monkeyp
     assert capsys.readouterr().err == ""
     warn_of_memory(400_000_000)
     assert capsys.readouterr().err == (
-        "warning: a record of --max-record-bytes 400,000,000 may take 42 GB of memory, and this "
+        "warning: a record of --max-record-bytes 400,000,000 may need 42 GB of memory, but this "
         "machine has 16 GB\n"
     )

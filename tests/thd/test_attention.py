@@ -70,7 +70,7 @@ def test_gradients_stay_within_a_segment():
 @pytest.mark.parametrize("cu_seqlens", [[0, 5, 12], [1, 20], [0, 12, 5, 20]])
 def test_lengths_that_do_not_cover_the_row_are_refused(cu_seqlens):
     query, key, value = random_qkv(20)
-    with pytest.raises(ValueError, match="must rise from 0 to the 20 positions of the row"):
+    with pytest.raises(ValueError, match="must increase from 0 to the 20 positions of the row"):
         packed_attention(query, key, value, torch.tensor(cu_seqlens), 0.3)
 
 

@@ -59,5 +59,5 @@ def test_each_rank_attends_to_as_many_pairs_as_any_other(row):
 
 
 def test_a_segment_that_cannot_be_cut_is_named():
-    with pytest.raises(ValueError, match="segment 1 has 6 positions, which 2 context-parallel"):
+    with pytest.raises(ValueError, match="segment 1 has 6 positions, but 2 context-parallel"):
         partition_indices(torch.tensor([0, 8, 14, 16]), 2, 0)

@@ -178,13 +178,13 @@ def test_dtypes_are_those_that_megatron_takes(corpus):
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="66 positions in a row of 64"):
+    with pytest.raises(ValueError, match="needs 66 positions, but the row has 64"):
         place(np.array([66]), ROW, WIDTH)
-    with pytest.raises(ValueError, match="68 positions in a row of 64"):
+    with pytest.raises(ValueError, match="needs 68 positions, but the row has 64"):
         place(np.array([33, 30]), ROW, WIDTH, alignment=4)
-    with pytest.raises(ValueError, match="2 segments do not fit in a cu_seqlens of 3"):
+    with pytest.raises(ValueError, match="cu_seqlens_width is 3; 2 segments need at least 4"):
         place(np.array([1, 1]), ROW, 3)
-    with pytest.raises(ValueError, match="64 positions, no multiple of 5"):
+    with pytest.raises(ValueError, match=r"sequence_length is 64; give a multiple of .* 5"):
         place(np.array([1]), ROW, WIDTH, alignment=5)
 
 
