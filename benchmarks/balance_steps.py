@@ -24,19 +24,13 @@ from rich.console import Console
 from rich.table import Table
 
 from megatron_packing import __version__, _core, plan_packs
-from megatron_packing.megatron.balance import WorkModel
+from megatron_packing.flops import MODELS as SHAPES
+from megatron_packing.flops import WorkModel
 
 PACKS = 256
 RANKS = 16
 MODELS = {
-    "8B": WorkModel.from_shape(
-        hidden_size=4096,
-        ffn_hidden_size=14336,
-        num_attention_heads=32,
-        num_query_groups=8,
-        kv_channels=128,
-        swiglu=True,
-    ),
+    "8B": SHAPES["8b"].layer.work_model(),
     "attention": WorkModel(per_token=0, per_squared_length=1),
 }
 

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an epoch costs a model, in floating-point operations."""
+"""The floating-point operations of a layer, of a row and of an epoch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
+
+import numpy as np
+from numpy.typing import NDArray
 
 from megatron_packing.errors import InputError
 
@@ -11,13 +15,83 @@ _FORWARD_AND_BACKWARD = 3  # forward, gradient of the input, gradient of the wei
 _MULTIPLY_ADD = 2
 
 
+@dataclass(frozen=True, slots=True)
+class WorkModel:
+    """The work of a row, in any unit: that of its tokens and that of its attention.
+
+    A rank's rows have as many tokens as any other's, so the ratio of the two numbers says how much
+    an uneven attention matters for a step; the best deal is the same for all ratios.
+    """
+
+    per_token: int
+    """Of a token in the linear parts of a layer."""
+    per_squared_length: int
+    """Of causal attention over a segment, divided by the square of its length."""
+
+    def __post_init__(self) -> None:
+        if self.per_token < 0 or self.per_squared_length < 1:
+            raise ValueError(
+                f"per_token is {self.per_token} and per_squared_length {self.per_squared_length}; "
+                f"they must be at least 0 and 1"
+            )
+
+    def work(self, segment_lengths: NDArray[np.int64]) -> int:
+        """The work of a row.
+
+        Args:
+            segment_lengths: Shape ``(num_segments,)``: positions of each segment, the tail among
+                them.
+        """
+        squares = int(np.dot(segment_lengths, segment_lengths))
+        return self.per_token * int(segment_lengths.sum()) + self.per_squared_length * squares
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerShape:
+    """A transformer layer: causal attention with grouped queries, and an MLP.
+
+    Counts are those of ``num_floating_point_operations`` in Megatron-LM's
+    ``megatron/training/training.py``, after arXiv 2104.04473 (appendix) and arXiv 2205.05198: two
+    operations for each weight and position, half of the attention matrix.
+    """
+
+    hidden_size: int
+    ffn_hidden_size: int
+    num_heads: int
+    num_query_groups: int
+    kv_channels: int
+    """Channels of a head."""
+    gated: bool = True
+    """Whether the MLP has a gate, as SwiGLU has: three matrices in place of two."""
+
+    @property
+    def linear_flops_per_position(self) -> int:
+        """Of projections and MLP in a forward pass; padding costs as much as text."""
+        query = self.num_heads * self.kv_channels
+        key_and_value = 2 * self.num_query_groups * self.kv_channels
+        attention = self.hidden_size * (query + key_and_value) + query * self.hidden_size
+        mlp = (3 if self.gated else 2) * self.hidden_size * self.ffn_hidden_size
+        return _MULTIPLY_ADD * (attention + mlp)
+
+    @property
+    def attention_flops_per_square(self) -> int:
+        """Of scores and weighted values in a forward pass, for each unit of length squared."""
+        # Two products of length**2 * heads * channels, of which the causal mask leaves a half.
+        return _MULTIPLY_ADD * self.num_heads * self.kv_channels
+
+    def work_model(self) -> WorkModel:
+        """The work of rows, in the largest unit that makes both numbers integers."""
+        numbers = self.linear_flops_per_position, self.attention_flops_per_square
+        unit = gcd(*numbers)
+        return WorkModel(numbers[0] // unit, numbers[1] // unit)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelShape:
-    """A dense decoder: grouped-query attention, causal; SwiGLU; untied logits.
+    """A dense decoder: layers with SwiGLU, and untied logits.
 
-    The counts are those of ``num_floating_point_operations`` in Megatron-LM's
-    ``megatron/training/training.py``, which follow arXiv 2205.05198: matrix products alone, the
-    backward pass twice the forward one, half of the attention matrix, nothing recomputed.
+    Only matrix products count. The backward pass costs twice the forward pass, and nothing is
+    recomputed.
     """
 
     name: str
@@ -53,21 +127,28 @@ class ModelShape:
                 )
 
     @property
+    def layer(self) -> LayerShape:
+        """One of its layers."""
+        return LayerShape(
+            hidden_size=self.hidden_size,
+            ffn_hidden_size=self.ffn_hidden_size,
+            num_heads=self.num_heads,
+            num_query_groups=self.num_query_groups,
+            kv_channels=self.hidden_size // self.num_heads,
+        )
+
+    @property
     def linear_flops_per_position(self) -> int:
         """Of projections, MLPs and logits, forward and backward; padding costs as much as text."""
-        key_value_size = self.hidden_size // self.num_heads * self.num_query_groups
-        query_and_output = 2 * self.hidden_size**2
-        keys_and_values = 2 * self.hidden_size * key_value_size
-        mlp = 3 * self.hidden_size * self.ffn_hidden_size
-        logits = self.hidden_size * self.vocabulary_size
-        weights = self.num_layers * (query_and_output + keys_and_values + mlp) + logits
-        return _FORWARD_AND_BACKWARD * _MULTIPLY_ADD * weights
+        logits = _MULTIPLY_ADD * self.hidden_size * self.vocabulary_size
+        return _FORWARD_AND_BACKWARD * (
+            self.num_layers * self.layer.linear_flops_per_position + logits
+        )
 
     @property
     def attention_flops_per_square(self) -> int:
         """Of scores and weighted values, forward and backward, for each unit of length squared."""
-        # Two products of length**2 * hidden_size, of which the causal mask leaves a half.
-        return _FORWARD_AND_BACKWARD * _MULTIPLY_ADD * self.num_layers * self.hidden_size
+        return _FORWARD_AND_BACKWARD * self.num_layers * self.layer.attention_flops_per_square
 
     def epoch_flops(self, num_rows: int, sequence_length: int, attention_work: int) -> int:
         """Of an epoch: every position of every row in linear layers, attention as given.

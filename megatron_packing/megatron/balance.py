@@ -9,8 +9,6 @@ of each batch are put in an order of which Megatron's sampler hands every rank i
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import dataclass
-from math import gcd
 
 import numpy as np
 import torch
@@ -19,68 +17,12 @@ from numpy.typing import NDArray
 
 from megatron_packing import _core
 from megatron_packing.errors import InputError
+from megatron_packing.flops import LayerShape, WorkModel
 from megatron_packing.megatron.dataset import PackedDataset
 from megatron_packing.megatron.endless import EndlessDataset
 
 # A dataloader's workers read ahead, by default two samples each, so neighboring batches meet.
 _ORDERS_KEPT = 4
-
-
-@dataclass(frozen=True, slots=True)
-class WorkModel:
-    """The work of a row, in any unit: that of its tokens and that of its attention.
-
-    A rank's rows have as many tokens as any other's, so the ratio of the two numbers says how much
-    an uneven attention matters for a step; the best deal is the same for all ratios.
-    """
-
-    per_token: int
-    """Of a token in the linear parts of a layer."""
-    per_squared_length: int
-    """Of causal attention over a segment, divided by the square of its length."""
-
-    def __post_init__(self) -> None:
-        if self.per_token < 0 or self.per_squared_length < 1:
-            raise ValueError(
-                f"per_token is {self.per_token} and per_squared_length {self.per_squared_length}; "
-                f"they must be at least 0 and 1"
-            )
-
-    @classmethod
-    def from_shape(
-        cls,
-        *,
-        hidden_size: int,
-        ffn_hidden_size: int,
-        num_attention_heads: int,
-        num_query_groups: int,
-        kv_channels: int,
-        swiglu: bool,
-    ) -> WorkModel:
-        """Count the floating-point operations of a transformer layer's forward pass.
-
-        As Megatron does (``num_floating_point_operations`` in megatron/training/training.py, after
-        arXiv 2104.04473, appendix): two for each weight and token, and 2 * heads * channels for
-        each square of a length, half of which the causal mask leaves of the two products. The
-        backward pass doubles both, every layer has the same, and the logits are left out.
-        """
-        query = num_attention_heads * kv_channels
-        key_and_value = 2 * num_query_groups * kv_channels
-        attention = hidden_size * (query + key_and_value) + query * hidden_size
-        mlp = (3 if swiglu else 2) * hidden_size * ffn_hidden_size
-        per_token, per_squared_length = 2 * (attention + mlp), 2 * query
-        unit = gcd(per_token, per_squared_length)
-        return cls(per_token // unit, per_squared_length // unit)
-
-    def work(self, segment_lengths: NDArray[np.int64]) -> int:
-        """The work of a row.
-
-        Args:
-            segment_lengths: Shape ``(num_segments,)``: positions of each segment, the tail among
-                them.
-        """
-        squares = int(np.dot(segment_lengths, segment_lengths))
-        return self.per_token * int(segment_lengths.sum()) + self.per_squared_length * squares
 
 
 class BalancedDataset(torch.utils.data.Dataset):
@@ -180,16 +122,16 @@ def balance_steps(
         dataset,
         global_batch_size=args.global_batch_size,
         data_parallel_size=args.data_parallel_size,
-        work_model=WorkModel.from_shape(
+        work_model=LayerShape(
             hidden_size=args.hidden_size,
             ffn_hidden_size=args.ffn_hidden_size,
-            num_attention_heads=args.num_attention_heads,
+            num_heads=args.num_attention_heads,
             num_query_groups=(
                 args.num_query_groups if args.group_query_attention else args.num_attention_heads
             ),
             kv_channels=args.kv_channels,
-            swiglu=args.swiglu,
-        ),
+            gated=args.swiglu,
+        ).work_model(),
         # Batches start where training goes on: with another batch size before, not at a multiple.
         first_sample=args.consumed_train_samples if first_sample is None else first_sample,
     )

@@ -15,8 +15,9 @@ from megatron.core.datasets.utils import Split
 
 from megatron_packing import _core
 from megatron_packing.errors import InputError
+from megatron_packing.flops import LayerShape, WorkModel
 from megatron_packing.megatron.arguments import add_packing_arguments, check_packing_arguments
-from megatron_packing.megatron.balance import BalancedDataset, WorkModel, balance_steps
+from megatron_packing.megatron.balance import BalancedDataset, balance_steps
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.core.test_balance import loads
 from tests.megatron.test_dataset import ROW, build
@@ -27,15 +28,15 @@ ATTENTION = WorkModel(per_token=0, per_squared_length=1)
 SHAPE = {
     "hidden_size": 64,
     "ffn_hidden_size": 256,
-    "num_attention_heads": 4,
+    "num_heads": 4,
     "num_query_groups": 2,
     "kv_channels": 16,
-    "swiglu": True,
+    "gated": True,
 }
 
 
 def test_the_work_of_a_shape_is_what_its_matrices_say():
-    model = WorkModel.from_shape(**SHAPE)
+    model = LayerShape(**SHAPE).work_model()
     weights = 64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 256
     assert model.per_token / model.per_squared_length == (2 * weights) / (2 * 64)
     assert model.work(np.array([3, 5])) == model.per_token * 8 + model.per_squared_length * 34
@@ -188,7 +189,12 @@ def arguments(*flags: str, **changes) -> Namespace:
         "data_parallel_size": RANKS,
         "consumed_train_samples": BATCH + 2,
         "group_query_attention": False,
-        **SHAPE,
+        "hidden_size": 64,
+        "ffn_hidden_size": 256,
+        "num_attention_heads": 4,
+        "num_query_groups": 2,
+        "kv_channels": 16,
+        "swiglu": True,
         **changes,
     }
     vars(args).update(settings)
@@ -199,7 +205,7 @@ def test_the_flag_decides(train):
     assert balance_steps(train, arguments()) is train
     assert balance_steps(None, arguments("--packing-balance")) is None
     dataset = balance_steps(train, arguments("--packing-balance"))
-    model = WorkModel.from_shape(**{**SHAPE, "num_query_groups": SHAPE["num_attention_heads"]})
+    model = LayerShape(**SHAPE | {"num_query_groups": SHAPE["num_heads"]}).work_model()
     expected = balanced(train, first_sample=BATCH + 2, work_model=model)
     assert sources(dataset) == sources(expected)
 
