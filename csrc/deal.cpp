@@ -119,11 +119,15 @@ class Dealer {
   }
 
   // Counting sort. Each thread sorts a part of the documents into places of its own. The lengths
-  // are read anew, so they may not be those that were counted: no place is written beyond those of
-  // its length, and in the end each thread must have filled its own.
+  // are read anew, so they may not be those that were counted: no thread writes beyond its own
+  // places of a length, and in the end each must have filled them.
   void sort() {
     const Lengths& lengths = items_.lengths();
     Crew crew(lengths.size() < kFewItems || capacity_ > kManyUnits ? 1 : 8);
+    // Full rows of split documents are the last of the longest.
+    const std::int64_t num_rows = items_.size() - lengths.size();
+    std::vector<Id> end(sorted_.begin.begin() + 1, sorted_.begin.end());
+    end.back() = static_cast<Id>(end.back() - num_rows);
     std::vector<std::vector<Id>> first(index(crew.size()));  // each thread's places of a length
     if (crew.size() == 1) {
       first[0] = sorted_.begin;
@@ -142,23 +146,22 @@ class Dealer {
           at[units] += count;
         }
       }
+      for (std::int64_t units = 1; units <= capacity_; ++units) {
+        if (at[index(units)] != end[index(units)]) refuse_changed_lengths();
+      }
     }
-    // Full rows of split documents are the last of the longest.
-    const std::int64_t num_rows = items_.size() - lengths.size();
-    std::vector<Id> end(sorted_.begin.begin() + 1, sorted_.begin.end());
-    end.back() = static_cast<Id>(end.back() - num_rows);
     crew.run(monitor_, 0.4, [&](std::int64_t worker) {
       std::vector<Id> mine = first[index(worker)];
+      const std::vector<Id>& stop = worker + 1 < crew.size() ? first[index(worker + 1)] : end;
       Id* sorted = sorted_.items.data();
       each_document(crew, worker, 0.1, [&](std::int64_t document, std::int64_t units) {
         Id& place = mine[index(units)];
-        if (__builtin_expect(place >= end[index(units)], 0)) refuse_changed_lengths();
+        if (__builtin_expect(place >= stop[index(units)], 0)) refuse_changed_lengths();
         sorted[place++] = static_cast<Id>(document);
       });
       if (crew.stopped()) return;
-      const std::vector<Id>& filled = worker + 1 < crew.size() ? first[index(worker + 1)] : end;
       for (std::int64_t units = 1; units <= capacity_; ++units) {
-        if (mine[index(units)] != filled[index(units)]) refuse_changed_lengths();
+        if (mine[index(units)] != stop[index(units)]) refuse_changed_lengths();
       }
     });
     for (std::int64_t row = 0; row < num_rows; ++row) {

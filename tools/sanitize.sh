@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Runs the core's tests on a core that is built with GCC's sanitizers of addresses and undefined
-# behavior.
+# Runs the core's tests on cores that are built with GCC's sanitizers: once with those of addresses
+# and undefined behavior, once with that of threads.
 #
 #     tools/sanitize.sh PYTHON
 set -euo pipefail
@@ -13,22 +13,29 @@ trap 'rm -rf "$copy"' EXIT
 cp -r setup.py pyproject.toml README.md LICENSE NOTICE csrc megatron_packing tests "$copy"
 cd "$copy"
 
+# run_tests SANITIZERS LIBRARIES [ARGUMENT OF PYTEST ...]
 run_tests() {
-  local kinds=$1 libraries=
-  for library in "${@:2}"; do
+  local kinds=$1 libraries= library
+  for library in $2; do
     libraries+=$("${CXX:-g++}" -print-file-name="lib$library.so"):
   done
   echo "sanitizers: $kinds"
   rm -rf build megatron_packing/*.so
   MEGATRON_PACKING_SANITIZE=$kinds "$python" setup.py --quiet build_ext --inplace
-  # Python itself frees little at its end: leaks are not looked for.
+  # Python itself frees little at its end: leaks are not looked for. Python and numpy are not
+  # compiled for the thread sanitizer, which watches the core alone.
   # Without randomized addresses, where newer kernels map libraries into the sanitizers' memory.
   # Properties are tried with few examples: instrumented code is many times slower.
   HYPOTHESIS_PROFILE=sanitized \
     LD_PRELOAD=$libraries PYTHONPATH=$copy \
     ASAN_OPTIONS=detect_leaks=0 \
+    TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1:log_path="$copy/report" \
     setarch --addr-no-randomize "$python" -m pytest -q -p no:cacheprovider \
-    tests/core tests/planning/test_plan.py tests/stream/test_order.py
+    tests/core tests/planning/test_plan.py tests/stream/test_order.py "${@:3}" && return
+  cat "$copy"/report* >&2 || true
+  return 1
 }
 
-run_tests address,undefined asan ubsan
+run_tests address,undefined "asan ubsan"
+# Those left out measure processor time.
+run_tests thread tsan -k "not no_stretch_of_planning"
