@@ -5,8 +5,9 @@ import json
 import re
 import shlex
 from argparse import ArgumentParser
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields
 from itertools import pairwise
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -312,31 +313,26 @@ def test_an_index_of_another_tokenizer_than_its_corpus_is_refused(corpus, tmp_pa
         build([corpus.prefix], tmp_path, packing_indexes=(str(index.path),))
 
 
-CHANGED = {
-    "strategy": "greedy",
-    "sequence_length": 96,
-    "effort": "high",
-    "alignment": 2,
-    "max_documents_per_pack": 5,
-    "overlong": "drop",
-    "min_packs": 3,
-    "packs_multiple_of": 4,
-    "seed": 9,
-}
+def changed(field: Field) -> object:
+    """A value of a field of the settings that is not its default."""
+    kind = get_type_hints(PlanSettings)[field.name]
+    if get_origin(kind) is Literal:
+        return next(choice for choice in get_args(kind) if choice != field.default)
+    return 96 if field.default is MISSING else (field.default or 2) + 1
 
 
 def test_every_setting_of_a_plan_has_a_flag_of_its_own_and_reaches_the_plan():
-    assert CHANGED.keys() == {field.name for field in fields(PlanSettings)}
+    settings = {field.name: changed(field) for field in fields(PlanSettings)}
     flags = [
         word
-        for name, value in CHANGED.items()
+        for name, value in settings.items()
         if name not in ("sequence_length", "seed")  # Megatron has flags of its own for these
         for word in (f"--packing-{name.replace('_', '-')}", str(value))
     ]
     args = add_packing_arguments(ArgumentParser()).parse_args(flags)
     vars(args).update(
-        seq_length=CHANGED["sequence_length"],
-        seed=CHANGED["seed"],
+        seq_length=settings["sequence_length"],
+        seed=settings["seed"],
         context_parallel_size=1,
         data_cache_path=None,
         create_attention_mask_in_dataloader=False,
@@ -346,8 +342,8 @@ def test_every_setting_of_a_plan_has_a_flag_of_its_own_and_reaches_the_plan():
         split="100,0,0",
     )
     config = dataset_config_from_args(args, null_tokenizer(), lambda _: (None, None))
-    assert config.plan_settings(training=True) == PlanSettings(**CHANGED)
-    evaluated = CHANGED | {"min_packs": 0, "packs_multiple_of": 6}
+    assert config.plan_settings(training=True) == PlanSettings(**settings)
+    evaluated = settings | {"min_packs": 0, "packs_multiple_of": 6}
     assert config.plan_settings(training=False) == PlanSettings(**evaluated)
 
 

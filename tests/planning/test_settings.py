@@ -5,6 +5,7 @@ import inspect
 import shlex
 from argparse import ArgumentParser
 from dataclasses import MISSING, fields
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from megatron_packing import plan_packs
 from megatron_packing.commands import pack
 from megatron_packing.planning import settings as settings_module
-from megatron_packing.planning.settings import EFFORTS, OVERLONG, PlanSettings, flag_of
+from megatron_packing.planning.settings import PlanSettings, flag_of
 from megatron_packing.planning.strategies import STRATEGIES
 
 NAMES = [field.name for field in fields(PlanSettings)]
@@ -81,17 +82,17 @@ def test_flags_are_there_without_help_where_python_has_no_sources(monkeypatch):
         settings_module._texts.cache_clear()
 
 
+def values_of(kind: object) -> st.SearchStrategy:
+    """Values of a field of that type."""
+    if get_origin(kind) is Literal:
+        return st.sampled_from(get_args(kind))
+    number = st.integers(0, 2**64 - 1)
+    return number if kind is int else st.none() | number
+
+
 settings = st.builds(
     PlanSettings,
-    strategy=st.sampled_from(STRATEGIES),
-    sequence_length=st.integers(1, 2**26),
-    effort=st.sampled_from(EFFORTS),
-    alignment=st.integers(1, 64),
-    max_documents_per_pack=st.none() | st.integers(1, 1000),
-    overlong=st.sampled_from(OVERLONG),
-    min_packs=st.integers(0, 10**6),
-    packs_multiple_of=st.integers(1, 10**6),
-    seed=st.integers(0, 2**64 - 1),
+    **{name: values_of(kind) for name, kind in get_type_hints(PlanSettings).items()},
 )
 
 
