@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+import megatron_packing.needs.torch  # noqa: F401
+
 import torch
 
 from megatron_packing.corpus.corpus import Corpus
