@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Datasets, flags, batches, loss and layer specs for Megatron.
 
-May import: thd, stream, index, planning, corpus, files, needs, counted, errors. Imports
-megatron-core, and megatron.training in the modules that pretrain() needs.
+May import: thd, stream, ranks, index, planning, corpus, tokenizers, files, needs, counted, errors.
+Imports megatron-core, and megatron.training in the modules that pretrain() needs.
 """
 
 import megatron_packing.needs.megatron_core

@@ -144,7 +144,7 @@ def test_half_precision_trains_on_a_cpu(data):
             "--num-experts 4 --moe-router-load-balancing-type sinkhorn",
             "which counts padding as tokens",
         ),
-        ("--num-experts 4 --moe-expert-capacity-factor 1.0", "--moe-expert-capacity-factor does"),
+        ("--num-experts 4 --moe-expert-capacity-factor 1.0", "--moe-expert-capacity-factor is not"),
         ("--micro-batch-size 2", "--micro-batch-size is 2"),
         ("--sft", "--sft is not supported with packing"),
         ("--reset-position-ids", "--reset-position-ids is not supported with packing"),
@@ -184,7 +184,11 @@ def test_a_wrong_setting_stops_the_run_with_one_sentence(data, flags, message):
 @pytest.mark.parametrize(
     ("flags", "ranks", "message"),
     [
-        ("--context-parallel-size 2 --packing-alignment 2", 2, "it must be a multiple of 4"),
+        (
+            "--context-parallel-size 2 --packing-alignment 2",
+            2,
+            "--packing-alignment is 2: give a multiple of 4",
+        ),
         (
             "--context-parallel-size 2 --tensor-model-parallel-size 4 --sequence-parallel "
             "--seq-length 132",
@@ -211,7 +215,7 @@ def test_an_index_of_a_smaller_alignment_is_refused_with_the_command_that_makes_
     assert run.status != 0
     assert f"error: the pack index {index.path} has segments aligned to 1" in run.output
     assert (
-        f"megatron-packing pack {corpus.prefix} --strategy optimal --sequence-length {ROW} "
+        f"megatron-packing pack {corpus.prefix} --sequence-length {ROW} "
         f"--alignment 4 --documents 0:150 --output DIR" in run.output
     )
     assert not run.steps

@@ -46,13 +46,13 @@ def test_a_start_says_what_is_read_and_how_long_an_epoch_is(tmp_path):
     for output in (made, found):
         (rows,) = re.findall(
             rf"> train: (\d+) rows of {ROW} positions \(the minimum, [\d.]+% used\) for "
-            rf"the documents 0 to 59 of {corpus.prefix}, in {path}\n",
+            rf"documents 0 to 59 of {corpus.prefix}, in {path}\n",
             output,
         )
         steps = int(rows) / 4
         assert (
-            f"> an epoch of {corpus.prefix} is {rows} rows, {steps:,.1f} steps of 4 rows; 2 steps "
-            f"are {2 / steps:,.2f} epochs\n"
+            f"> an epoch of {corpus.prefix} is {rows} rows, {steps:,.1f} steps of 4 rows; the "
+            f"run's 2 steps make {2 / steps:,.2f} epochs\n"
         ) in output
         assert f"> train: no loss mask for {corpus.prefix}, so every token is trained" in output
         assert "--eval-iters is set" not in output  # it was 0 already
