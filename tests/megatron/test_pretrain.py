@@ -215,7 +215,7 @@ def test_an_index_of_a_smaller_alignment_is_refused_with_the_command_that_makes_
     assert run.status != 0
     assert f"error: the pack index {index.path} has segments aligned to 1" in run.output
     assert (
-        f"megatron-packing pack {corpus.prefix} --strategy optimal --sequence-length {ROW} "
+        f"megatron-packing pack {corpus.prefix} --sequence-length {ROW} "
         f"--alignment 4 --documents 0:150 --output DIR" in run.output
     )
     assert not run.steps
