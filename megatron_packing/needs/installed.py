@@ -42,8 +42,7 @@ def require(module: str, package: str, requirement: str) -> None:
         absent = MissingPackageError(
             f"this needs {package} (module {module}), which is not installed for {sys.executable}: "
             f"use NVIDIA's image that has it, in a virtual environment made with "
-            f"--system-site-packages, or install it with: pip install '{requirement}' "
-            f"(megatron-packing never installs it)"
+            f"--system-site-packages, or install it with: pip install '{requirement}'"
         )
         absent.name = module
         raise absent

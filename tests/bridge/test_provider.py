@@ -35,7 +35,7 @@ def run(*arguments: object, ranks: int = 1) -> dict:
     return result
 
 
-@pytest.mark.parametrize("context", [1, 2])
+@pytest.mark.parametrize("context", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_bridges_batches_hold_the_rows_and_boundaries_of_this_projects(index, context):
     """Its samplers, collation and gpt_step.get_batch: across the end of an epoch, resumed, by a
     worker, and in evaluations of any length."""

@@ -27,6 +27,7 @@ from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.thd.rows import PackedRows
 from tests.bridge.conftest import BRIDGE, needs_bridge
 from tests.conftest import chat_like_lengths, write_corpus
+from tests.ranks import run_ranks
 
 ROW, END = 96, 3
 TOKENIZER = {"tokenizer_sha256": "ab" * 32}
@@ -56,14 +57,7 @@ def pack(corpus: Corpus, folder: Path, **changes):
 def read(package: str, files: dict[Path, int]) -> list[list[dict[str, np.ndarray]]]:
     """What the class's collate_fn makes of each pack of each file, aligned to a multiple."""
     words = [package, END, ROW, *(f"{file}:{multiple}" for file, multiple in files.items())]
-    process = subprocess.run(
-        [sys.executable, SCRIPT, *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
+    run_ranks(SCRIPT, *words)
     found = []
     for file in files:
         packs: dict[int, dict[str, np.ndarray]] = {}

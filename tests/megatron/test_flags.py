@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import sys
@@ -40,7 +41,8 @@ def undecided(names: set[str]) -> set[str]:
     return names - set().union(*LISTS)
 
 
-def of_megatrons_parser() -> set[str]:
+@functools.cache
+def of_megatrons_parser() -> frozenset[str]:
     """In another process: Megatron asks for CUDA as it is imported."""
     program = (
         "import sys, argparse; sys.path.insert(0, sys.argv[1]); import cpu_trainer; "
@@ -55,7 +57,7 @@ def of_megatrons_parser() -> set[str]:
         timeout=120,
         check=True,
     )
-    return set(process.stdout.splitlines()[-1].split()) - {"help"}
+    return frozenset(process.stdout.splitlines()[-1].split()) - {"help"}
 
 
 def test_no_argument_has_two_decisions():

@@ -100,6 +100,7 @@ def whole(store, objects, chitchat, tmp_path_factory) -> dict[str, bytes]:
     return contents(prefix)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_random_faults_end_in_a_sentence_or_in_the_same_bytes(
     store, objects, whole, chitchat, tmp_path
@@ -162,10 +163,12 @@ def check_sentence(text: str, fault: str) -> None:
 @pytest.mark.parametrize(
     ("fault", "cause", "on_bad_record"),
     [
-        ("expired token", "The provided token has expired", "skip"),
+        pytest.param(
+            "expired token", "The provided token has expired", "skip", marks=pytest.mark.slow
+        ),
         ("denied", "Access Denied", "error"),
         ("cut body", "Response payload is not completed", "skip"),
-        ("no answer", "did not answer in time", "skip"),
+        pytest.param("no answer", "did not answer in time", "skip", marks=pytest.mark.slow),
     ],
 )
 def test_what_a_read_failed_of_is_said(
