@@ -24,6 +24,8 @@ if kinds := os.environ.get("MEGATRON_PACKING_SANITIZE"):
 # A strategy is added in C++ alone: type checkers learn its name from its row of the table.
 ROWS = Path("csrc/strategies/table.cpp").read_text(encoding="utf-8")
 NAMES = "".join(f'    "{name}",\n' for name in re.findall(r'^ {6}\{"(\w+)", k', ROWS, re.MULTILINE))
+if not NAMES:
+    raise SystemExit("error: setup.py finds no row in csrc/strategies/table.cpp; mend its pattern")
 STRATEGY_TYPE = f'''# SPDX-License-Identifier: Apache-2.0
 """The names in csrc/strategies/table.cpp, for type checkers. Written by setup.py: do not edit."""
 

@@ -82,7 +82,9 @@ def run(args: Namespace) -> dict[str, Any]:
     documents = open_documents(args)
     refuse_other_tokenizers(documents, args)
     source = documents.prefix
-    kept, _ = packable_lengths(documents.num_tokens, source)
+    kept, numbers = packable_lengths(documents.num_tokens, source)
+    if args.overlong == "error":
+        refuse_overlong(kept, numbers, args.sequence_length, source)
     lengths, dropped, truncated = _without_overlong(kept, source, args)
     num_positions = int(lengths.sum(dtype=np.int64))
     comparison = Comparison(
@@ -126,7 +128,7 @@ def _without_overlong(
         The lengths to plan; how many documents were dropped; how many were truncated.
 
     Raises:
-        InputError: A document is too long and ``--overlong`` is ``error``, or all would be dropped.
+        SettingError: All documents would be dropped.
     """
     row = args.sequence_length
     over = lengths > row
@@ -135,8 +137,6 @@ def _without_overlong(
         return lengths, 0, 0
     if args.overlong == "truncate":
         return np.minimum(lengths, row), 0, count
-    if args.overlong == "error":
-        refuse_overlong(lengths, row, source)
     if count == len(lengths):
         raise all_dropped(row, source)
     return lengths[~over], count, 0

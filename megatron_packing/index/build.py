@@ -53,13 +53,13 @@ def build_pack_index(
     documents = range(len(corpus)) if documents is None else documents
     if isinstance(corpus, JoinedCorpus) and corpus.repeats_documents:
         _refuse_a_part(corpus, documents)
-    num_tokens = corpus.num_tokens[documents.start : documents.stop]
-    lengths, kept = packable_lengths(num_tokens, corpus.prefix)
+    lengths, kept = packable_lengths(
+        corpus.num_tokens[documents.start : documents.stop], corpus.prefix
+    )
     cut_anyway = settings.overlong != "error" or STRATEGY_TABLE[settings.strategy].cuts_documents
     if not cut_anyway and settings.sequence_length >= 1:  # else the core refuses it
-        refuse_overlong(
-            np.asarray(num_tokens) - 1, settings.sequence_length, corpus.prefix, documents.start
-        )
+        row = settings.sequence_length
+        refuse_overlong(lengths, kept, row, corpus.prefix, documents.start)
     tokens = on_read = None
     if isinstance(corpus, Corpus | JoinedCorpus):
         on_read = share_read(corpus, tokens=hash_content, progress=reading)

@@ -42,15 +42,20 @@ def packable_lengths(
 
 
 def refuse_overlong(
-    lengths: NDArray[Any], sequence_length: int, source: Path | str, first_document: int = 0
+    lengths: NDArray[Any],
+    numbers: NDArray[np.int64] | None,
+    sequence_length: int,
+    source: Path | str,
+    first_document: int = 0,
 ) -> None:
     """Refuse documents that are longer than a row.
 
     Args:
-        lengths: Positions of each document, shape ``(num_documents,)``.
+        lengths: Positions of each document, as ``packable_lengths`` gives them.
+        numbers: Their numbers, as it gives them too.
         sequence_length: Positions in a row.
         source: What holds the documents, for messages.
-        first_document: The number of the first of ``lengths``.
+        first_document: The document whose number is 0 here.
 
     Raises:
         SettingError: There are some. Names the first one, counts them, and says what can be done.
@@ -58,12 +63,14 @@ def refuse_overlong(
     over = np.flatnonzero(lengths > sequence_length)
     if len(over) == 0:
         return
+    first = int(over[0])
+    document = first_document + (first if numbers is None else int(numbers[first]))
     raise SettingError(
         f"{doubled_braces(source)} has {counted(len(over), 'document')} longer than the sequence "
-        f"length {sequence_length} (document {first_document + int(over[0])}, counted from 0, has "
-        f"{int(lengths[over[0]]):,} positions, the longest {int(lengths.max()):,}); choose a "
-        f"longer {{sequence_length}}, or choose with {{overlong}} drop, truncate or split what "
-        f"happens to them"
+        f"length {sequence_length} (document {document}, counted from 0, has "
+        f"{int(lengths[first]):,} positions, the longest {int(lengths.max()):,}); choose a longer "
+        f"{{sequence_length}}, or choose with {{overlong}} drop, truncate or split what happens to "
+        f"them"
     )
 
 

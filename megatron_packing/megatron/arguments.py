@@ -10,14 +10,12 @@ from typing import Any
 
 from megatron_packing.megatron.checks import check_packing_arguments
 from megatron_packing.megatron.config import PackedDatasetConfig
+from megatron_packing.megatron.flags import MEGATRON_SETS, PLAN_PREFIX
 from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.thd.alignment import segment_alignment
 from megatron_packing.thd.attention import BACKENDS
 from megatron_packing.thd.layout import ATTENTION, POSITION_IDS
 from megatron_packing.thd.loss_weights import NORMALISERS
-
-PREFIX = "packing-"
-"""Of the flags of a plan: ``--packing-strategy`` and so on."""
 
 __all__ = ["add_packing_arguments", "check_packing_arguments", "dataset_config_from_args"]
 
@@ -27,8 +25,8 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
     group = parser.add_argument_group("packing")
     PlanSettings.add_arguments(
         group,
-        prefix=PREFIX,
-        without=("sequence_length", "seed"),  # --seq-length and --seed
+        prefix=PLAN_PREFIX,
+        without=MEGATRON_SETS,
         overrides={
             "alignment": {
                 "default": None,
@@ -139,7 +137,7 @@ def dataset_config_from_args(
         "create_attention_mask": args.create_attention_mask_in_dataloader,
         "packing": PlanSettings.from_arguments(
             args,
-            prefix=PREFIX,
+            prefix=PLAN_PREFIX,
             sequence_length=args.seq_length,
             alignment=args.packing_alignment or segment_alignment(args.context_parallel_size),
             seed=args.seed,

@@ -7,6 +7,8 @@ every other Megatron flag means for a packed run; a test compares both with Mega
 
 from __future__ import annotations
 
+from megatron_packing.planning.settings import flag_of as flag_of  # of any argument
+
 _HYBRID = "packed training builds GPT models of attention layers, not hybrid models"
 _RETRO = "packed training does not build retrieval models"
 _DISTILLATION = "packed training uses only the labels of its rows"
@@ -55,6 +57,12 @@ REFUSED = {
 """Reasons by argument name (``args.NAME``). Some releases lack some of these arguments."""
 
 
-def flag_of(name: str) -> str:
-    """Return the command-line flag of an argument name."""
-    return f"--{name.replace('_', '-')}"
+PLAN_PREFIX = "packing-"
+"""Comes before the flags of plan settings: ``--packing-strategy`` and so on."""
+MEGATRON_SETS = {"sequence_length": "--seq-length", "seed": "--seed"}
+"""The plan settings for which Megatron has a flag of its own."""
+
+
+def flag_of_setting(field: str) -> str:
+    """The flag of a training script that sets a field of ``PlanSettings``."""
+    return MEGATRON_SETS.get(field) or flag_of(field, PLAN_PREFIX)

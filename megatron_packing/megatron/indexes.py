@@ -30,6 +30,7 @@ from megatron_packing.index.manifest import MANIFEST
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.source import check_source
 from megatron_packing.megatron.config import PackedDatasetConfig
+from megatron_packing.megatron.flags import flag_of_setting
 from megatron_packing.megatron.object_storage import MegatronStorage
 from megatron_packing.megatron.stored_indexes import local_index
 from megatron_packing.planning.settings import PlanSettings
@@ -144,7 +145,7 @@ def _build(
             corpus, settings, path, documents=documents, progress=_log_progress(corpus)
         )
     except SettingError as error:
-        raise InputError(error.naming(_flag_of_setting)) from error
+        raise InputError(error.naming(flag_of_setting)) from error
     except InputError:
         if not (path / MANIFEST).exists():  # else another job made it meanwhile
             raise
@@ -155,12 +156,6 @@ def _build(
             f"lower bound {index.figures.lower_bound:,} "
             f"({index.figures.utilisation:.2%} used) in {seconds:.2f} s: {path}"
         )
-
-
-def _flag_of_setting(field: str) -> str:
-    """The flag of a run that sets a field of ``PlanSettings``."""
-    megatrons = {"sequence_length": "--seq-length", "seed": "--seed"}
-    return megatrons.get(field) or f"--packing-{field.replace('_', '-')}"
 
 
 def _check_writable(folder: Path) -> None:
@@ -219,7 +214,6 @@ def _find_given(
     quietly: bool,
 ) -> PackIndex:
     """Choose the one index of this corpus whose documents all belong to this split."""
-    settings = config.plan_settings(training=split is Split.train)
     found = []
     for place in config.packing_indexes:
         path = local_index(place, config.object_storage_cache_path)
@@ -231,6 +225,7 @@ def _find_given(
     given = ", ".join(config.packing_indexes)
     wanted = f"the documents {documents.start} to {documents.stop - 1} of {corpus.prefix}"
     if not found:
+        settings = config.plan_settings(training=split is Split.train)
         raise InputError(
             f"none of the pack indexes {given} is made of {wanted}, which this split holds; "
             f"make one with: {settings.command(str(corpus.prefix), documents)}"

@@ -103,7 +103,7 @@ class PlanSettings:
             if not prefix:  # Megatron's help has sentences, this command line's has fragments
                 text = options["help"].rstrip(".")
                 options["help"] = text[:1].lower() + text[1:]
-            parser.add_argument(f"--{prefix}{_dashes(field.name)}", **options)
+            parser.add_argument(flag_of(field.name, prefix), **options)
 
     @classmethod
     def from_arguments(cls, args: Namespace, *, prefix: str = "", **given: Any) -> PlanSettings:
@@ -133,19 +133,15 @@ class PlanSettings:
         for field in fields(self):
             value = getattr(self, field.name)
             if value != field.default:
-                words += [f"--{_dashes(field.name)}", str(value)]
+                words += [flag_of(field.name), str(value)]
         if documents is not None:
             words += ["--documents", f"{documents.start}:{documents.stop}"]
         return f"{shlex.join(words)} --output DIR"
 
 
-def flag_of(field: str) -> str:
-    """The flag of ``megatron-packing pack`` for a field of the settings."""
-    return f"--{_dashes(field)}"
-
-
-def _dashes(field: str) -> str:
-    return field.replace("_", "-")
+def flag_of(field: str, prefix: str = "") -> str:
+    """The flag of an argument or a field by its name in Python: ``--min-packs``."""
+    return f"--{prefix}{field.replace('_', '-')}"
 
 
 @cache

@@ -89,6 +89,13 @@ def test_it_passes_options_on_and_takes_other_models(corpus, tmp_path, capsys):
     assert model["plans"][0]["epoch_flops"] < usual["plans"][0]["epoch_flops"]
 
 
+def test_the_overlong_document_that_it_names_is_that_of_the_corpus(tmp_path, capsys):
+    prefix = write_corpus(tmp_path / "corpus", [1, 5, 1, 90, 120]).prefix
+    message = fails(capsys, "compare", prefix, "--sequence-length", 64)
+    assert "has 2 documents longer than the sequence length 64 (document 3, counted" in message
+    assert "has 89 positions, the longest 119)" in message
+
+
 def test_it_refuses_bad_input_by_name(corpus, tmp_path, capsys):
     compare = ["compare", corpus.prefix, "--sequence-length"]
     message = fails(capsys, *compare, 64)

@@ -12,11 +12,11 @@ pytest.importorskip("megatron.core")
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.megatron import indexes
-from tests.conftest import chat_like_lengths, write_corpus
+from tests.conftest import ROOT, chat_like_lengths, write_corpus
 from tests.megatron.test_dataset import ROW, build
 from tests.ranks import run_ranks
 
-SCRIPT = Path(__file__).with_name("build_slowly.py")
+SCRIPT = ROOT / "tests" / "megatron" / "build_slowly.py"
 
 
 def run(folder: Path, *arguments: object) -> list[str]:
