@@ -188,7 +188,7 @@ PYBIND11_MODULE(_core, module) {
   module.def("strategies", &strategies);
   bind_plan_packs<std::uint16_t, std::int32_t, std::int64_t>(module);
   module.def("permute", &packing::permute, py::arg("index"), py::arg("size"), py::arg("key"));
-  module.def("epoch_key", &packing::epoch_key, py::arg("seed"), py::arg("epoch"));
+  module.def("derive_key", &packing::derive_key, py::arg("key"), py::arg("number"));
   module.def("balance", &balance, py::arg("costs").noconvert(), py::arg("num_ranks"));
   // For tests, which compare its optimum with that of another solver.
   py::class_<packing::CoveringProgram>(module, "CoveringProgram")

@@ -41,8 +41,8 @@ std::int64_t permute(std::int64_t index, std::int64_t size, std::uint64_t key) {
   return static_cast<std::int64_t>(value);
 }
 
-std::uint64_t epoch_key(std::uint64_t seed, std::int64_t epoch) {
-  return mix64(mix64(seed) + 0x9e3779b97f4a7c15ULL * static_cast<std::uint64_t>(epoch + 1));
+std::uint64_t derive_key(std::uint64_t key, std::int64_t number) {
+  return mix64(mix64(key) + 0x9e3779b97f4a7c15ULL * static_cast<std::uint64_t>(number + 1));
 }
 
 }  // namespace packing

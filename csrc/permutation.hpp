@@ -13,7 +13,7 @@ namespace packing {
 // Throws std::out_of_range where index is outside [0, size).
 std::int64_t permute(std::int64_t index, std::int64_t size, std::uint64_t key);
 
-// The key of one epoch's permutation.
-std::uint64_t epoch_key(std::uint64_t seed, std::int64_t epoch);
+// Returns a key derived from `key` for the permutation numbered `number`, such as an epoch.
+std::uint64_t derive_key(std::uint64_t key, std::int64_t number);
 
 }  // namespace packing

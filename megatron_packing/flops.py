@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The floating-point operations of a layer, of a row and of an epoch."""
+"""Floating-point operations of a layer, a row and an epoch."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _MULTIPLY_ADD = 2
 
 @dataclass(frozen=True, slots=True)
 class WorkModel:
-    """The work of a row, in any unit: that of its tokens and that of its attention.
+    """Work of a row in an arbitrary unit: linear layers plus attention.
 
-    A rank's rows have as many tokens as any other's, so the ratio of the two numbers says how much
-    an uneven attention matters for a step; the best deal is the same for all ratios.
+    All rows have equally many tokens, so only attention differs between ranks. The ratio of the two
+    numbers says how much that matters for a step. It does not change which deal is best.
     """
 
     per_token: int
-    """Of a token in the linear parts of a layer."""
+    """Work of one token in the linear layers."""
     per_squared_length: int
-    """Of causal attention over a segment, divided by the square of its length."""
+    """Work of causal attention over a segment, divided by its squared length."""
 
     def __post_init__(self) -> None:
         if self.per_token < 0 or self.per_squared_length < 1:
@@ -36,11 +36,11 @@ class WorkModel:
             )
 
     def work(self, segment_lengths: NDArray[np.int64]) -> int:
-        """The work of a row.
+        """Compute the work of a row.
 
         Args:
-            segment_lengths: Shape ``(num_segments,)``: positions of each segment, the tail among
-                them.
+            segment_lengths: Shape ``(num_segments,)``: positions of each segment, including the
+                tail.
         """
         squares = int(np.dot(segment_lengths, segment_lengths))
         return self.per_token * int(segment_lengths.sum()) + self.per_squared_length * squares
@@ -50,7 +50,7 @@ class WorkModel:
 class LayerShape:
     """A transformer layer: causal attention with grouped queries, and an MLP.
 
-    Counts are those of ``num_floating_point_operations`` in Megatron-LM's
+    The counts follow ``num_floating_point_operations`` in Megatron-LM's
     ``megatron/training/training.py``, after arXiv 2104.04473 (appendix) and arXiv 2205.05198: two
     operations for each weight and position, half of the attention matrix.
     """
@@ -62,11 +62,11 @@ class LayerShape:
     kv_channels: int
     """Channels of a head."""
     gated: bool = True
-    """Whether the MLP has a gate, as SwiGLU has: three matrices in place of two."""
+    """Whether the MLP has a gate, as in SwiGLU: three matrices instead of two."""
 
     @property
     def linear_flops_per_position(self) -> int:
-        """Of projections and MLP in a forward pass; padding costs as much as text."""
+        """Forward operations of projections and MLP. A padding position costs as much as text."""
         query = self.num_heads * self.kv_channels
         key_and_value = 2 * self.num_query_groups * self.kv_channels
         attention = self.hidden_size * (query + key_and_value) + query * self.hidden_size
@@ -75,12 +75,12 @@ class LayerShape:
 
     @property
     def attention_flops_per_square(self) -> int:
-        """Of scores and weighted values in a forward pass, for each unit of length squared."""
-        # Two products of length**2 * heads * channels, of which the causal mask leaves a half.
+        """Forward operations of attention, divided by the squared length."""
+        # Two products of length**2 * heads * channels; the causal mask leaves half of each.
         return _MULTIPLY_ADD * self.num_heads * self.kv_channels
 
     def work_model(self) -> WorkModel:
-        """The work of rows, in the largest unit that makes both numbers integers."""
+        """Work model in the largest unit in which both numbers are integers."""
         numbers = self.linear_flops_per_position, self.attention_flops_per_square
         unit = gcd(*numbers)
         return WorkModel(numbers[0] // unit, numbers[1] // unit)
@@ -88,10 +88,10 @@ class LayerShape:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelShape:
-    """A dense decoder: layers with SwiGLU, and untied logits.
+    """A dense decoder with SwiGLU and untied logits.
 
-    Only matrix products count. The backward pass costs twice the forward pass, and nothing is
-    recomputed.
+    Only matrix products count. The backward pass costs twice the forward pass, without
+    recomputation.
     """
 
     name: str
@@ -106,7 +106,7 @@ class ModelShape:
         """Check the shape.
 
         Raises:
-            InputError: A size is below 1, or one that must be a multiple of another is not.
+            InputError: A size is below 1, or is not a multiple of the size that divides it.
         """
         sizes = {
             "layers": self.num_layers,
@@ -128,7 +128,7 @@ class ModelShape:
 
     @property
     def layer(self) -> LayerShape:
-        """One of its layers."""
+        """Shape of one layer."""
         return LayerShape(
             hidden_size=self.hidden_size,
             ffn_hidden_size=self.ffn_hidden_size,
@@ -139,7 +139,7 @@ class ModelShape:
 
     @property
     def linear_flops_per_position(self) -> int:
-        """Of projections, MLPs and logits, forward and backward; padding costs as much as text."""
+        """Forward and backward operations of projections, MLPs and logits."""
         logits = _MULTIPLY_ADD * self.hidden_size * self.vocabulary_size
         return _FORWARD_AND_BACKWARD * (
             self.num_layers * self.layer.linear_flops_per_position + logits
@@ -147,16 +147,16 @@ class ModelShape:
 
     @property
     def attention_flops_per_square(self) -> int:
-        """Of scores and weighted values, forward and backward, for each unit of length squared."""
+        """Forward and backward operations of attention, divided by the squared length."""
         return _FORWARD_AND_BACKWARD * self.num_layers * self.layer.attention_flops_per_square
 
     def epoch_flops(self, num_rows: int, sequence_length: int, attention_work: int) -> int:
-        """Of an epoch: every position of every row in linear layers, attention as given.
+        """Operations of an epoch: linear layers over whole rows, plus attention.
 
         Args:
             num_rows: Rows in the epoch.
             sequence_length: Positions in a row.
-            attention_work: Sum of the squares of the lengths within which there is attention.
+            attention_work: Sum of squared lengths of the spans that attend within themselves.
         """
         linear = self.linear_flops_per_position * num_rows * sequence_length
         return linear + self.attention_flops_per_square * attention_work

@@ -33,8 +33,8 @@ def test_packing_longer_than_the_process_groups_time_limit_ends_no_rank(tmp_path
 
 def test_a_folder_that_ranks_do_not_share_is_named(tmp_path):
     _, second = run(tmp_path, 0, 0.02, "apart")
-    assert "is not there after the 0.02 minutes of --packing-build-minutes" in second
-    assert "--data-cache-path is no folder that" in second
+    assert "does not exist after the 0.02 minutes of --packing-build-minutes" in second
+    assert "does not share the --data-cache-path of rank 0" in second
 
 
 def test_a_rank_that_cannot_pack_tells_the_others_at_once(tmp_path):

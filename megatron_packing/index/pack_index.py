@@ -224,7 +224,7 @@ class PackIndex:
         segments = self._segments_at(pack, places, num_tokens)
         if epoch == 0:
             return segments
-        key = _core.epoch_key(seed, epoch)
+        key = _core.derive_key(seed, epoch)
         units = -(-segments.lengths // self.plan.alignment)
         other = [
             self._place_of_epoch(pack, place, length, key)
@@ -267,7 +267,7 @@ class PackIndex:
         rank = int(np.searchsorted(alike, place))
         if rank >= len(alike) or alike[rank] != place:
             raise self._damaged(pack, f"places_by_length does not list its segment {place}")
-        other = int(alike[_core.permute(rank, end - begin, _core.epoch_key(key, length))])
+        other = int(alike[_core.permute(rank, end - begin, _core.derive_key(key, length))])
         if not 0 <= other < len(self.document_ids):
             raise self._damaged(pack, f"places_by_length has {other}, which is no segment")
         return other

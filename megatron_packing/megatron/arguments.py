@@ -21,7 +21,7 @@ __all__ = ["add_packing_arguments", "check_packing_arguments", "dataset_config_f
 
 
 def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
-    """Add the flags; give this to Megatron as ``extra_args_provider``."""
+    """Add the packing flags. Pass this to Megatron as ``extra_args_provider``."""
     group = parser.add_argument_group("packing")
     PlanSettings.add_arguments(
         group,
@@ -32,8 +32,8 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
                 "default": None,
                 "metavar": "A",
                 "help": "Each document takes a multiple of A positions in its row. Give 2 * C to "
-                "go on later with up to C context-parallel ranks on the same packs (default: the "
-                "least that context parallelism needs).",
+                "resume later with up to C context-parallel ranks on the same packs (default: the "
+                "smallest multiple that context parallelism needs).",
             }
         },
     )
@@ -41,49 +41,49 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
         "--packing-attention",
         choices=ATTENTION,
         default="document",
-        help="Whether a document sees itself alone, or those before it in its row too "
-        "(default: document).",
+        help="What a document attends to: itself alone (document), or also the documents before it "
+        "in its row (pack) (default: document).",
     )
     group.add_argument(
         "--packing-position-ids",
         choices=POSITION_IDS,
         default=None,
-        help="Whether positions restart in each document or continue through the row; without it "
-        "they do what --packing-attention does. Rotary embeddings always do.",
+        help="Whether position ids restart in each document or continue through the row (default: "
+        "restart with --packing-attention document, continue with pack). Rotary embeddings always "
+        "follow --packing-attention.",
     )
     group.add_argument(
         "--packing-attention-backend",
         choices=BACKENDS,
         default=None,
-        help="What computes attention; without it Transformer Engine, or with --transformer-impl "
-        "local torch's variable-length kernels on GPUs and the reference elsewhere.",
+        help="What computes attention (default: Transformer Engine; with --transformer-impl local "
+        "torch's variable-length kernels on GPUs and the reference on CPUs).",
     )
     group.add_argument(
         "--packing-normaliser",
         choices=NORMALISERS,
         default="token",
-        help="What weighs the same in the loss of a global batch: each trained token, each "
-        "document, or each trained turn (default: token).",
+        help="The unit of equal weight in the loss of a global batch: each trained token, each "
+        "document (sequence), or each trained turn (default: token).",
     )
     group.add_argument(
         "--packing-new-stream",
         action="store_true",
-        help="Go on from a checkpoint with other data than it was trained with: a corpus that it "
-        "was trained with, in the same packs, goes on with its first unread row, any other begins "
-        "with its first row. The log says which. Off by default: other data are refused.",
+        help="Resume from a checkpoint with different data. A corpus that the checkpoint read in "
+        "the same packs continues at its first unread row; any other corpus starts at its first "
+        "row. The log says which (default: different data are refused).",
     )
     group.add_argument(
         "--packing-resume-without-record",
         action="store_true",
-        help="Go on from a checkpoint that has no packing_stream.json, and take the data of this "
-        "run for those of the checkpoint. Off by default: such checkpoints are refused.",
+        help="Resume from a checkpoint that has no packing_stream.json, and assume that it read "
+        "the data of this run (default: such checkpoints are refused).",
     )
     group.add_argument(
         "--packing-allow-other-tokenizer",
         action="store_true",
-        help="Train on corpora that were tokenized with another tokenizer than each other or than "
-        "the run's. Off by default: they are refused. Tokens beyond the model's vocabulary are "
-        "always refused.",
+        help="Train on corpora whose tokenizers differ from each other or from the run's (default: "
+        "they are refused). Tokens beyond the model's vocabulary are always refused.",
     )
     group.add_argument(
         "--packing-indexes",
@@ -91,7 +91,7 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
         default=[],
         metavar="DIR",
         help="Pack indexes made with megatron-packing pack: folders, or s3:// and msc:// URLs of "
-        "folders, which are copied into --object-storage-cache-path (default: indexes are made at "
+        "folders, which are copied into --object-storage-cache-path (default: rank 0 makes them at "
         "the start, in --data-cache-path).",
     )
     group.add_argument(
@@ -99,14 +99,14 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
         type=float,
         default=60.0,
         metavar="M",
-        help="How long the other ranks wait while the first packs at the start. Of many documents "
-        "better make indexes beforehand (default: 60).",
+        help="Minutes that the other ranks wait for rank 0 to pack at the start. With many "
+        "documents, make the indexes beforehand (default: 60).",
     )
     group.add_argument(
         "--packing-balance",
         action="store_true",
-        help="Deal the packs of each global batch so that every data-parallel rank has equal work "
-        "in total; the batches and their gradients stay the same.",
+        help="Deal the packs of each global batch so that every data-parallel rank has the same "
+        "total work. Batches and gradients do not change (default: off).",
     )
     return parser
 
@@ -116,10 +116,10 @@ def dataset_config_from_args(
     tokenizer: Any,
     get_blends: Callable[[Namespace], tuple[Any, Any]],
 ) -> PackedDatasetConfig:
-    """Collect the dataset's settings from Megatron's arguments and the flags of this module.
+    """Build the dataset's configuration from Megatron's arguments and the packing flags.
 
     Args:
-        args: With Megatron's flags and those of ``add_packing_arguments``.
+        args: Megatron's flags and those of ``add_packing_arguments``.
         tokenizer: Megatron's tokenizer.
         get_blends: ``megatron.training.utils.get_blend_and_blend_per_split``.
     """
@@ -148,7 +148,7 @@ def dataset_config_from_args(
         ),
         "packing_with_padding_mask": args.num_experts is not None,
     }
-    # Fields that Megatron's versions share with their flags.
+    # Fields that have the name of their flag, whichever Megatron this is.
     for field in fields(PackedDatasetConfig):
         if field.init and field.name not in settings and hasattr(args, field.name):
             settings[field.name] = getattr(args, field.name)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Step balance: the packs of a global batch dealt so that every data-parallel rank has equal work.
+"""Step balance: reorder the packs of each global batch so that data-parallel ranks do equal work.
 
-A step lasts as long as its slowest rank. Which rank takes which pack of a global batch does not
-change the gradient, as the loss is divided by the trained tokens of the whole batch; so the packs
-of each batch are put in an order of which Megatron's sampler hands every rank its share.
+A step takes as long as its slowest rank. Which rank computes which pack of a global batch does not
+change the gradient, because the loss is divided by the trained tokens of the whole batch. So the
+packs of a batch are put into an order from which Megatron's sampler gives each rank equal work.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ from megatron_packing.flops import LayerShape, WorkModel
 from megatron_packing.megatron.dataset import PackedDataset
 from megatron_packing.megatron.endless import EndlessDataset
 
-# A dataloader's workers read ahead, by default two samples each, so neighboring batches meet.
+# Dataloader workers prefetch, by default two samples each, so consecutive batches interleave.
 _ORDERS_KEPT = 4
 
 
 class BalancedDataset(torch.utils.data.Dataset):
-    """A training dataset whose samples change places within their global batch.
+    """A training dataset whose samples are reordered within each global batch.
 
-    The members of every batch stay. Sample i is a function of the dataset, the numbers given here
-    and i alone.
+    Every batch keeps its members. Sample i depends on the dataset, these settings and i alone.
     """
 
     def __init__(
@@ -44,11 +43,11 @@ class BalancedDataset(torch.utils.data.Dataset):
         """Wrap a dataset.
 
         Args:
-            dataset: Of packs, or a blend of such.
-            global_batch_size: Packs of a batch, over all ranks.
-            data_parallel_size: Ranks, of which each takes every ``data_parallel_size``-th sample.
-            work_model: What is to be equal.
-            first_sample: Where one batch starts and, counted from there, all others.
+            dataset: A packed dataset, or a blend of packed datasets.
+            global_batch_size: Packs in a batch, over all ranks.
+            data_parallel_size: Number of ranks. Each takes every ``data_parallel_size``-th sample.
+            work_model: The work that ranks share equally.
+            first_sample: A sample where a batch starts. All batches are counted from it.
 
         Raises:
             ValueError: A size is below 1.
@@ -73,28 +72,30 @@ class BalancedDataset(torch.utils.data.Dataset):
         self._num_ranks = data_parallel_size
         self._work_model = work_model
         self._phase = first_sample % global_batch_size
-        self._orders: dict[int, NDArray[np.int64]] = {}  # the last used, by the batch's start
+        self._orders: dict[
+            int, NDArray[np.int64]
+        ] = {}  # recently used, by the first sample of the batch
 
     def __len__(self) -> int:
-        """Samples of the wrapped dataset."""
+        """Number of samples in the wrapped dataset."""
         return len(self.dataset)
 
     def __getitem__(self, idx: int) -> dict[str, torch.Tensor]:
-        """Lay out the sample that stands at ``idx`` after balancing."""
+        """Return the sample at position ``idx`` of the balanced order."""
         return self.dataset[self.source(int(idx))]
 
     def source(self, idx: int) -> int:
-        """The sample of the wrapped dataset that stands at ``idx``."""
-        place = (idx - self._phase) % self._batch_size
-        start = idx - place
+        """Return the wrapped dataset's index of the sample at position ``idx``."""
+        offset = (idx - self._phase) % self._batch_size
+        start = idx - offset
         if start < 0 or start + self._batch_size > len(self):
-            return idx  # an incomplete batch stays as it is
+            return idx  # an incomplete batch keeps its order
         if start not in self._orders:
-            order = self._balance(start)  # first: at worst the cache keeps what it had
+            order = self._balance(start)  # before the eviction, so an error changes no state
             if len(self._orders) == _ORDERS_KEPT:
                 del self._orders[next(iter(self._orders))]
             self._orders[start] = order
-        return start + int(self._orders[start][place])
+        return start + int(self._orders[start][offset])
 
     def _balance(self, start: int) -> NDArray[np.int64]:
         batch = range(start, start + self._batch_size)
@@ -132,6 +133,6 @@ def balance_steps(
             kv_channels=args.kv_channels,
             gated=args.swiglu,
         ).work_model(),
-        # Batches start where training goes on: with another batch size before, not at a multiple.
+        # Batches are counted from where training resumes, which may follow another batch size.
         first_sample=args.consumed_train_samples if first_sample is None else first_sample,
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a Megatron dataset's corpora are packed."""
+"""Configuration of the packed dataset."""
 
 from __future__ import annotations
 
@@ -22,36 +22,37 @@ from megatron_packing.thd.loss_weights import NORMALISERS, Normaliser
 
 @dataclass
 class PackedDatasetConfig(GPTDatasetConfig):
-    """GPTDatasetConfig and how its corpora are packed.
+    """Megatron's GPTDatasetConfig plus packing settings.
 
-    Of Megatron's own fields ``context_parallel_size`` matters: segments must be cut for it.
+    Megatron's own ``context_parallel_size`` decides the smallest alignment of segments.
     """
 
     packing: PlanSettings | None = None
-    """How packs are planned. None: by the defaults, with this dataset's ``sequence_length`` and
+    """Settings of the plan. None: the defaults, with this dataset's ``sequence_length`` and
     ``random_seed`` and the alignment that context parallelism needs. ``min_packs`` and
-    ``packs_multiple_of`` hold for training documents alone."""
+    ``packs_multiple_of`` apply to training documents only."""
     packing_eval_packs_multiple_of: int = 1
     """``packs_multiple_of`` for validation and test documents: the global batch of an evaluation,
     so that whole batches hold every document once."""
     packing_indexes: tuple[str, ...] = ()
-    """Pack indexes made beforehand. Where one holds the documents of a split it is used, plan and
-    all; where none does, that is an error. Empty: indexes are made in ``path_to_cache``."""
+    """Pack indexes made beforehand. Each split uses the one that holds its documents, with that
+    index's plan; it is an error if none does. Empty: indexes are made in ``path_to_cache``."""
     packing_build_minutes: float = 60.0
-    """How long ranks wait for the first to make an index."""
+    """Minutes that ranks wait for rank 0 to make an index."""
     packing_attention: Attention = "document"
-    """``document``: documents see themselves alone; ``pack``: and those before them in the row."""
+    """``document``: a document attends to itself alone. ``pack``: also to those before it."""
     packing_position_ids: PositionIds | None = None
-    """``restart``: from 0 in each segment; ``continue``: through the row. None: as attention."""
+    """``restart``: from 0 in each segment. ``continue``: through the row. None: ``restart`` for
+    document attention, ``continue`` for pack attention."""
     packing_normaliser: Normaliser = "token"
-    """What weighs the same in the loss: each ``token``, ``sequence`` or ``turn``."""
+    """Unit of equal weight in the loss: ``token``, ``sequence`` (a document) or ``turn``."""
     packing_with_tokens: bool = True
-    """False on pipeline stages that need to know where documents are, but not what they say."""
+    """False on pipeline stages that need the layout of rows but not their tokens."""
     packing_with_padding_mask: bool = False
-    """For mixtures of experts, whose routers must not count padding."""
+    """Whether samples have a padding mask. Routers of experts use it to leave out padding."""
     packing_for_own_step: bool = False
-    """Rows are for ``megatron_packing.megatron.trainer.forward_step``: Megatron's own batch path
-    refuses them, as it would not hand ``cu_seqlens`` to every rank."""
+    """Whether ``megatron_packing.megatron.trainer.forward_step`` reads the samples. They are then
+    refused by Megatron's own batch code, which does not give every rank ``cu_seqlens``."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,12 +81,12 @@ class PackedDatasetConfig(GPTDatasetConfig):
                 )
         if self.create_attention_mask:
             raise ValueError(
-                "create_attention_mask is on, but cu_seqlens take the mask's place; "
+                "create_attention_mask is on, but packed rows use cu_seqlens instead of a mask; "
                 "give --no-create-attention-mask-in-dataloader"
             )
 
     def plan_settings(self, *, training: bool) -> PlanSettings:
-        """The plan of training documents, or that of validation and test documents."""
+        """Settings for training documents, or for validation and test documents."""
         assert self.packing is not None  # see __post_init__
         if training:
             return self.packing
@@ -95,10 +96,10 @@ class PackedDatasetConfig(GPTDatasetConfig):
 
     @property
     def packing_plan(self) -> dict[str, str | int | None]:
-        """The settings of the plan by name, for Megatron's description of a dataset."""
+        """Plan settings by name, for Megatron's description of a dataset."""
         return asdict(self.plan_settings(training=True))
 
     @property
     def smallest_alignment(self) -> int:
-        """What every pack index must be aligned to."""
+        """Divisor that the alignment of every pack index must have."""
         return segment_alignment(self.context_parallel_size or 1)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the pack index of each split, or makes it.
+"""Find the pack index of each split, or make it.
 
-On one rank; the others look for its files meanwhile. None waits in a collective operation, which
-NCCL would end after some minutes.
+Rank 0 makes an index while the other ranks poll for its files. No rank waits in a collective
+operation, which NCCL would abort after some minutes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _PROGRESS_SECONDS = 10
 def prepare_indexes(config: PackedDatasetConfig) -> None:
     """Find or make the index of every split of every corpus, on every rank.
 
-    Before Megatron's builder of datasets, which lets the other ranks wait in a barrier while rank 0
+    Call this before Megatron's dataset builder, whose other ranks wait in a barrier while rank 0
     builds (``BlendedMegatronDatasetBuilder.build_generic_dataset``).
 
     Raises:
@@ -64,15 +64,15 @@ def prepare_indexes(config: PackedDatasetConfig) -> None:
 
 
 def storage_of(config: PackedDatasetConfig) -> MegatronStorage:
-    """How the corpora of a run are read."""
+    """Reader settings for the corpora of a run."""
     return MegatronStorage(config.mmap_bin_files, config.object_storage_cache_path)
 
 
 def corpora_of(config: PackedDatasetConfig) -> list[Corpus]:
-    """The corpora of all splits, each once.
+    """Distinct corpora of all splits.
 
     Raises:
-        InputError: One cannot be opened.
+        InputError: A corpus cannot be opened.
     """
     prefixes = dict.fromkeys(prefix for prefix, _, _ in _corpora_and_splits(config))
     storage = storage_of(config)
@@ -85,7 +85,7 @@ def corpora_of(config: PackedDatasetConfig) -> list[Corpus]:
 def _corpora_and_splits(
     config: PackedDatasetConfig,
 ) -> Iterator[tuple[str, Split, tuple[float, float]]]:
-    """Prefixes, and which part of each belongs to which split, as Megatron's builder takes them."""
+    """Yield (prefix, split, bounds as shares of the corpus) in the order of Megatron's builder."""
     if config.blend is not None:
         for prefix in config.blend[0]:
             for split, bounds in zip(Split, config.split_matrix, strict=True):
@@ -106,10 +106,10 @@ def find_index(
 ) -> PackIndex:
     """Find the pack index of a split, or make it on rank 0 while the others wait for it.
 
-    Which of ``packing_indexes`` it is is logged, if not ``quietly``.
+    Logs which of ``packing_indexes`` it uses, unless ``quietly``.
 
     Raises:
-        InputError: No index given fits, one does not fit this run, or none can be made.
+        InputError: None of the given indexes fits, one does not fit this run, or none can be made.
     """
     if config.packing_indexes:
         return _find_given(corpus, documents, split, config, quietly)
@@ -127,7 +127,7 @@ def find_index(
         index = PackIndex.open(path)
         if index.plan != settings:
             raise InputError(
-                f"the pack index {path} has another plan than its name says; remove the folder"
+                f"the pack index {path} has a different plan than its name says; remove the folder"
             )
         return _check(index, corpus, config)
     except BaseException as error:
@@ -147,7 +147,7 @@ def _build(
     except SettingError as error:
         raise InputError(error.naming(flag_of_setting)) from error
     except InputError:
-        if not (path / MANIFEST).exists():  # else another job made it meanwhile
+        if not (path / MANIFEST).exists():  # otherwise another job has just made it
             raise
     else:
         seconds = time.monotonic() - started
@@ -159,10 +159,10 @@ def _build(
 
 
 def _check_writable(folder: Path) -> None:
-    """Refuse a folder that takes no files, before any time is spent on packing.
+    """Refuse a folder that is not writable before packing starts.
 
     Raises:
-        InputError: Names the flag that chooses another.
+        InputError: The message names the flag that chooses another folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -170,13 +170,13 @@ def _check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise InputError(
-            f"pack indexes cannot be written to {folder} ({error.strerror or error}); give with "
-            f"--data-cache-path a folder that can be written and that all nodes share"
+            f"pack indexes cannot be written to {folder} ({error.strerror or error}); use "
+            f"--data-cache-path to name a writable folder that all nodes share"
         ) from error
 
 
 def _wait_for(path: Path, command: str, config: PackedDatasetConfig) -> PackIndex:
-    """Open the index that rank 0 makes, once it is there."""
+    """Wait for the index that rank 0 makes, and open it."""
 
     def open_index() -> PackIndex:
         refuse_if_told(path.name)
@@ -186,15 +186,15 @@ def _wait_for(path: Path, command: str, config: PackedDatasetConfig) -> PackInde
         return open_patiently(open_index, path.parent, 60 * config.packing_build_minutes)
     except UnreadableError as error:
         raise InputError(
-            f"{path} is not there after the {config.packing_build_minutes:g} minutes of "
-            f"--packing-build-minutes: either rank 0 needs longer to pack (then beforehand "
-            f"make one with: {command}, and give it with --packing-indexes), "
-            f"or --data-cache-path is no folder that {socket.gethostname()} shares with rank 0"
+            f"{path} does not exist after the {config.packing_build_minutes:g} minutes of "
+            f"--packing-build-minutes. Either rank 0 needs longer to pack (then make the index "
+            f"beforehand with: {command}, and name it with --packing-indexes), "
+            f"or {socket.gethostname()} does not share the --data-cache-path of rank 0"
         ) from error
 
 
 def _log_progress(corpus: Corpus | JoinedCorpus) -> Callable[[float], None]:
-    """Say now and then how far packing is."""
+    """Return a function that logs progress every few seconds."""
     last = time.monotonic()
 
     def log(share: float) -> None:
@@ -227,19 +227,19 @@ def _find_given(
     if not found:
         settings = config.plan_settings(training=split is Split.train)
         raise InputError(
-            f"none of the pack indexes {given} is made of {wanted}, which this split holds; "
+            f"none of the pack indexes {given} holds {wanted}, which this split needs; "
             f"make one with: {settings.command(str(corpus.prefix), documents)}"
         )
     if len(found) > 1:
-        raise InputError(f"more than one of the pack indexes {given} is made of {wanted}; give one")
+        raise InputError(f"more than one of the pack indexes {given} holds {wanted}; give one")
     count = found[0].corpus.num_documents
     if count < len(documents) and not quietly:
         logger.warning(f"{found[0].path} holds {count:,} of the {len(documents):,} in {wanted}")
     if _is_builder() and not quietly:
         plan = found[0].plan
         logger.info(
-            f"{wanted} are in {len(found[0]):,} rows of {found[0].path}, whose plan it is that "
-            f"counts: {plan.strategy}, overlong {plan.overlong}, alignment {plan.alignment}"
+            f"{wanted} are in {len(found[0]):,} rows of {found[0].path}; its own plan applies: "
+            f"{plan.strategy}, overlong {plan.overlong}, alignment {plan.alignment}"
         )
     return _check(found[0], corpus, config)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of one corpus under several strategies, side by side."""
+"""Compare strategies on one corpus."""
 
 from __future__ import annotations
 
@@ -18,58 +18,58 @@ from megatron_packing.planning.plan import PackPlan
 from megatron_packing.planning.strategies import BASELINE, STRATEGY_TABLE, Strategy
 from megatron_packing.report.visible import visible
 
-_BLOCK_PACKS = 1 << 14  # what is looked at together: bounds the memory
+_BLOCK_PACKS = 1 << 14  # packs measured at a time, which bounds memory
 _WIDE = 100
 _BEST = "bold green"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanFigures:
-    """What one strategy made of the documents."""
+    """Figures of the plan of one strategy."""
 
     strategy: Strategy
     num_packs: int
     lower_bound: int
-    """That of the plan; see :attr:`Comparison.lower_bound` for the best one known."""
+    """The plan's own bound; :attr:`Comparison.lower_bound` is the best of all plans."""
     utilisation: float
     num_padding_positions: int
-    """Positions of all rows that hold no document: tails and alignment."""
+    """Positions of rows that hold no document: tails and alignment."""
     num_documents_split: int
     documents_per_pack: float
     attention_work: int
-    """With document masks: the sum of squared segment lengths."""
+    """Sum of squared segment lengths: attention with document masks."""
     attention_work_without_masks: int
-    """The sum over packs of (filled positions)**2: alignment is filled, the tail is not."""
+    """Sum of squared filled positions of packs. Alignment counts as filled, the tail does not."""
     seconds: float
-    """To plan."""
+    """Planning time."""
 
     @property
     def cuts_documents(self) -> bool:
-        """Whether documents are cut wherever rows end, so that no lower bound holds."""
+        """Whether the strategy cuts documents where rows end. Then no lower bound applies."""
         return STRATEGY_TABLE[self.strategy].cuts_documents
 
 
 def measure(
     plan: PackPlan, lengths: NDArray[np.integer], strategy: Strategy, seconds: float
 ) -> PlanFigures:
-    """The figures of a plan.
+    """Measure a plan.
 
     Args:
-        plan: At least one pack.
-        lengths: Shape ``(num_documents,)``: what it was planned from.
-        strategy: What it was planned with.
-        seconds: What planning took.
+        plan: A plan of at least one pack.
+        lengths: Shape ``(num_documents,)``: positions of the planned documents.
+        strategy: The strategy of the plan.
+        seconds: The time that planning took.
     """
     with_masks = without_masks = 0
-    # No sum over a block may exceed 64 bits; in a pack none exceeds the square of the row.
+    # Sums over a block must fit 64 bits. The sum of a pack is at most the square of its row.
     block = max(1, min(_BLOCK_PACKS, (2**63 - 1) // plan.sequence_length**2))
     for first in range(0, plan.num_packs, block):
         offsets = plan.pack_offsets[first : first + block + 1]
-        places = slice(int(offsets[0]), int(offsets[-1]))
+        block_segments = slice(int(offsets[0]), int(offsets[-1]))
         if plan.segment_lengths is None:
-            segments = lengths[plan.document_ids[places]].astype(np.int64)
+            segments = lengths[plan.document_ids[block_segments]].astype(np.int64)
         else:
-            segments = plan.segment_lengths[places]
+            segments = plan.segment_lengths[block_segments]
         aligned = -(-segments // plan.alignment) * plan.alignment
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(aligned)])
         filled = np.diff(ends[offsets - offsets[0]])
@@ -92,7 +92,7 @@ def measure(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """Several plans of the same positions."""
+    """Figures of several plans for the same documents."""
 
     source: str
     """The corpus or the file of lengths."""
@@ -101,19 +101,19 @@ class Comparison:
     """In rows."""
     model: ModelShape
     num_documents: int
-    """Planned; those left out are not among them."""
+    """Planned documents, without those left out."""
     num_positions: int
     num_documents_dropped: int
     num_documents_truncated: int
     num_documents_empty: int
     num_positions_lost: int
-    """Positions of dropped documents and cut-off ends."""
+    """Positions of dropped documents and of truncated ends."""
     plans: tuple[PlanFigures, ...]
-    """One of them of ``BASELINE``."""
+    """One of them has the strategy ``BASELINE``."""
 
     @property
     def lower_bound(self) -> int:
-        """The best bound that a plan proved: whole documents need no fewer packs."""
+        """Best proven bound: no plan of whole documents has fewer packs."""
         return max(plan.lower_bound for plan in self.plans if not plan.cuts_documents)
 
     def is_optimal(self, plan: PlanFigures) -> bool:
@@ -121,13 +121,13 @@ class Comparison:
         return not plan.cuts_documents and plan.num_packs == self.lower_bound
 
     def steps(self, plan: PlanFigures) -> int:
-        """Steps of an epoch, the last one perhaps begun only."""
+        """Steps of an epoch, counting an incomplete last step."""
         return -(-plan.num_packs // self.global_batch_size)
 
     def speed_up(self, plan: PlanFigures) -> float:
-        """Operations of an epoch under ``BASELINE`` / those under ``plan``, both with masks.
+        """Operations of an epoch of ``BASELINE`` divided by those of ``plan``.
 
-        All rows are computed whole in the linear layers; attention is within each segment.
+        Linear layers compute whole rows. Attention has document masks in both.
         """
         (baseline,) = (other for other in self.plans if other.strategy == BASELINE)
         return self._epoch_flops(baseline) / self._epoch_flops(plan)
@@ -152,12 +152,12 @@ class Comparison:
 
 
 def describe_comparison(comparison: Comparison, width: int) -> Group:
-    """A table with a column for each strategy, and what must be known to read it.
+    """Lay out a table with a column for each strategy, and notes that explain it.
 
     Args:
         comparison: The figures.
-        width: Columns of the terminal. Where the table does not fit, strategies are the rows of
-            several tables.
+        width: Columns of the terminal. If the table does not fit, several tables have a row for
+            each strategy.
     """
     lines = _figures(comparison)
     tables: list[Table] = [_wide_table(comparison, lines, width)]
@@ -172,7 +172,7 @@ def describe_comparison(comparison: Comparison, width: int) -> Group:
 
 
 def _figures(comparison: Comparison) -> dict[str, list[str]]:
-    """A name and a cell for each plan."""
+    """Cells of each line, one for each plan."""
     plans = comparison.plans
     return {
         "packs": [f"{plan.num_packs:,}" for plan in plans],
@@ -190,7 +190,7 @@ def _figures(comparison: Comparison) -> dict[str, list[str]]:
 
 
 def _wide_table(comparison: Comparison, lines: dict[str, list[str]], width: int) -> Table:
-    """A column for each strategy."""
+    """One table with a column for each strategy."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1 if width >= _WIDE else 0, 0, 0))
     table.add_column("", style="bold", no_wrap=True)
     for plan in comparison.plans:
@@ -203,7 +203,7 @@ def _wide_table(comparison: Comparison, lines: dict[str, list[str]], width: int)
 
 
 def _narrow_tables(comparison: Comparison, lines: dict[str, list[str]], width: int) -> list[Table]:
-    """A row for each strategy, and as many figures in a table as fit."""
+    """Tables with a row for each strategy and as many figures as fit."""
     room = width - max(len(plan.strategy) for plan in comparison.plans)
     tables: list[list[str]] = []
     used = width
@@ -272,7 +272,7 @@ def _seconds(seconds: float) -> str:
 
 
 def _short(count: int) -> str:
-    """A count in at most seven characters, such as 99,999 or 1.23M."""
+    """Format a count in at most seven characters, such as 99,999 or 1.23M."""
     if count < 100_000:
         return f"{count:,}"
     shown = float(count)

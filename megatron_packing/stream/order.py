@@ -21,4 +21,4 @@ def pack_at(sample: int, num_packs: int, seed: int) -> int:
     over other ranks.
     """
     epoch, index = divmod(sample, num_packs)
-    return _core.permute(index, num_packs, _core.epoch_key(seed, epoch))
+    return _core.permute(index, num_packs, _core.derive_key(seed, epoch))

@@ -118,7 +118,7 @@ def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path):
     run = pretrain(f"--data-path {corpus.prefix} --data-cache-path /proc/nocache --train-iters 1")
     assert run.status != 0
     assert "error: pack indexes cannot be written to /proc/nocache/pack_indexes" in run.output
-    assert "give with --data-cache-path a folder" in run.output
+    assert "use --data-cache-path to name a writable folder" in run.output
 
 
 def record(corpus: Corpus, **fields) -> Corpus:

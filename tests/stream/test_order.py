@@ -18,7 +18,7 @@ def test_permute_is_a_bijection(size, key):
 @pytest.mark.parametrize("size", [2, 3, 5, 1000])
 def test_every_place_is_as_likely_for_every_index(size):
     trials = 4000
-    images = [_core.permute(size // 2, size, _core.epoch_key(7, epoch)) for epoch in range(trials)]
+    images = [_core.permute(size // 2, size, _core.derive_key(7, epoch)) for epoch in range(trials)]
     counts = np.bincount(np.array(images) * min(size, 5) // size, minlength=min(size, 5))
     expected = trials / len(counts)
     chi_squared = ((counts - expected) ** 2 / expected).sum()
