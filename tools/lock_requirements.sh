@@ -16,8 +16,11 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 "$python" -m venv "$folder"
 "$folder/bin/python" -m pip install --quiet --quiet --upgrade pip setuptools
-"$folder/bin/python" -m pip install --quiet --quiet ".[example-data,datasets,ray]" \
-  --group dev "$@"
+case $version in
+  3.11 | 3.12) packages=(".[example-data,datasets,ray]" --group dev) ;;
+  *) packages=(".[example-data,datasets]" --group test) ;;  # without torch and Megatron
+esac
+"$folder/bin/python" -m pip install --quiet --quiet "${packages[@]}" "$@"
 "$folder/bin/python" -m pip install --quiet --quiet --no-deps -r requirements/files_only.txt
 "$folder/bin/python" -m pip freeze --all --exclude megatron-packing \
   | sed 's/ @ .*//; s/+cpu$//' > "requirements/python$version.txt"
