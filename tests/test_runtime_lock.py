@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import ROOT
 
 LOCK = ROOT / "requirements" / "runtime.txt"
@@ -36,6 +38,7 @@ def test_from_python_3_11_on_its_versions_are_those_of_the_newest_lane():
             assert found[2] == tested[found[1]], found[1]
 
 
+@pytest.mark.slow
 def test_pip_takes_it_for_both_processors(tmp_path):
     """Wheels alone, so that nothing is built, each with the hash that the file gives."""
     for machine in ("x86_64", "aarch64"):

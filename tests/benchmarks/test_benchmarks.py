@@ -42,6 +42,7 @@ def test_the_limits_of_planning_are_measured(tmp_path):
         assert result["cpu_seconds"] > 0 <= result["cpu_seconds_after_interrupt"]
 
 
+@pytest.mark.slow
 def test_tokenizing_is_timed_beside_the_tokenizer(tmp_path, chitchat, few_conversations):
     pytest.importorskip("transformers")
     tokenizer = ["--tokenizer", str(chitchat / "tokenizer"), "--repeats", "1"]
@@ -50,6 +51,7 @@ def test_tokenizing_is_timed_beside_the_tokenizer(tmp_path, chitchat, few_conver
     assert result["two_workers"] > 0
 
 
+@pytest.mark.slow
 def test_memory_of_tokenizing_is_watched(tmp_path, chitchat, few_conversations):
     pytest.importorskip("transformers")
     pytest.importorskip("psutil")
@@ -59,6 +61,7 @@ def test_memory_of_tokenizing_is_watched(tmp_path, chitchat, few_conversations):
     assert 10e6 < result["main_bytes"] < 1.5e9
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BRIDGE < (0, 4), reason="Bridge reads Parquet from 0.4 on")
 def test_packs_are_read_faster_than_bridge_reads_their_export_and_shared(tmp_path):
     arguments = ["--packs", "100", "--reads", "30", "--processes", "8"]
@@ -84,6 +87,7 @@ def test_right_packing_is_right_and_wrong_packing_is_wrong(tmp_path):
         assert result["grad_norm"] > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BRIDGE < (0, 6), reason="Bridge has these functions in one module from 0.6 on")
 def test_ways_to_batch_are_compared_by_their_own_functions(tmp_path):
     lengths = tmp_path / "lengths.npy"

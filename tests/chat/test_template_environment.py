@@ -61,10 +61,11 @@ def test_it_may_be_asked_for(source):
             "{% endfor %}{{ n.a }}",
             "characters",
         ),
-        (
+        pytest.param(
             "{% set n = namespace(a=['a']) %}{% for i in range(60) %}{% set n.a = [n.a, n.a] %}"
             "{% endfor %}{{ n.a }}",
             "steps",
+            marks=pytest.mark.slow,
         ),
         ("{% for i in range(99999) %}{{ 'a' * 9999 }}{% endfor %}", "characters"),
     ],

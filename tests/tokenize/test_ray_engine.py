@@ -58,6 +58,7 @@ def run(chitchat, tmp_path):
 
 
 pytestmark = [
+    pytest.mark.slow,  # the cluster alone starts for half a minute
     pytest.mark.timeout(280),
     pytest.mark.usefixtures("cluster"),
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning"),
