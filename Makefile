@@ -6,7 +6,9 @@ export MEGATRON_PACKING_WERROR ?= 1
 JOBS ?= 2
 PYTEST = -m pytest -n $(JOBS) --dist loadfile
 
-.PHONY: demo test test-all test-3.11 test-older-cores lint sanitize aarch64 wheel sbom environment-3.12 environment-3.11 clean
+DOCS ?= build/docs
+
+.PHONY: demo docs test test-all test-3.11 test-older-cores lint sanitize aarch64 wheel sbom environment-3.12 environment-3.11 clean
 
 DEMO ?= .demo
 
@@ -24,6 +26,9 @@ test-3.11: environment-3.11 ## Run all tests with Python 3.11 and megatron-core 
 
 test-older-cores: environment-3.12 ## Prove packing with megatron-core 0.17.1 and 0.18.2
 	tools/test_older_cores.sh .venv-3.12/bin/python
+
+docs: environment-3.12 ## Build the documentation into build/docs, with warnings as errors
+	NO_MKDOCS_2_WARNING=1 .venv-3.12/bin/python -W ignore -m mkdocs build --strict --site-dir $(DOCS)
 
 lint: environment-3.12 ## Check style and types
 	.venv-3.12/bin/python -m ruff check .

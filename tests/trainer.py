@@ -37,8 +37,10 @@ def _find_trainer() -> str:
 
 
 _FOUND = _find_trainer()
+HAS_TRAINER = not _FOUND
 needs_trainer = pytest.mark.skipif(
-    bool(_FOUND), reason=f"pretrain() of megatron-core 0.19 or later is needed: there is {_FOUND}"
+    not HAS_TRAINER,
+    reason=f"pretrain() of megatron-core 0.19 or later is needed: there is {_FOUND}",
 )
 
 ROW = 128

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pages of the documentation say nothing that was not run.
+
+- ``console`` blocks of a page run in order, in one folder that holds the example data; they print
+  what the page shows.
+- ``python`` blocks run there too, between them, unless ``RUN_ELSEWHERE`` names another test.
+- ``sh`` blocks have placeholders or need GPUs: their flags must be known to the parsers.
+- ``json`` and ``jsonl`` blocks must be JSON. ``text``, ``diff`` and ``toml`` blocks are only shown.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from megatron_packing.cli import make_parser
+from tests.conftest import ROOT
+from tests.docs.commands import run_command, without_seconds
+from tests.trainer import HAS_TRAINER
+
+DOCS = ROOT / "docs"
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.glob("**/*.md"))
+KINDS = {"console", "python", "sh", "json", "jsonl", "text", "diff", "toml"}
+RUN_ELSEWHERE = {
+    ("bridge.md", 0): "tests/test_readme.py",
+}
+"""``python`` blocks, by page and number among the page's ``python`` blocks, and what runs them."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    kind: str
+    text: str
+    number: int
+    """Among the blocks of its kind in the page."""
+
+
+def blocks(page: str) -> Iterator[Block]:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    counts: dict[str, int] = {}
+    for indent, kind, body in re.findall(
+        r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", text, re.DOTALL | re.MULTILINE
+    ):
+        lines = (line.removeprefix(indent) for line in body.splitlines(keepends=True))
+        yield Block(kind, "".join(lines), counts.get(kind, 0))
+        counts[kind] = counts.get(kind, 0) + 1
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_is_of_a_known_kind(page):
+    assert {block.kind for block in blocks(page)} <= KINDS
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_json_is_json(page):
+    for block in blocks(page):
+        if block.kind == "json":
+            json.loads(block.text)
+        elif block.kind == "jsonl":
+            for line in block.text.splitlines():
+                json.loads(line)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if {"console", "python"} & {b.kind for b in blocks(page)}]
+)
+def test_commands_print_what_the_page_shows(page, example_data, tmp_path):
+    shutil.copytree(example_data, tmp_path, dirs_exist_ok=True)
+    for block in blocks(page):
+        if block.kind == "console":
+            for command, expected in re.findall(
+                r"^\$ (.*(?:\\\n.*)*)\n((?:(?!\$ ).*\n)*)", block.text, re.MULTILINE
+            ):
+                process = run_command(command, tmp_path)
+                assert process.returncode == 0, f"{command}\n{process.stderr}"
+                assert without_seconds(process.stdout) == without_seconds(expected), command
+        elif block.kind == "python" and (page, block.number) not in RUN_ELSEWHERE:
+            process = subprocess.run(
+                [sys.executable, "-c", block.text],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+            assert process.returncode == 0, f"{block.text}\n{process.stderr}"
+
+
+def shell_commands() -> Iterator[tuple[str, str]]:
+    for page in PAGES:
+        for block in blocks(page):
+            if block.kind == "sh":
+                for line in block.text.replace("\\\n", " ").splitlines():
+                    if line.strip() and not line.startswith("#"):
+                        yield page, line
+
+
+@pytest.mark.parametrize(("page", "line"), list(shell_commands()))
+def test_flags_of_commands_that_are_only_shown_exist(page, line):
+    words = shlex.split(line, comments=True)
+    names = [Path(word).name for word in words]
+    if "megatron-packing" in words:
+        parser, _ = make_parser()
+        parser.parse_args(words[words.index("megatron-packing") + 1 :])
+    elif "pretrain_packed_gpt.py" in names and HAS_TRAINER:
+        given = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert given <= pretrain_flags() | TORCHRUN_FLAGS, page
+    elif "make" in words:
+        subprocess.run(
+            [*words, "--dry-run"], cwd=ROOT, check=True, timeout=60, stdout=subprocess.DEVNULL
+        )
+
+
+TORCHRUN_FLAGS = {
+    "--standalone",
+    "--nnodes",
+    "--nproc-per-node",
+    "--node-rank",
+    "--master-addr",
+    "--master-port",
+    "--rdzv-backend",
+    "--rdzv-endpoint",
+    "--rdzv-id",
+    "--max-restarts",
+}
+
+
+@cache
+def pretrain_flags() -> frozenset[str]:
+    """All flags of Megatron's parser, and those of packing."""
+    program = (
+        "import sys, argparse; sys.path.insert(0, sys.argv[1]); import cpu_trainer; "
+        "cpu_trainer.run_cuda_code_on_cpu(); "
+        "from megatron.training.arguments import add_megatron_arguments as add; "
+        "from megatron_packing.megatron.arguments import add_packing_arguments as packing; "
+        "parser = packing(add(argparse.ArgumentParser())); "
+        "print(*parser._option_string_actions)"
+    )
+    process = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, ROOT / "examples"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return frozenset(process.stdout.splitlines()[-1].split())
