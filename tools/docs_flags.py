@@ -18,8 +18,8 @@ from megatron_packing.cli import COMMANDS, make_parser
 from megatron_packing.megatron.arguments import add_packing_arguments
 
 _INTRODUCTION = (
-    "This page is generated from the parsers. `--help` prints the same in a terminal. Every command "
-    "also takes `--json FILE`, which writes the results as JSON; `-` is standard output."
+    "This page is generated from the parsers. `--help` prints the same in a terminal. Every "
+    "command also takes `--json FILE`, which writes the results as JSON; `-` is standard output."
 )
 _PRETRAIN = (
     "`add_packing_arguments` adds these flags to Megatron's own. The settings of a plan are those "

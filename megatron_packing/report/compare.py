@@ -13,6 +13,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from megatron_packing.counted import counted
 from megatron_packing.flops import ModelShape
 from megatron_packing.planning.plan import PackPlan
 from megatron_packing.planning.strategies import BASELINE, STRATEGY_TABLE, Strategy
@@ -245,12 +246,13 @@ def _notes(comparison: Comparison) -> Text:
     }
     counts = [f"{count:,} {what}" for what, count in left_out.items() if count]
     cutting = [plan.strategy for plan in comparison.plans if plan.cuts_documents]
+    step = counted(comparison.global_batch_size, "row")
     verb = "cuts" if len(cutting) == 1 else "cut"
     notes = [
         f"Left out: {', '.join(counts)}." if counts else "",
         "Lower bound: no plan of whole documents has fewer packs."
         + (f" {' and '.join(cutting)} {verb} documents." if cutting else ""),
-        f"Padding: positions without a document. Steps: of {comparison.global_batch_size:,} rows.",
+        f"Padding: positions without a document. Steps: of {step}.",
         "Attention: sum of squared segment lengths, as with document masks; unmasked: of squared "
         "row lengths, tails not counted.",
         f"Speed-up: over {BASELINE}, computed from floating-point operations alone, not measured: "

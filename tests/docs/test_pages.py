@@ -5,6 +5,7 @@
   what the page shows.
 - ``python`` blocks run there too, between them, unless ``RUN_ELSEWHERE`` names another test.
 - ``sh`` blocks have placeholders or need GPUs: their flags must be known to the parsers.
+- A block with a title is a file of that name, which the commands after it may read.
 - ``json`` and ``jsonl`` blocks must be JSON. ``text``, ``diff`` and ``toml`` blocks are only shown.
 """
 
@@ -24,9 +25,10 @@ from pathlib import Path
 import pytest
 
 from megatron_packing.cli import make_parser
+from megatron_packing.planning.strategies import STRATEGY_TABLE
 from tests.conftest import ROOT
 from tests.docs.commands import run_command, without_seconds
-from tests.trainer import HAS_TRAINER
+from tests.trainer import HAS_TRAINER, needs_trainer
 
 DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.glob("**/*.md"))
@@ -45,22 +47,30 @@ class Block:
     text: str
     number: int
     """Among the blocks of its kind in the page."""
+    title: str
+    """The file that a reader puts it in, or nothing."""
 
 
 def blocks(page: str) -> Iterator[Block]:
     text = (DOCS / page).read_text(encoding="utf-8")
     counts: dict[str, int] = {}
-    for indent, kind, body in re.findall(
-        r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", text, re.DOTALL | re.MULTILINE
+    for indent, kind, title, body in re.findall(
+        r'^( *)```(\w*)(?: title="(.*?)")?\n(.*?)^\1```$', text, re.DOTALL | re.MULTILINE
     ):
         lines = (line.removeprefix(indent) for line in body.splitlines(keepends=True))
-        yield Block(kind, "".join(lines), counts.get(kind, 0))
+        yield Block(kind, "".join(lines), counts.get(kind, 0), title)
         counts[kind] = counts.get(kind, 0) + 1
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_is_of_a_known_kind(page):
     assert {block.kind for block in blocks(page)} <= KINDS
+
+
+def test_the_table_of_strategies_is_that_of_the_core():
+    page = (DOCS / "plan.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE))
+    assert rows == {name: row.summary for name, row in STRATEGY_TABLE.items()}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -77,11 +87,13 @@ def test_json_is_json(page):
     "page", [page for page in PAGES if {"console", "python"} & {b.kind for b in blocks(page)}]
 )
 def test_commands_print_what_the_page_shows(page, example_data, tmp_path):
-    shutil.copytree(example_data, tmp_path, dirs_exist_ok=True)
+    copy_what_the_page_needs(page, example_data, tmp_path)
     for block in blocks(page):
-        if block.kind == "console":
+        if block.title:
+            (tmp_path / block.title).write_text(block.text, encoding="utf-8")
+        elif block.kind == "console":
             for command, expected in re.findall(
-                r"^\$ (.*(?:\\\n.*)*)\n((?:(?!\$ ).*\n)*)", block.text, re.MULTILINE
+                r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", block.text, re.MULTILINE
             ):
                 process = run_command(command, tmp_path)
                 assert process.returncode == 0, f"{command}\n{process.stderr}"
@@ -96,6 +108,13 @@ def test_commands_print_what_the_page_shows(page, example_data, tmp_path):
                 check=False,
             )
             assert process.returncode == 0, f"{block.text}\n{process.stderr}"
+
+
+def copy_what_the_page_needs(page: str, example_data: Path, folder: Path) -> None:
+    """All example data, or only the scripts that make them where the page does this itself."""
+    makes_data = any("examples/chitchat.py data" in block.text for block in blocks(page))
+    ignore = shutil.ignore_patterns("data") if makes_data else None
+    shutil.copytree(example_data, folder, dirs_exist_ok=True, ignore=ignore)
 
 
 def shell_commands() -> Iterator[tuple[str, str]]:
@@ -156,3 +175,18 @@ def pretrain_flags() -> frozenset[str]:
         check=True,
     )
     return frozenset(process.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.slow
+@needs_trainer
+def test_the_tutorial_ends_with_training_steps(example_data, tmp_path):
+    copy_what_the_page_needs("tutorial.md", example_data, tmp_path)
+    for block in blocks("tutorial.md"):
+        if block.title:
+            (tmp_path / block.title).write_text(block.text, encoding="utf-8")
+        elif block.kind == "console":
+            for command in re.findall(r"^\$ (.*)$", block.text, re.MULTILINE):
+                assert run_command(command, tmp_path).returncode == 0
+    process = run_command("bash train.sh", tmp_path)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert len(re.findall(r"iteration +\d/ +4 .* lm loss: ", process.stdout)) == 4
