@@ -65,8 +65,8 @@ def _table(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def _invocation(action: argparse.Action) -> str:
     if action.choices is not None and action.metavar is None:
-        value = " ".join(f"`{choice}`" for choice in map(str, action.choices))
-        return f"`{', '.join(action.option_strings)}` {value}".strip()
+        value = ", ".join(f"`{choice}`" for choice in map(str, action.choices))
+        return f"`{', '.join(action.option_strings)}`: {value}".removeprefix("``: ")
     formatter = argparse.HelpFormatter("")
     value = formatter._format_args(action, (action.dest if action.option_strings else "").upper())
     name = ", ".join(action.option_strings) or str(action.metavar or action.dest)
@@ -81,10 +81,10 @@ def _meaning(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:].rstrip(".") + "."
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
 def _escaped(text: str) -> str:
     text = re.sub(r"\s+", " ", text).replace("|", r"\|").replace("*", r"\*")
-    text = re.sub(r"(?<![`\w])(--[\w-]+)", r"`\1`", text)  # flags
-    return re.sub(r"(?<![`\w])([\w/.]*_[\w/.]+)", r"`\1`", text)  # names
+    text = text.replace("<", "&lt;")
+    return re.sub(r"(?<![`\w\\])(--[a-z][\w-]*|[\w/]+_[\w/]+(?:[.=][\w/]+)*)", r"`\1`", text)

@@ -14,10 +14,8 @@ import numpy as np
 from megatron_packing import PackPlan, plan_packs
 
 # Positions of the first 24 conversations of the example data that fit a row.
-LENGTHS = np.array(
-    [688, 881, 41, 55, 18, 90, 36, 477, 679, 8, 537, 429, 698, 424, 388, 9, 318, 987, 61, 76]
-    + [89, 269, 77, 443]
-)
+_LENGTHS = "688 881 41 55 18 90 36 477 679 8 537 429 698 424 388 9 318 987 61 76 89 269 77 443"
+LENGTHS = np.array(_LENGTHS.split(), np.int64)
 ROW = 2048
 _WIDTH, _HEIGHT, _GAP, _TOP = 380, 9, 3, 40
 _LEFT = (10, 450)  # of the two pictures
