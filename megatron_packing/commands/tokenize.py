@@ -15,8 +15,8 @@ from megatron_packing.report.tokenizing import (
     show_search,
     warn_of_memory,
 )
-from megatron_packing.schemas.conversations import SCHEMAS
-from megatron_packing.schemas.record_fields import RecordNames
+from megatron_packing.schemas.record_names import RecordNames
+from megatron_packing.schemas.table import SCHEMAS
 from megatron_packing.tokenize.engine import signals_interrupt
 from megatron_packing.tokenize.run import LARGEST_LIMIT, TokenizeOptions, tokenize
 from megatron_packing.tokenize.unfinished import unfinished_path

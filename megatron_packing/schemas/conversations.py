@@ -1,53 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the conversations that people have into one form: a list of messages.
+"""Reads a record of any schema into a conversation (a list of messages) or into a plain text.
 
-The schema of a record is found by its fields, those that are not null, or named:
-
-    messages       OpenAI: [{"role": "user", "content": "..."}, ...]
-    conversations  ShareGPT: [{"from": "human", "value": "..."}, ...]
-    instruction    Alpaca, Dolly: "instruction", "output" or "response", perhaps "input" or
-                   "context" and "history"
-    prompt         "prompt" and "completion", texts or lists of OpenAI messages
-    turns          texts of a user and an assistant in turn; only where it is named
-    text           one text without turns, for pre-training
-
-All but the last may have ``system``, ``tools`` or ``functions``, and ``chat_template_kwargs``.
-Lists and objects may come as JSON text, as tables have them. Fields of a record that are not read,
-and fields of messages that are not known, are noted; what would make a wrong document is refused.
+The schema is given by name or is found by the record's fields that are not null; see ``table``.
+Beside its messages a record may have ``system``, ``tools`` or ``functions``, and
+``chat_template_kwargs``. Lists and objects may be JSON text, as in tables. Fields that nothing
+reads, and unknown fields of messages, are counted and reported. A record that would make a wrong
+document is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from megatron_packing.records.record import RecordError, is_empty, type_name
-from megatron_packing.schemas.flat_records import (
-    read_alpaca,
-    read_prompt_completion,
-    read_turns,
-)
 from megatron_packing.schemas.message_content import read_content
-from megatron_packing.schemas.messages import Message, ReadMessages, read_messages
-from megatron_packing.schemas.record_fields import RecordFields, RecordNames, from_json_text
+from megatron_packing.schemas.messages import Message, ReadMessages
+from megatron_packing.schemas.record_fields import RecordFields, from_json_text
+from megatron_packing.schemas.record_names import RecordNames
 from megatron_packing.schemas.refused_records import (
     check_can_be_trained,
     check_no_preference,
-    check_no_tree,
     unknown_schema,
 )
+from megatron_packing.schemas.schema import Schema
+from megatron_packing.schemas.table import SCHEMAS
 from megatron_packing.schemas.tool_fields import read_tools, settle_null_arguments
 
-__all__ = [
-    "SCHEMAS",
-    "Conversation",
-    "Message",
-    "PlainText",
-    "find_schema",
-    "read_record",
-    "read_with_schema",
-]
+__all__ = ["Conversation", "Message", "PlainText", "find_schema", "read_record", "read_with_schema"]
 
 _SYSTEM = ("system", "system_prompt", "system_message")
 _ARGUMENTS = {"enable_thinking": bool, "thinking": bool, "reasoning_effort": str}
@@ -81,46 +61,43 @@ class PlainText:
 
 
 def find_schema(record: Any, names: RecordNames = _STANDARD) -> str:
-    """The name of a record's schema.
+    """Return the name of a record's schema.
 
     Args:
-        record: What the JSON text or the row of a table holds.
-        names: What fields mean whose names are not standard.
+        record: The parsed JSON, or the row of a table.
+        names: The standard names of its fields.
 
     Raises:
-        RecordError: It is no object, or has the fields of none, or is only a part of a
+        RecordError: The record is not an object, matches no schema, or is only a part of a
             conversation.
     """
-    return _schema_of(_fields(record, names))
+    return _schema_of(_fields(record, names)).name
 
 
-def _schema_of(fields: RecordFields) -> str:
-    for name, (needed, _) in _SCHEMAS.items():
-        if all(field in fields for field in needed):
-            if name == "text":
-                check_no_tree(fields)
-            if name != "turns" or "turns" in fields.names.fields.values():
-                return name
+def _schema_of(fields: RecordFields) -> Schema:
+    for schema in SCHEMAS.values():
+        if schema.matches(fields):
+            if schema.refuse_others is not None:
+                schema.refuse_others(fields)
+            return schema
     check_no_preference(fields)
-    known = " or ".join(
-        " with ".join(needed) for name, (needed, _) in _SCHEMAS.items() if name != "turns"
-    )
-    raise unknown_schema(fields, known)
+    known = [" with ".join(one.needs) for one in SCHEMAS.values() if not one.only_if_named]
+    raise unknown_schema(fields, " or ".join(known))
 
 
 def read_record(
     record: Any, schema: str | None = None, names: RecordNames = _STANDARD
 ) -> Conversation | PlainText:
-    """Turn a record of a known schema into a conversation or a text.
+    """Read a record into a conversation or a plain text.
 
     Args:
-        record: What the JSON text or the row of a table holds.
-        schema: One of ``SCHEMAS``; None finds it by the record's fields.
-        names: What fields and roles mean whose names are not standard.
+        record: The parsed JSON, or the row of a table.
+        schema: A name in ``SCHEMAS``; None finds it by the record's fields.
+        names: The standard names of its fields and roles.
 
     Raises:
         RecordError: The schema is not known, a field is missing or has the wrong type, a role is
-            not known, or the record is not to be trained.
+            not known, or the record must not be trained.
     """
     return read_with_schema(record, schema, names)[1]
 
@@ -128,17 +105,13 @@ def read_record(
 def read_with_schema(
     record: Any, schema: str | None, names: RecordNames
 ) -> tuple[str, Conversation | PlainText]:
-    """As ``read_record``, with the schema's name."""
+    """Read a record as ``read_record`` does; return its schema's name too."""
     fields = _fields(record, names)
-    if schema is None:
-        schema = _schema_of(fields)
-    check_can_be_trained(fields, conversation=schema != "text")
-    if schema == "text":
-        text = fields.text("text")
-        if not text:
-            raise RecordError("empty text", "'text' is empty")
-        return schema, PlainText(text, fields.notes())
-    read = _SCHEMAS[schema][1](fields)
+    row = _schema_of(fields) if schema is None else SCHEMAS[schema]
+    check_can_be_trained(fields, conversation=not row.is_text)
+    read = row.read(fields)
+    if isinstance(read, str):
+        return row.name, PlainText(read, fields.notes())
     tools, arguments = None, {}
     if read.tools or fields.null_arguments or not fields.has_none_of(_BESIDE_TURNS):
         _add_system(fields, read)
@@ -146,33 +119,13 @@ def read_with_schema(
         settle_null_arguments(fields, tools)
         arguments = _template_arguments(fields)
     trained = tuple(read.trained)
-    return schema, Conversation(read.messages, trained, tools, arguments, fields.notes())
+    return row.name, Conversation(read.messages, trained, tools, arguments, fields.notes())
 
 
 def _fields(record: Any, names: RecordNames) -> RecordFields:
     if not isinstance(record, dict):
         raise RecordError("not an object", f"it is a {type_name(record)}, not an object")
-    return RecordFields(record, names)
-
-
-def _openai(fields: RecordFields) -> ReadMessages:
-    return read_messages(fields.list_of("messages"), "messages", fields)
-
-
-def _sharegpt(fields: RecordFields) -> ReadMessages:
-    values = fields.list_of("conversations")
-    return read_messages(values, "conversations", fields, sharegpt=True)
-
-
-_SCHEMAS: dict[str, tuple[tuple[str, ...], Callable[[RecordFields], ReadMessages]]] = {
-    "openai": (("messages",), _openai),
-    "sharegpt": (("conversations",), _sharegpt),
-    "alpaca": (("instruction",), read_alpaca),
-    "prompt-completion": (("prompt", "completion"), read_prompt_completion),
-    "turns": (("turns",), read_turns),
-    "text": (("text",), lambda _: ReadMessages()),
-}
-SCHEMAS = tuple(_SCHEMAS)
+    return RecordFields(names.of_record(record), names)
 
 
 def _add_system(fields: RecordFields, read: ReadMessages) -> None:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from megatron_packing.records.record import RecordError, is_empty, shown, type_name
+from megatron_packing.schemas.field_names import ROLES
 from megatron_packing.schemas.message_content import (
     THOUGHTS,
     check_no_media,
     read_content,
     take_thought,
 )
-from megatron_packing.schemas.record_fields import ROLES, RecordFields, from_json_text
+from megatron_packing.schemas.record_fields import RecordFields, from_json_text
 from megatron_packing.schemas.tool_fields import read_calls
 from megatron_packing.schemas.training_marks import check_no_unknown_mark, take_mark
 
@@ -55,6 +56,17 @@ class ReadMessages:
         """Append a message."""
         self.messages.append(message)
         self.trained.append(trained)
+
+
+def read_openai(fields: RecordFields) -> ReadMessages:
+    """Read ``messages``; see ``read_messages``."""
+    return read_messages(fields.list_of("messages"), "messages", fields)
+
+
+def read_sharegpt(fields: RecordFields) -> ReadMessages:
+    """Read ``conversations``; see ``read_messages``."""
+    values = fields.list_of("conversations")
+    return read_messages(values, "conversations", fields, sharegpt=True)
 
 
 def read_messages(

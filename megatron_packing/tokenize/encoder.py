@@ -22,7 +22,7 @@ from megatron_packing.schemas.conversations import (
     read_with_schema,
 )
 from megatron_packing.schemas.media_placeholders import placeholder_notes
-from megatron_packing.schemas.record_fields import RecordNames
+from megatron_packing.schemas.record_names import RecordNames
 from megatron_packing.tokenizers.text_tokenizer import (
     TokenizedText,
     any_of,

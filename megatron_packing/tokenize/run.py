@@ -26,8 +26,8 @@ from megatron_packing.records.digests import Digests, reading_digests
 from megatron_packing.records.inputs import InputFile, find_changed, find_inputs
 from megatron_packing.records.readers import read_batches
 from megatron_packing.records.storage import StorageError, was_replaced
-from megatron_packing.schemas.conversations import SCHEMAS
-from megatron_packing.schemas.record_fields import RecordNames
+from megatron_packing.schemas.record_names import RecordNames
+from megatron_packing.schemas.table import SCHEMAS
 from megatron_packing.tokenize.encoder import Encoder, EncoderOptions
 from megatron_packing.tokenize.engine import Engine, LocalEngine, Results
 from megatron_packing.tokenize.provenance import describe_corpus, describe_job

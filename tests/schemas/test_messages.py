@@ -7,7 +7,7 @@ import pytest
 
 from megatron_packing.records.record import RecordError
 from megatron_packing.schemas.conversations import read_record
-from megatron_packing.schemas.record_fields import RecordNames
+from megatron_packing.schemas.record_names import RecordNames
 
 ASKED = {"role": "user", "content": "Why?"}
 ANSWERED = {"role": "assistant", "content": "Because."}

@@ -5,7 +5,7 @@ import pytest
 
 from megatron_packing.records.record import RecordError
 from megatron_packing.schemas.conversations import read_record
-from megatron_packing.schemas.record_fields import RecordNames
+from megatron_packing.schemas.record_names import RecordNames
 from megatron_packing.schemas.training_marks import unknown_mark
 
 ASKED = {"role": "user", "content": "Why?"}

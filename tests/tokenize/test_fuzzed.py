@@ -21,10 +21,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from megatron_packing import Corpus
 from megatron_packing.records.record import RecordError
-from megatron_packing.schemas.conversations import SCHEMAS, Conversation, read_record
+from megatron_packing.schemas.conversations import Conversation, read_record
 from megatron_packing.schemas.message_content import THOUGHTS
 from megatron_packing.schemas.messages import OPENAI_ROLES
-from megatron_packing.schemas.record_fields import RecordNames
+from megatron_packing.schemas.record_names import RecordNames
+from megatron_packing.schemas.table import SCHEMAS
 from megatron_packing.schemas.training_marks import MARKS
 from megatron_packing.tokenize.run import TokenizeOptions, tokenize
 

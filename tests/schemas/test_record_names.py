@@ -6,7 +6,7 @@ import pytest
 from megatron_packing.errors import InputError
 from megatron_packing.records.record import RecordError
 from megatron_packing.schemas.conversations import read_record
-from megatron_packing.schemas.record_fields import RecordNames
+from megatron_packing.schemas.record_names import RecordNames
 
 
 def test_fields_are_read_under_their_standard_names():
@@ -22,7 +22,7 @@ def test_names_may_be_swapped():
 
 def test_a_field_given_twice_is_refused():
     names = RecordNames({"body": "text"})
-    with pytest.raises(RecordError, match="it has two fields that --field reads as 'text'"):
+    with pytest.raises(RecordError, match="it has two fields that --field maps to 'text'"):
         read_record({"text": "Once", "body": "Twice"}, names=names)
     assert read_record({"text": None, "body": "Twice"}, names=names).text == "Twice"
 
@@ -36,12 +36,12 @@ def test_a_message_is_renamed_only_by_names_of_messages():
 
 def test_names_that_are_not_standard_are_refused():
     with pytest.raises(
-        InputError, match=r"--field a=b names no standard field; those are messages,"
+        InputError, match=r"--field a=b names no standard field; use one of messages,"
     ):
         RecordNames({"a": "b"})
-    with pytest.raises(InputError, match=r"--role '\\udcff'=user names a role that is not UTF-8"):
+    with pytest.raises(InputError, match=r"--role '\\udcff'=user has a name that is not UTF-8"):
         RecordNames(roles={"\udcff": "user"})
     with pytest.raises(
-        InputError, match=r"--role a=human names no standard role; those are system"
+        InputError, match=r"--role a=human names no standard role; use one of system"
     ):
         RecordNames(roles={"a": "human"})
