@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Elements are those that the JSON parser finds, wherever the file is cut into blocks."""
+"""Elements and objects are those of the JSON parser, however the file is read in blocks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_packing.records import json_array
-from megatron_packing.records.json_array import read_elements
+from megatron_packing.records.json_array import read_elements, read_objects
 
 VALUES = st.recursive(
     st.none()
@@ -63,3 +63,33 @@ def test_an_array_that_is_cut_off_gives_what_was_whole(values, share):
 def test_what_follows_an_array_is_an_error(text):
     with pytest.raises(ValueError, match="something follows the array"):
         list(read_elements(io.BytesIO(text), 1 << 20))
+
+
+def test_white_space_before_an_array_is_not_counted_as_its_element():
+    text = b" " * 100 + b"[1, 22]"
+    assert list(read_elements(io.BytesIO(text), 10)) == [b"1", b" 22"]
+
+
+@given(
+    values=st.lists(st.dictionaries(st.text(), VALUES), min_size=1),
+    indent=st.sampled_from([None, 2]),
+    between=st.sampled_from(["", " ", "\n", ",\n", "\ufeff"]),
+    limit=st.sampled_from([10, 1 << 20]),
+)
+def test_objects_are_the_parsers(values, indent, between, limit):
+    texts = [json.dumps(value, indent=indent).encode() for value in values]
+    found = list(read_objects(io.BytesIO(between.encode().join(texts)), limit))
+    assert found == [text if len(text) <= limit else len(text) for text in texts]
+
+
+def test_an_object_that_is_cut_off_gives_those_before_it():
+    objects = read_objects(io.BytesIO(b'{"a": 1}\n{"b": [2'), 1 << 20)
+    assert next(objects) == b'{"a": 1}'
+    with pytest.raises(EOFError, match="ends within an object"):
+        next(objects)
+
+
+def test_text_between_objects_is_given_to_the_parser():
+    texts = [b'{"a": 1}', b'"word"', b"{}", b"end"]
+    found = read_objects(io.BytesIO(b"\n".join(texts)), 1 << 20)
+    assert [bytes(text).strip() for text in found] == texts
