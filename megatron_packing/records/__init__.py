@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From stored files, wherever they are, to single records."""
+"""Finds input files and reads single records from them, from local disks and object stores.
+
+May import: errors, counted. Does not know schemas, tokenizers or corpora.
+"""

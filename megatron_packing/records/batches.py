@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of records on their way from a file to a worker."""
+"""Batches of records, as they are sent from the reader to a worker."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from megatron_packing.records.rows import table_rows
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far the inputs are read: where a run that was stopped goes on."""
+    """How much of the inputs was read. A stopped run continues there."""
 
     input: int = 0
-    """Which input is read next."""
+    """The number of the input that is read next, from 0."""
     number: int = 0
-    """Lines, or records, of it that were read."""
+    """How many of its lines or records were read."""
     offset: int = 0
-    """Bytes of it that were read, where it can be gone to."""
+    """How many of its bytes were read, if the reader can seek there; else 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """What stands for a record that could not be read from its file."""
+    """Takes the place of a record that could not be read from its file."""
 
     kind: str
     reason: str
@@ -34,24 +34,24 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class RecordBatch:
-    """Neighboring records of one input."""
+    """Consecutive records of one input."""
 
     input: int
-    """Which input, from 0."""
+    """The number of the input, from 0."""
     first: int
-    """The number of the first line, or record, from 1."""
+    """The number of the first line or record, from 1."""
     payload: list[Any] | bytes
-    """JSON texts, ``None`` for blank lines, parsed objects or ``Unreadable``; or, of a table,
-    rows as an Arrow stream."""
+    """The rows of a table as an Arrow stream. For other formats a list: each item is a JSON text,
+    a parsed object, ``None`` for a blank line, or ``Unreadable``."""
     num_records: int
-    """Without blank lines."""
+    """How many records, without blank lines."""
     end: Position
-    """Where what follows is read."""
+    """Where the next batch starts."""
     progress: int
-    """Bytes of all inputs read so far, about."""
+    """About how many bytes of all inputs were read so far."""
 
     def records(self) -> Iterator[tuple[int, Callable[[], Any]]]:
-        """The number of each record and a function that gives it or raises RecordError."""
+        """Yield the number of each record, and a function that returns it or raises RecordError."""
         if isinstance(self.payload, bytes):
             import pyarrow
 
@@ -67,9 +67,9 @@ class RecordBatch:
 
 def _read(item: Any) -> Any:
     if isinstance(item, bytes):
-        if b"\x00" in item:  # the parser would take it for UTF-16, and the rest of a line for none
+        if b"\x00" in item:  # the parser would guess UTF-16
             raise RecordError(
-                "not UTF-8", "it has zero bytes, as UTF-16 text has; convert the file to UTF-8"
+                "not UTF-8", "it has zero bytes, as in UTF-16; convert the file to UTF-8"
             )
         return parse_json(item)
     if isinstance(item, Unreadable):

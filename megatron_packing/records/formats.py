@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells by its first bytes what a file holds, whatever it is called."""
+"""Finds the format of a file by its first bytes; its name does not matter."""
 
 from __future__ import annotations
 
@@ -16,19 +16,25 @@ from megatron_packing.records.unpack import Compression, Unpacked
 Format = Literal["lines", "array", "objects", "parquet", "arrow", "dataset"]
 
 START_BYTES = 1 << 12
-"""How much of a file mostly tells what it is."""
+"""How many bytes are read first. They are mostly enough to find the format."""
 MORE_BYTES = 1 << 20
-"""How much is looked at where that does not."""
+"""How many bytes are read if the first ones are not enough."""
 
 _UTF8_BOM = b"\xef\xbb\xbf"
-_SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # a frame of zstd without content (pzstd)
+_SKIPPABLE = re.compile(
+    rb"[\x50-\x5f]\x2a\x4d\x18"
+)  # a zstd frame without content, as pzstd writes
 _GIT_LFS = b"version https://git-lfs.github.com/spec/"
-# What is not read: how it begins, what it is, what to do.
+# Formats that are not supported: the first bytes, a description, and what to do.
 _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (b"BZh", "is compressed with bzip2", "decompress it (bunzip2), or compress it with gzip"),
     (b"\xfd7zXZ\x00", "is compressed with xz", "decompress it (unxz), or compress it with gzip"),
     (b"\x04\x22\x4d\x18", "is compressed with lz4", "decompress it, or compress it with gzip"),
-    (b"\xff\x06\x00\x00sNaPpY", "is compressed with snappy", "decompress it, or use gzip"),
+    (
+        b"\xff\x06\x00\x00sNaPpY",
+        "is compressed with snappy",
+        "decompress it, or compress it with gzip",
+    ),
     (b"PK\x03\x04", "is a zip archive", "extract its files (unzip) and give those"),
     (b"PK\x05\x06", "is an empty zip archive", "give files of records"),
     (b"7z\xbc\xaf\x27\x1c", "is a 7z archive", "extract its files and give those"),
@@ -55,15 +61,15 @@ _WRAPPED = re.compile(
 def tell_format(
     name: str, start: bytes, more: Callable[[int], bytes]
 ) -> tuple[Format, Compression]:
-    """What a file holds, and how it is compressed.
+    """Return the format of a file, and its compression.
 
     Args:
-        name: For messages.
-        start: Its first bytes, mostly ``START_BYTES``.
-        more: Gives so many of its first bytes.
+        name: Names the file in errors.
+        start: Its first bytes, mostly ``START_BYTES`` of them.
+        more: Returns the given number of its first bytes.
 
     Raises:
-        InputError: It is something else than records; says what.
+        InputError: The format is not supported; the message names it.
     """
     if start.startswith(b"PAR1"):
         return "parquet", ""
@@ -80,15 +86,15 @@ def tell_format(
         if not compression:
             return stored
         unpacked = _unpacked_start(stored, compression)
-        if not unpacked and size < MORE_BYTES:  # of a large block
+        if not unpacked and size < MORE_BYTES:  # the compressed block is larger
             return text_start(MORE_BYTES)
         return unpacked
 
     begins = text_start(len(start))
     if name.lower().endswith((".parquet", ".pq")) and not compression and b"\x00" in begins:
         raise InputError(
-            f"the input {name} is not a Parquet file, whose first bytes would be PAR1; it may be "
-            f"damaged: copy or write it again"
+            f"the input {name} is not a Parquet file: its first bytes are not PAR1; it may be "
+            f"damaged, so copy or write it again"
         )
     _refuse_other_files(name, begins)
     return _text_format(name, begins, text_start), compression
@@ -97,7 +103,9 @@ def tell_format(
 def _unpacked_start(stored: bytes, compression: Compression) -> bytes:
     unpacked = Unpacked(io.BytesIO(stored), compression)
     parts: list[bytes] = []
-    with suppress(EOFError, ValueError):  # it is cut; what is wrong with it reading will tell
+    with suppress(
+        EOFError, ValueError
+    ):  # the text is truncated; errors are reported when the file is read
         while sum(map(len, parts)) < MORE_BYTES and (part := unpacked.read(1 << 16)):
             parts.append(part)
     return b"".join(parts)
@@ -119,13 +127,13 @@ def _refuse_other_files(name: str, start: bytes) -> None:
         )
     if start.lstrip()[:15].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise InputError(
-            f"the input {name} is an HTML or XML page, perhaps a server's error; give files of "
-            f"records"
+            f"the input {name} is an HTML or XML page, perhaps an error message of a server; "
+            f"give files of records"
         )
 
 
 def _wide_encoding(start: bytes) -> str:
-    """UTF-16 or UTF-32, by a byte order mark or by the zero bytes of its first letters."""
+    """Detect UTF-16 or UTF-32 by a byte order mark, or by zero bytes in the first letters."""
     if start.startswith((b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")):
         return "UTF-32"
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -151,7 +159,7 @@ def _text_format(name: str, start: bytes, more: Callable[[int], bytes]) -> Forma
     if first == b"{":
         if re.match(r"\{\s*'", text):
             raise InputError(
-                f"the input {name} holds Python's own notation ({text[:20]!r}...), not JSON; "
+                f"the input {name} holds Python literals ({text[:20]!r}...), not JSON; "
                 f"write its records with json.dumps"
             )
         return _objects_or_lines(name, start, more)
@@ -159,14 +167,14 @@ def _text_format(name: str, start: bytes, more: Callable[[int], bytes]) -> Forma
     plain_name = name.removesuffix(".gz").removesuffix(".zst").lower()
     if line and (plain_name.endswith((".csv", ".tsv")) or _CSV_HEADER.fullmatch(line)):
         raise InputError(
-            f"the input {name} is a table of comma- or tab-separated values (its first line is "
-            f"{line[:60]!r}), which is not read; convert it to Parquet or JSON Lines"
+            f"the input {name} is a CSV or TSV table (its first line is {line[:60]!r}), which "
+            f"is not supported; convert it to Parquet or JSON Lines"
         )
     return "lines"
 
 
 def _array_or_lines(start: bytes, more: Callable[[int], bytes]) -> Format:
-    """An array, unless its first line is one of JSON among others."""
+    """Return ``array``, or ``lines`` if the first of several lines is a JSON array itself."""
     if b"\n" not in start.strip():
         start = more(MORE_BYTES)
     line, _, rest = start.removeprefix(_UTF8_BOM).strip().partition(b"\n")
@@ -178,7 +186,7 @@ def _array_or_lines(start: bytes, more: Callable[[int], bytes]) -> Format:
 
 
 def _objects_or_lines(name: str, start: bytes, more: Callable[[int], bytes]) -> Format:
-    """Objects where the first one ends elsewhere than its line does."""
+    """Return ``lines`` if the first object ends with its line, else ``objects``."""
     text = _decoded(start)
     line, newline, _ = text.partition("\n")
     value = _parsed(line)
@@ -192,8 +200,8 @@ def _objects_or_lines(name: str, start: bytes, more: Callable[[int], bytes]) -> 
     if key or wrapped:
         key = key or (wrapped[1] if wrapped else "")
         raise InputError(
-            f"the input {name} is one object that holds the records under {key!r}; write the list "
-            f"alone, for example with: jq '.{key}'"
+            f"the input {name} is one object that holds the records under {key!r}; write only "
+            f"that list to a file, for example with: jq '.{key}'"
         )
     if not end:
         return "lines"
@@ -222,7 +230,7 @@ def _first_value(text: str) -> tuple[Any, int]:
 
 
 def _wrapper(value: Any) -> str:
-    """The field of an object that holds records, if it is no record itself."""
+    """Return the field that holds records, if the object is not a record itself."""
     if not isinstance(value, dict) or any(field in value for field in _RECORD_FIELDS):
         return ""
     for key, items in value.items():

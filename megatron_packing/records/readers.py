@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads records from inputs in order, in batches, within bounded memory, from any position on."""
+"""Reads batches of records from inputs, in order, from any position, in bounded memory."""
 
 from __future__ import annotations
 
@@ -11,18 +11,29 @@ from typing import Any, BinaryIO
 
 from megatron_packing.errors import InputError, missing
 from megatron_packing.records import storage
+from megatron_packing.records.arrow_files import (
+    ROWS_AT_A_TIME,
+    open_arrow,
+    open_parquet,
+    sound_rows,
+    write_stream,
+)
 from megatron_packing.records.batches import Position, RecordBatch, Unreadable
-from megatron_packing.records.inputs import InputFile
+from megatron_packing.records.downloads import (
+    Download,
+    Downloads,
+    copy_download,
+    copy_remote_folder,
+)
+from megatron_packing.records.input_file import InputFile
 from megatron_packing.records.json_array import read_elements, read_objects
 from megatron_packing.records.rows import refuse_same_names
-from megatron_packing.records.storage import Download, Downloads
 
 _BATCH_BYTES = 1 << 18
-_ROWS_AT_A_TIME = 64
 _BOM = b"\xef\xbb\xbf"
 
 OnDigest = Callable[[int, str, int], None]
-"""Called with the number of a remote input that was read wholly, its SHA-256 and its bytes."""
+"""Called with the number of a remote input that was read completely, its SHA-256 and its size."""
 
 
 def read_batches(
@@ -32,20 +43,20 @@ def read_batches(
     spool: Path | None = None,
     on_digest: OnDigest | None = None,
 ) -> Iterator[RecordBatch]:
-    """Yield all records from a position on.
+    """Yield all records from a position to the end.
 
-    What cannot be decoded further, such as a compressed file that is cut off, yields one last
-    ``Unreadable`` in the place of the rest. Remote files are downloaded once, from their beginning.
+    If a file cannot be decoded further, for example a truncated compressed file, one ``Unreadable``
+    takes the place of its rest. Each remote file is downloaded once, from its beginning.
 
     Args:
         inputs: The files, in order.
-        start: Where to begin; ``Position()`` is the beginning.
-        max_record_bytes: A longer line yields ``Unreadable`` and is never held in memory.
-        spool: A folder with room for copies of remote tables; None is that of temporary files.
-        on_digest: Told the digests of remote inputs.
+        start: Where to start; ``Position()`` is the beginning.
+        max_record_bytes: A longer record becomes ``Unreadable`` and is not held in memory.
+        spool: A folder for copies of remote tables; None uses the system's temporary folder.
+        on_digest: Called with the digest of each remote input.
 
     Raises:
-        StorageError: A file could not be read, whatever it holds.
+        StorageError: A file could not be read, although its content may be fine.
     """
     done = sum(file.size for file in inputs[: start.input])
     rest = inputs[start.input :]
@@ -81,13 +92,13 @@ class _Reader:
         self._spool = spool
 
     def read(self, download: Download | None, max_record_bytes: int) -> Iterator[RecordBatch]:
-        """All of a file's records."""
+        """Read all records of a file."""
         if self._file.format in ("parquet", "arrow"):
             return self._table(download)
         return self._texts(download, max_record_bytes)
 
     def _texts(self, download: Download | None, limit: int) -> Iterator[RecordBatch]:
-        """Lines, or the elements of an array, or objects one after another."""
+        """Read lines, the elements of an array, or consecutive objects."""
         with self._file.open(download) as (unpacked, stored):
             offset = 0
             skip = self._next
@@ -132,10 +143,10 @@ class _Reader:
     def _table(self, download: Download | None) -> Iterator[RecordBatch]:
         with self._local(download) as (table, stored):
             try:
-                open_table = _open_parquet if self._file.format == "parquet" else _open_arrow
+                open_table = open_parquet if self._file.format == "parquet" else open_arrow
                 schema, total, rows = open_table(table)
                 refuse_same_names(self._file.name, schema)
-                # Parquet is checked while it is decoded; Arrow is the memory's own form.
+                # Decoding checks Parquet. Arrow is used as it is stored, so it must be checked.
                 is_checked = self._file.format == "parquet"
                 yield from self._rows(rows, total, self._next, is_checked)
             except Exception as error:
@@ -144,16 +155,16 @@ class _Reader:
 
     @contextmanager
     def _local(self, download: Download | None) -> Iterator[tuple[Any, Any]]:
-        """A file in which one can go back and forth, and what knows whether reading it failed."""
+        """Yield a seekable file, and the object whose ``error`` says if reading it failed."""
         if download is None:
             with self._file.open() as both:
                 yield both
         else:
-            with storage.spool(download, self._spool) as copy:
+            with copy_download(download, self._spool) as copy:
                 yield copy, download
 
     def dataset(self, on_digest: OnDigest | None) -> Iterator[RecordBatch]:
-        """The rows of a folder that ``datasets`` saved."""
+        """Read the rows of a folder that ``datasets`` saved."""
         try:
             import datasets
         except ImportError as error:
@@ -162,14 +173,14 @@ class _Reader:
             folder = self._file.name
             if not self._file.is_local:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(dir=self._spool))
-                digest, size = storage.spool_folder(self._file.name, Path(folder))
+                digest, size = copy_remote_folder(self._file.name, Path(folder))
                 if on_digest is not None:
                     on_digest(self._number, digest, size)
             try:
                 saved = datasets.load_from_disk(folder).with_format("arrow")
                 if self._next == len(saved):
                     return
-                tables = saved.skip(self._next).iter(_ROWS_AT_A_TIME)
+                tables = saved.skip(self._next).iter(ROWS_AT_A_TIME)
                 batches = (batch for table in tables for batch in table.to_batches())
                 yield from self._rows(batches, len(saved), 0, is_checked=False)
             except OSError as error:
@@ -182,7 +193,7 @@ class _Reader:
     def _rows(
         self, batches: Iterator[Any], total: int, skip: int, is_checked: bool
     ) -> Iterator[RecordBatch]:
-        """Pass rows on as Arrow streams, which hold these rows and not what they are a slice of."""
+        """Make batches of rows, each an Arrow stream."""
         for rows in batches:
             if skip >= rows.num_rows:
                 skip -= rows.num_rows
@@ -192,8 +203,8 @@ class _Reader:
             step = max(1, min(rows.num_rows, rows.num_rows * _BATCH_BYTES // max(rows.nbytes, 1)))
             for start in range(0, rows.num_rows, step):
                 part = rows.slice(start, step)
-                for sound in [part] if is_checked else _sound_rows(part):
-                    payload: Any = [sound] if isinstance(sound, Unreadable) else _stream(sound)
+                for sound in [part] if is_checked else sound_rows(part):
+                    payload: Any = [sound] if isinstance(sound, Unreadable) else write_stream(sound)
                     count = 1 if isinstance(sound, Unreadable) else sound.num_rows
                     share = (self._next + count) / max(total, self._next + count)
                     yield self._batch(payload, count, 0, int(self._file.size * share))
@@ -206,7 +217,7 @@ class _Reader:
         stored: int,
         at_end: bool = False,
     ) -> RecordBatch:
-        """What was read. ``at_end``: there is no going on in a file that cannot be read."""
+        """Make a batch; with ``at_end`` the next one starts in the next file."""
         first = self._next + 1
         self._next += num_records if isinstance(payload, bytes) else len(payload)
         return RecordBatch(
@@ -219,62 +230,6 @@ class _Reader:
             else Position(self._number, self._next, offset),
             progress=self._done + stored,
         )
-
-
-def _open_parquet(stored: Any) -> tuple[Any, int, Iterator[Any]]:
-    import pyarrow.parquet
-
-    # Buffered, so that a row group is not read as a whole.
-    table = pyarrow.parquet.ParquetFile(
-        stored, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
-    )
-    rows = table.iter_batches(_ROWS_AT_A_TIME, use_threads=False)
-    return table.schema_arrow, table.metadata.num_rows, rows
-
-
-def _open_arrow(stored: Any) -> tuple[Any, int, Iterator[Any]]:
-    """Arrow's file format (Feather too), or its stream; the rows of a stream are not known."""
-    import pyarrow.ipc
-
-    is_file = stored.read(6) == b"ARROW1"
-    stored.seek(0)
-    if not is_file:
-        stream = pyarrow.ipc.open_stream(stored)
-        return stream.schema, 0, iter(stream)
-    file = pyarrow.ipc.open_file(stored)
-    batches = (file.get_batch(number) for number in range(file.num_record_batches))
-    return file.schema, 0, batches
-
-
-def _stream(rows: Any) -> bytes:
-    import pyarrow
-
-    sink = pyarrow.BufferOutputStream()
-    with pyarrow.ipc.new_stream(sink, rows.schema) as stream:
-        stream.write_batch(rows)
-    return bytes(sink.getvalue().to_pybytes())
-
-
-def _sound_rows(rows: Any) -> Iterator[Any]:
-    """Rows that were checked to be what they say, with ``Unreadable`` for those of broken text.
-
-    Raises:
-        ArrowInvalid: They point beyond their data.
-    """
-    from pyarrow import ArrowInvalid
-
-    try:
-        rows.validate(full=True)
-    except ArrowInvalid as error:
-        if "UTF8" not in str(error):
-            raise
-        if rows.num_rows > 1:
-            for number in range(rows.num_rows):
-                yield from _sound_rows(rows.slice(number, 1))
-            return
-        yield Unreadable("not UTF-8", f"it has a text that is not UTF-8 ({error})")
-    else:
-        yield rows
 
 
 def _go_to(unpacked: BinaryIO, offset: int, download: Download | None) -> None:
@@ -300,7 +255,7 @@ def _lines(file: BinaryIO, limit: int) -> Iterator[bytes | int]:
 
 
 def _line(line: bytes) -> bytes | None:
-    # Files that were joined have a byte order mark within.
+    # A file that was concatenated from others may have byte order marks inside.
     line = line.removeprefix(_BOM)
     return line if line.strip() else None
 
@@ -312,16 +267,16 @@ def _too_long(length: int, limit: int) -> Unreadable:
 
 
 def _rest(error: Exception, stored: Any) -> Unreadable:
-    """What stands for the rest of a file that a decoder gave up on; other errors are raised.
+    """Return what replaces the rest of a file that cannot be decoded; raise other errors.
 
     Args:
-        error: What was raised.
-        stored: What was read; it knows if reading failed, whatever the decoder made of that.
+        error: What the decoder raised.
+        stored: The stored bytes. Their ``error`` says if reading them failed.
     """
     failed = getattr(stored, "error", None)
     if failed is not None:
         raise failed
-    # pyarrow raises errors without a number for what it cannot decode.
+    # pyarrow raises OSError without an errno for content that it cannot decode.
     is_decoders = isinstance(error, EOFError | ValueError) and not isinstance(error, InputError)
     is_arrows = type(error).__name__.startswith("Arrow") or (
         isinstance(error, OSError) and error.errno is None
@@ -329,4 +284,4 @@ def _rest(error: Exception, stored: Any) -> Unreadable:
     if not is_decoders and not is_arrows:
         raise error
     reason = (str(error).strip() or repr(error)).splitlines()[0]
-    return Unreadable("unreadable file", f"from here on the file cannot be read ({reason})")
+    return Unreadable("unreadable file", f"the rest of the file cannot be read ({reason})")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One record as it was read: JSON text or a row of a table, and what may be wrong with it."""
+"""Parses one record, and defines the error for records that cannot be used."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 class RecordError(ValueError):
     """A record that cannot be used.
 
-    ``kind`` says in a few words what is wrong, the same for all records with that fault, so that
-    they can be counted; the message is the reason, in half a sentence.
+    ``kind`` names the fault in a few words, the same for all records with it, so that they can be
+    counted. ``reason`` describes it and follows a phrase such as ``line 3 is refused:``.
     """
 
     def __init__(self, kind: str, reason: str) -> None:
@@ -27,8 +27,8 @@ def parse_json(text: bytes) -> Any:
     """Parse the JSON text of one record.
 
     Raises:
-        RecordError: It is not JSON in UTF-8, gives a name twice in one object, or is nested or has
-            numbers beyond what Python parses.
+        RecordError: The text is not JSON in UTF-8, an object has two fields of the same name, or
+            Python's limits on nesting or number size are exceeded.
     """
     try:
         return json.loads(text.rstrip(), object_pairs_hook=_object)
@@ -47,7 +47,7 @@ def parse_json(text: bytes) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; one of two values of one name would be dropped otherwise."""
+    """Refuse an object with two fields of the same name, one of which would be dropped."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
@@ -57,21 +57,34 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def type_name(value: Any) -> str:
-    """What JSON calls a value's type, for messages."""
+    """Return the JSON name of a value's type with its article, for messages."""
     if value is None:
         return "null"
-    names = {bool: "boolean", int: "number", float: "number", str: "text", dict: "object"}
-    return names.get(type(value), type(value).__name__)
+    if isinstance(value, dict):
+        return "an object"
+    names = {bool: "boolean", int: "number", float: "number", str: "text"}
+    return f"a {names.get(type(value), type(value).__name__)}"
+
+
+def wrong_type(where: str, value: Any, expected: str) -> RecordError:
+    """Return the error for a value of the wrong type.
+
+    Args:
+        where: Names the value, such as ``'history'``.
+        value: What the record has there.
+        expected: The expected type with its article, such as ``a list``.
+    """
+    return RecordError("wrong type", f"{where} is {type_name(value)}, not {expected}")
 
 
 def shown(name: str) -> str:
-    """A name from a record as messages write it: short, and all of it visible."""
+    """Return a name from a record for messages: shortened, with invisible characters escaped."""
     short = name if len(name) <= 60 else name[:60] + "..."
     return short if short.isprintable() else repr(short)[1:-1]
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a value holds nothing, such as what fills the fields of other rows in a table."""
+    """Whether a value is empty, such as the filler for fields that a table's other rows have."""
     if isinstance(value, dict):
         return all(map(is_empty, value.values()))
     if isinstance(value, list):

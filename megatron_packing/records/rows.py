@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of Arrow tables as the values that JSON would hold.
+"""Converts rows of Arrow tables to the values that JSON would have.
 
-pyarrow's own conversion makes lists of pairs of maps, writes float32 with the digits of float64,
-and gives up on a whole table where one text is not UTF-8 or one time is out of Python's range.
+pyarrow's own conversion turns maps into lists of pairs, writes float32 with the digits of float64,
+and fails for a whole table if one text is not UTF-8 or one time is out of Python's range.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from megatron_packing.records.record import RecordError
 
 
 def _unusable(what: str) -> Any:
-    """Stands for a value that cannot be read: costs nothing unless it is used.
+    """Make a value that takes the place of one that cannot be read.
 
-    Its type's name is what messages about a wrong type say; to write it as text is an error.
+    It is an error only if it is used. The name of its type appears in messages about a wrong type;
+    converting it to text raises RecordError.
     """
 
     def refuse(_: object) -> str:
@@ -33,20 +34,20 @@ _SAME_KEYS = _unusable("map that has a key twice")
 
 
 def refuse_same_names(name: str, schema: Any) -> None:
-    """Refuse a table in which two columns, or fields of a column, have one name.
+    """Refuse a table in which two columns, or two fields of a column, have the same name.
 
     Args:
-        name: Of the file, for the message.
+        name: Names the file in the error.
         schema: An Arrow schema.
 
     Raises:
-        InputError: Names them.
+        InputError: Two have the same name; the message names it.
     """
     twice = _same_names(list(schema))
     if twice:
         raise InputError(
-            f"the input {name} has two columns or fields that are called {twice!r}; rename or drop "
-            f"one of them"
+            f"the input {name} has two columns or fields named {twice!r}; rename or drop one "
+            f"of them"
         )
 
 
@@ -67,11 +68,10 @@ def _children(kind: Any) -> list[Any]:
 
 
 def table_rows(table: Any) -> list[dict[str, Any]]:
-    """The rows of a table or a record batch, without the nulls of fields of other rows.
+    """Return the rows of a table or a record batch, without nulls.
 
-    Maps become objects, ``arrow.json`` what its text says, float32 the shortest number that is the
-    same float32, dates and times texts. Text that is not UTF-8 becomes a value of a type that is
-    refused where it is used, and costs nothing where it is not.
+    Maps become objects, ``arrow.json`` is parsed, float32 becomes the shortest number that rounds
+    to it, and dates and times become texts. A text that is not UTF-8 is refused only if it is used.
     """
     columns: list[tuple[str, list[Any]]] = []
     for field, column in zip(table.schema, table.columns, strict=True):
@@ -101,7 +101,9 @@ def _values(array: Any, field: Any) -> list[Any]:
         is_json = kind.extension_name == "arrow.json"
         values = _values(array.storage, field)
         return [_json(value) for value in values] if is_json else values
-    if (field.metadata or {}).get(b"ARROW:extension:name") == b"arrow.json":  # of older pyarrow
+    if (field.metadata or {}).get(
+        b"ARROW:extension:name"
+    ) == b"arrow.json":  # from an older pyarrow
         return [_json(value) for value in _plain(array)]
     if types.is_struct(kind):
         columns = [
@@ -137,7 +139,7 @@ def _values(array: Any, field: Any) -> list[Any]:
 
 
 def _spans(array: Any) -> list[tuple[int, int] | None]:
-    """Where each list's items begin and end; None for a null."""
+    """Return the start and end of each list's items; None for a null."""
     offsets = array.offsets.to_pylist()
     valid = array.is_valid().to_pylist()
     return [
@@ -162,7 +164,7 @@ def _json(text: Any) -> Any:
 
 
 def _plain(array: Any) -> list[Any]:
-    """Numbers, truth values and texts; what else there is as text."""
+    """Return numbers, booleans and texts; convert other types to text."""
     import numpy as np
     from pyarrow import ArrowException, types
 
@@ -203,7 +205,7 @@ def _text(scalar: Any) -> Any:
 
 
 def _bytes(value: bytes | None) -> Any:
-    """Older writers do not say which of their columns are text."""
+    """Decode bytes, because older writers do not mark which columns are text."""
     try:
         return None if value is None else value.decode()
     except UnicodeDecodeError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds out where files belong to a table or to splits that must not be read as one corpus."""
+"""Refuses files of data-lake tables, and files of several splits of a data set."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _LOGS = (("_delta_log", "a Delta table"), (".hoodie", "a Hudi table"))
 def refuse_tables(system: Any, paths: Iterable[str]) -> None:
     """Refuse Parquet files of a Delta, Hudi or Iceberg table.
 
-    A table's folder holds files of deleted and replaced rows too; only its log knows which.
+    A table's folder also holds files of deleted and replaced rows, and only its log says which.
 
     Args:
         system: The file system.
-        paths: Of files or folders in it.
+        paths: Files or folders in it.
 
     Raises:
-        InputError: Names the table and what to do.
+        InputError: A file belongs to a table.
     """
     if storage.is_http(system):
-        return  # a server shows no folders
+        return  # web servers do not list folders
     seen: set[str] = set()
     for path in paths:
         for folder in _folders_of_a_table(path):
@@ -44,14 +44,14 @@ def refuse_tables(system: Any, paths: Iterable[str]) -> None:
             kind = _table_kind(system, folder)
             if kind:
                 raise InputError(
-                    f"the input {path} belongs to {kind}, {folder}, whose folder holds deleted and "
-                    f"replaced rows too; write the rows that it has now to Parquet (with its own "
-                    f"library, such as deltalake or pyiceberg) and give that"
+                    f"the input {path} belongs to {kind}, {folder}, whose folder also holds "
+                    f"deleted and replaced rows; write its current rows to Parquet (for example "
+                    f"with deltalake or pyiceberg) and give those files"
                 )
 
 
 def _folders_of_a_table(path: str) -> list[str]:
-    """Where a table that a file is in may begin: above its partitions, and Iceberg's data."""
+    """Return folders that may be the root of a file's table, above its partitions and data."""
     parts = path.split("/")
     folders = [path]
     while len(parts) > 1:
@@ -60,7 +60,7 @@ def _folders_of_a_table(path: str) -> list[str]:
         if "=" in name:
             continue
         folders.append("/".join(parts))
-        # Folders of two letters spread a table's files over object stores.
+        # Object stores may have two-letter folders, which spread a table's files.
         if name not in ("data", "_delta_log", "metadata") and len(name) != 2:
             break
     return [folder for folder in folders if folder and "." not in folder.rpartition("/")[2]]
@@ -79,7 +79,7 @@ def refuse_joined_splits(pattern: str, paths: Iterable[str]) -> None:
     """Refuse a glob that matches the files of several splits of a data set.
 
     Raises:
-        InputError: Names the splits and what to do.
+        InputError: The files belong to several splits.
     """
     found: dict[str, str] = {}
     given = set(PurePosixPath(pattern).parts)
@@ -91,7 +91,11 @@ def refuse_joined_splits(pattern: str, paths: Iterable[str]) -> None:
 
 
 def refuse_joined_shards(paths: Iterable[str]) -> None:
-    """Refuse files that are named one by one, as a shell does, but are shards of several splits."""
+    """Refuse files that are given one by one but are shards of several splits.
+
+    Raises:
+        InputError: The files belong to several splits.
+    """
     found: dict[str, str] = {}
     for path in paths:
         shard = _SHARD.match(path.rpartition("/")[2])
@@ -111,7 +115,7 @@ def _refuse_several(what: str, found: dict[str, str]) -> None:
 
 
 def _split_of(path: str, given: set[str]) -> str | None:
-    """The split that a file's name begins with, or a folder names that the pattern does not."""
+    """Return the split that begins a file's name, or that names a folder the glob matched."""
     *folders, name = path.split("/")
     word = _LEADING_WORD.match(name)
     if word and word[1].lower() in _SPLITS:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decompresses as far as a file is whole.
+"""Decompresses gzip and zstd files, also truncated ones.
 
-The libraries' own file objects lose what they decoded when the file breaks off, or take its end for
-a good one (zstandard). This one hands over all that was decoded, and then says what is wrong.
+The libraries' own file objects lose decoded data if the file is truncated, or do not notice it
+(zstandard). This one returns all that can be decoded, and then raises an error.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import zlib
 from typing import Any, BinaryIO, Literal
 
 Compression = Literal["", "gzip", "zstd"]
-"""How a file is compressed; empty where it is not."""
+"""How a file is compressed; empty if it is not."""
 
 _BLOCK_BYTES = 1 << 16
-# Handed to a decoder at a time: a byte of gzip is 1,032 at most, four of zstd are up to 128 KiB.
+# Input per decoder call. One byte of gzip becomes at most 1,032 bytes, four of zstd up to 128 KiB.
 _STEP_BYTES = {"gzip": 1 << 16, "zstd": 1 << 12}
 
 
 class Unpacked(io.RawIOBase):
-    """The decompressed bytes of a file, which may be several compressed ones on end."""
+    """Reads the decompressed bytes of one or more concatenated compressed files."""
 
     def __init__(self, stored: BinaryIO, compression: Compression) -> None:
-        """Read ``stored``, which stays open."""
+        """Read from ``stored``, which is not closed."""
         self._stored = stored
         self._compression = compression
         self._unpacker: Any = None
@@ -51,10 +51,10 @@ class Unpacked(io.RawIOBase):
         return size
 
     def _unpack(self) -> bool:
-        """Decompress one block; False at the end."""
+        """Decompress one block; return False at the end of the file."""
         self._input = self._input or self._stored.read(_BLOCK_BYTES)
         if self._unpacker is None and self._any_before and self._compression == "gzip":
-            self._input = self._input.lstrip(b"\0")  # padding, as tapes and gzip -t take it
+            self._input = self._input.lstrip(b"\0")  # padding, which gzip -t accepts too
             if not self._input:
                 self._input = self._stored.read(_BLOCK_BYTES)
                 return bool(self._input)

@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a record of any known schema to one form: a list of messages."""
+"""Converts records of all supported schemas to one form, a list of messages or a plain text.
+
+May import: records, errors, counted. Does not know chat templates or tokenizers.
+"""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from megatron_packing.records.record import RecordError, type_name
+from megatron_packing.records.record import RecordError, wrong_type
 from megatron_packing.schemas.messages import ReadMessages
 from megatron_packing.schemas.question_answer import assistant_message, read_answer, user_message
 from megatron_packing.schemas.record_fields import RecordFields, from_json_text
@@ -21,7 +21,7 @@ def read_alpaca(fields: RecordFields) -> ReadMessages:
     read = ReadMessages()
     history = from_json_text(fields.get("history"), "'history'", "[")
     if history is not None and history != "" and not isinstance(history, list):
-        raise RecordError("wrong type", f"'history' is a {type_name(history)}, not a list")
+        raise wrong_type("'history'", history, "a list")
     for number, turn in enumerate(history or []):
         pair = isinstance(turn, list | tuple) and len(turn) == 2
         if not pair or not all(isinstance(text, str) for text in turn):

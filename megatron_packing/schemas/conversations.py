@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from megatron_packing.records.record import RecordError, is_empty, type_name
+from megatron_packing.records.record import RecordError, is_empty, type_name, wrong_type
 from megatron_packing.schemas.message_content import read_content
 from megatron_packing.schemas.messages import Message, ReadMessages
 from megatron_packing.schemas.record_fields import RecordFields, from_json_text
@@ -31,7 +31,7 @@ __all__ = ["Conversation", "Message", "PlainText", "find_schema", "read_record",
 
 _SYSTEM = ("system", "system_prompt", "system_message")
 _ARGUMENTS = {"enable_thinking": bool, "thinking": bool, "reasoning_effort": str}
-"""Fields of a record that are variables of the template, where they are of this type."""
+"""Fields of a record that set variables of the template if they have this type."""
 _BESIDE_TURNS = frozenset([*_SYSTEM, "tools", "functions", "chat_template_kwargs", *_ARGUMENTS])
 _NOT_ARGUMENTS = ("messages", "tools", "documents", "add_generation_prompt")
 _STANDARD = RecordNames()
@@ -39,16 +39,16 @@ _STANDARD = RecordNames()
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One record as messages with a role and a content: a text, or null beside tool calls."""
+    """A record with turns. A message's content is a text, or null beside tool calls."""
 
     messages: list[Message]
     trained: tuple[bool, ...]
-    """For each message, whether the record lets it be trained."""
+    """For each message, whether the record allows training on it."""
     tools: list[Any] | None = None
     template_arguments: dict[str, Any] = field(default_factory=dict)
-    """Variables that the record itself gives the template, such as ``enable_thinking``."""
+    """Variables that the record sets for the template, such as ``enable_thinking``."""
     notes: tuple[str, ...] = ()
-    """What is counted and reported about the record; see ``EncodedBatch.notes``."""
+    """What is reported about the record. The run counts records by their notes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +124,12 @@ def read_with_schema(
 
 def _fields(record: Any, names: RecordNames) -> RecordFields:
     if not isinstance(record, dict):
-        raise RecordError("not an object", f"it is a {type_name(record)}, not an object")
+        raise RecordError("not an object", f"it is {type_name(record)}, not an object")
     return RecordFields(names.of_record(record), names)
 
 
 def _add_system(fields: RecordFields, read: ReadMessages) -> None:
-    """Put the record's own system message, which stands beside its turns, before them."""
+    """Insert the system message that the record has in a field of its own."""
     texts: dict[str, str] = {}
     for name in _SYSTEM:
         value = fields.get(name)
@@ -151,14 +151,12 @@ def _add_system(fields: RecordFields, read: ReadMessages) -> None:
 
 
 def _template_arguments(fields: RecordFields) -> dict[str, Any]:
-    """What the record itself sets for the template."""
+    """Return the variables that the record sets for the template."""
     given = from_json_text(fields.get("chat_template_kwargs"), "'chat_template_kwargs'", "{")
     if given is None or given == "":
         given = {}
     if not isinstance(given, dict):
-        raise RecordError(
-            "wrong type", f"'chat_template_kwargs' is a {type_name(given)}, not an object"
-        )
+        raise wrong_type("'chat_template_kwargs'", given, "an object")
     arguments = {name: value for name, value in given.items() if value is not None}
     for name, kind in _ARGUMENTS.items():
         if isinstance(fields.peek(name), kind):
@@ -166,12 +164,14 @@ def _template_arguments(fields: RecordFields) -> dict[str, Any]:
             if arguments.setdefault(name, value) != value:
                 raise RecordError(
                     "two template arguments",
-                    f"its '{name}' is {value!r} and {arguments[name]!r} in 'chat_template_kwargs'",
+                    f"its '{name}' is {value!r}, but 'chat_template_kwargs' has "
+                    f"{arguments[name]!r}; keep one",
                 )
     for name in _NOT_ARGUMENTS:
         if name in arguments:
             raise RecordError(
                 "wrong template argument",
-                f"its 'chat_template_kwargs' sets {name}, which the record's own fields give",
+                f"its 'chat_template_kwargs' sets {name}, which other fields of the record define; "
+                f"remove it there",
             )
     return arguments

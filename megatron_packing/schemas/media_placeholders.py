@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds placeholders of images, audio and video in the texts of messages.
+"""Finds placeholders for images, audio and video in the texts of messages.
 
-Such data sets write ``<image>`` (LLaVA), ``<|image_pad|>`` (Qwen-VL), ``<|image|>`` (Llama 3.2),
-``<start_of_image>`` (Gemma 3) or ``[IMG]`` (Pixtral) where a model is given an image. The same
-words also stand in web pages and in code, so they are counted and not refused.
+Multimodal data sets have ``<image>`` (LLaVA), ``<|image_pad|>`` (Qwen-VL), ``<|image|>`` (Llama
+3.2), ``<start_of_image>`` (Gemma 3) or ``[IMG]`` (Pixtral) where a model gets an image. Web pages
+and code contain the same words, so they are counted, not refused.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from megatron_packing.schemas.conversations import Conversation
 
 PHRASE = "media placeholders that are used as plain text"
-"""What documents with placeholders are counted under."""
+"""The phrase under which documents with placeholders are counted."""
 
 _PLACEHOLDER = re.compile(
     r"<(?:image|video|audio|speech)(?:_?[0-9]+|_pad|_placeholder|_soft_token)?>"
@@ -24,9 +24,9 @@ _PLACEHOLDER = re.compile(
 
 
 def placeholder_notes(conversation: Conversation) -> tuple[str, ...]:
-    """A note for each placeholder that the messages of a conversation have.
+    """Return a note for each placeholder in the messages of a conversation.
 
-    Numbers are left out, so that ``<image_1>`` and ``<image_2>`` are counted as one.
+    Numbers are replaced, so that ``<image_1>`` and ``<image_2>`` are counted as one.
     """
     found: dict[str, None] = {}
     for message in conversation.messages:

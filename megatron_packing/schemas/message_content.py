@@ -1,38 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a message says: its content, as one text, and its thought, if it has one.
+"""Reads the content of a message into one text, and its thought if it has one.
 
-Content comes as a text, or as parts: ``{"type": "text", "text": ...}`` (OpenAI), ``input_text`` and
+Content is a text or a list of parts: ``{"type": "text", "text": ...}`` (OpenAI), ``input_text`` and
 ``output_text`` (OpenAI Responses), ``{"type": "thinking", "thinking": ...}`` (Anthropic, Mistral),
-parts without a type, plain texts.
+parts without a type, or texts.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from megatron_packing.records.record import RecordError, is_empty, shown, type_name
+from megatron_packing.records.record import RecordError, is_empty, shown, type_name, wrong_type
 
 THOUGHTS = ("reasoning_content", "thinking", "reasoning")
-"""Fields of a message in which it thinks."""
+"""Fields of a message that hold its thought."""
 MEDIA = ("image", "images", "image_url", "audio", "audios", "input_audio", "video", "videos")
-"""Fields that hold what is no text."""
+"""Fields that hold images, audio or video."""
 _MEDIA = frozenset(MEDIA)
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _THOUGHT_TYPES = ("thinking", "reasoning")
 
 
 def read_content(content: Any, where: str) -> tuple[str, str | None]:
-    """A content's text, and the thought among its parts or None.
+    """Return the text of a content, and the thought among its parts or None.
 
     Raises:
-        RecordError: It holds something else than texts.
+        RecordError: The content is not made of texts alone.
     """
     if isinstance(content, str):
         return content, None
     if isinstance(content, dict):
         content = [content]
     if not isinstance(content, list):
-        raise RecordError("wrong type", f"{where} is a {type_name(content)}, not a text")
+        raise wrong_type(where, content, "a text")
     texts: list[str] = []
     thoughts: list[str] = []
     for number, part in enumerate(content):
@@ -49,10 +49,10 @@ def check_no_media(values: Any, where: str) -> None:
 
     Args:
         values: The fields of a record or a message.
-        where: What has them, for messages.
+        where: Names the record or message in errors.
 
     Raises:
-        RecordError: There are some, and they are not empty.
+        RecordError: One of the fields is not empty.
     """
     if _MEDIA.isdisjoint(values):
         return
@@ -60,21 +60,21 @@ def check_no_media(values: Any, where: str) -> None:
         if name in values and not is_empty(values[name]):
             raise RecordError(
                 "content is not text",
-                f"{where} has {name} beside its text; only text can be used (--field "
-                f"{name}=ignore takes the text alone)",
+                f"{where} has {name} beside its text, but only text can be used; add "
+                f"--field {name}=ignore to use the text alone",
             )
 
 
 def take_thought(values: dict[str, Any], of_parts: str | None, where: str) -> None:
-    """Check the thoughts of a message, and add the one that stood among its parts.
+    """Check the thoughts of a message, and add the one among its content's parts.
 
     Raises:
-        RecordError: A thought is no text, or there are two that differ.
+        RecordError: A thought is not a text, or two thoughts differ.
     """
     found = {name: values[name] for name in THOUGHTS if name in values}
     for name, thought in found.items():
         if not isinstance(thought, str):
-            raise RecordError("wrong type", f"{where}.{name} is a {type_name(thought)}, not a text")
+            raise wrong_type(f"{where}.{name}", thought, "a text")
     different = {thought for thought in (*found.values(), of_parts) if thought}
     if len(different) > 1:
         names = [*found, *(["its content's parts"] if of_parts else [])]
@@ -87,14 +87,14 @@ def take_thought(values: dict[str, Any], of_parts: str | None, where: str) -> No
 
 
 def _part(part: Any, where: str) -> tuple[str, str]:
-    """What a part is and its text."""
+    """Return the type of a part, and its text."""
     if not isinstance(part, dict):
         raise RecordError(
-            "content is not text", f"{where} is a {type_name(part)}; only text can be used"
+            "content is not text", f"{where} is {type_name(part)}; only text can be used"
         )
     present = {name: value for name, value in part.items() if not is_empty(value)}
     kind = present.get("type")
-    if kind is None:  # it is told by what it holds
+    if kind is None:  # its fields determine the type
         kind = next((name for name in (*MEDIA, *_THOUGHT_TYPES, "text") if name in part), None)
         if kind is None:
             names = ", ".join(sorted(map(shown, part))[:10]) or "none"
@@ -109,18 +109,18 @@ def _part(part: Any, where: str) -> tuple[str, str]:
         holder = next((name for name in (*_THOUGHT_TYPES, "text") if name in present), kind)
         return kind, _text(part.get(holder), f"{where}.{holder}")
     found = media if kind in _TEXT_TYPES and media is not None else kind
-    shown_type = shown(found) if isinstance(found, str) else type_name(found)
+    shown_type = shown(found if isinstance(found, str) else str(found))
     raise RecordError(
         "content is not text", f"{where} is of type '{shown_type}'; only text can be used"
     )
 
 
 def _text(value: Any, where: str) -> str:
-    if isinstance(value, dict) and isinstance(value.get("value"), str):  # OpenAI's Assistants
+    if isinstance(value, dict) and isinstance(value.get("value"), str):  # OpenAI Assistants
         return str(value["value"])
-    if isinstance(value, list):  # Mistral's thoughts
+    if isinstance(value, list):  # thoughts in Mistral's format
         text, _ = read_content(value, where)
         return text
     if not isinstance(value, str):
-        raise RecordError("wrong type", f"{where} is a {type_name(value)}, not a text")
+        raise wrong_type(where, value, "a text")
     return value

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads lists of messages, in OpenAI's form or ShareGPT's, into OpenAI's."""
+"""Reads lists of messages in the format of OpenAI or ShareGPT, and converts them to OpenAI's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from megatron_packing.records.record import RecordError, is_empty, shown, type_name
+from megatron_packing.records.record import RecordError, is_empty, shown, wrong_type
 from megatron_packing.schemas.field_names import ROLES
 from megatron_packing.schemas.message_content import (
     THOUGHTS,
@@ -33,7 +33,7 @@ _SHAREGPT_ROLES = {
     "human": "user",
     **dict.fromkeys(("gpt", "chatgpt", "model"), "assistant"),
 }
-# What is proposed for roles that are refused.
+# Standard roles that errors suggest for unknown ones.
 _LIKELY_ROLES = {
     **_SHAREGPT_ROLES,
     "prompter": "user",
@@ -44,13 +44,13 @@ _NOT_NOTED = frozenset(("name", "tool_call_id", "tool_calls", *THOUGHTS))
 
 @dataclass(slots=True)
 class ReadMessages:
-    """Messages with a role and a content: a text, or null beside tool calls."""
+    """Messages with a role and a content, which is a text, or null beside tool calls."""
 
     messages: list[Message] = field(default_factory=list)
     trained: list[bool] = field(default_factory=list)
-    """For each message, whether the record lets it be trained."""
+    """For each message, whether the record allows training on it."""
     tools: list[tuple[str, Any]] = field(default_factory=list)
-    """Tools that system messages define, each with its place."""
+    """Tools that system messages define, each with the name of its field for errors."""
 
     def add(self, message: Message, trained: bool = True) -> None:
         """Append a message."""
@@ -76,13 +76,13 @@ def read_messages(
 
     Args:
         values: The messages, as objects or their JSON texts.
-        where: The list's name, for messages.
-        fields: The record, which notes what is worth reporting.
-        sharegpt: Prefer ``from`` and ``value`` where a message also has ``role`` and ``content``,
-            and take ShareGPT's roles in either.
+        where: The name of the list, for errors.
+        fields: The record, which collects notes.
+        sharegpt: Prefer ``from`` and ``value`` if a message also has ``role`` and ``content``, and
+            accept ShareGPT's roles in both.
 
     Raises:
-        RecordError: A message has no known role or no text, or a mark that is not clear.
+        RecordError: A message has no known role, no text, or an unclear training mark.
     """
     read = ReadMessages()
     usual_names = not fields.names.fields and not fields.names.roles
@@ -98,7 +98,7 @@ def read_messages(
         place = f"{where}[{number}]"
         value = from_json_text(value, place, "{")
         if not isinstance(value, dict):
-            raise RecordError("wrong type", f"{place} is a {type_name(value)}, not an object")
+            raise wrong_type(place, value, "an object")
         kept = fields.names.of_message(value, place)
         role = _take_role(kept, place, fields, sharegpt)
         has_null = any(value.get(name, 0) is None for name in ("content", "value"))
@@ -109,9 +109,9 @@ def read_messages(
                     read.tools.append((f"{place}.{name}", message.pop(name)))
         for name in message:
             if name not in _NOT_NOTED and name != "role" and name != "content":
-                fields.note("message fields not known, left to the chat template", name)
+                fields.note("unknown message fields, passed to the chat template", name)
         if role == _CALLS and last_is_calls and trained == read.trained[-1]:
-            read.messages[-1]["tool_calls"] += message["tool_calls"]  # made at one time
+            read.messages[-1]["tool_calls"] += message["tool_calls"]  # parallel calls of one turn
             continue
         read.add(message, trained)
         last_is_calls = role == _CALLS
@@ -119,7 +119,7 @@ def read_messages(
 
 
 def _plain(value: dict[Any, Any]) -> Message | None:
-    """A message that is a role and a text in the usual words, as nearly all are; else None."""
+    """Return a message that has only a standard role and a text, as nearly all do; else None."""
     role, content = value.get("role"), value.get("content")
     if type(role) is str and type(content) is str and role in OPENAI_ROLES:
         return value
@@ -131,15 +131,15 @@ def _plain(value: dict[Any, Any]) -> Message | None:
 
 
 def _take_role(message: Message, where: str, fields: RecordFields, sharegpt: bool) -> str:
-    """Take a message's role out of its fields; what it means."""
+    """Remove a message's role from its fields; return the standard role."""
     names = ("from", "role") if sharegpt else ("role", "from")
     holder = next((name for name in names if name in message), None)
     if holder is None:
         present = ", ".join(sorted(map(shown, message))[:10]) or "none"
         raise RecordError(
             "no role",
-            f"{where} has no role: its fields are {present}; say which hold the role and the text "
-            f"with --field NAME=role and --field NAME=content",
+            f"{where} has no role: its fields are {present}; say which ones hold the role and the "
+            f"text with --field NAME=role and --field NAME=content",
         )
     name = message.pop(holder)
     known = _SHAREGPT_ROLES if sharegpt or holder == "from" else _COMMON_ROLES
@@ -149,12 +149,12 @@ def _take_role(message: Message, where: str, fields: RecordFields, sharegpt: boo
     if role is not None:
         if "role" in message and _take_role(message, where, fields, sharegpt) != role:
             raise RecordError(
-                "two roles", f"{where} has different roles in from and role; keep one"
+                "two roles", f"{where} has different roles in 'from' and 'role'; keep one"
             )
         return role
     found = f"{where} {'is from' if holder == 'from' else 'has role'}"
     if not isinstance(name, str):
-        raise RecordError("unknown role", f"{found} {name!r:.60}, which is no text")
+        raise RecordError("unknown role", f"{found} {name!r:.60}, which is not a text")
     likely = _LIKELY_ROLES.get(name) or _LIKELY_ROLES.get(name.lower())
     cure = (
         f"if it means {likely}, add --role {shown(name)}={likely}"
@@ -169,19 +169,19 @@ def _take_role(message: Message, where: str, fields: RecordFields, sharegpt: boo
 def _message(
     role: str, values: Message, where: str, fields: RecordFields, sharegpt: bool, has_null: bool
 ) -> tuple[Message, bool]:
-    """A message in OpenAI's form, from its fields without the role, and whether it is trained."""
+    """Make a message in OpenAI's format from its other fields; return whether it is trained too."""
     mark = take_mark(values, where)
     check_no_unknown_mark(values, where)
     check_no_media(values, where)
     if mark and role not in ("assistant", _CALLS):
-        fields.note("messages marked as trained that are no answers (--loss-on decides)", role)
+        fields.note("messages marked as trained that are not answers (--loss-on decides)", role)
     names = ("value", "content") if sharegpt else ("content", "value")
     holder = next((name for name in names if name in values), None)
     content = None if holder is None else values.pop(holder)
     place = f"{where}.{holder}"
     if "content" in values and values.pop("content") != content:
         raise RecordError(
-            "two texts", f"{where} has different texts in value and content; keep one"
+            "two texts", f"{where} has different texts in 'value' and 'content'; keep one"
         )
     calls = _take_calls(values, where, fields)
     if role == _CALLS:
@@ -199,7 +199,7 @@ def _message(
             raise RecordError(
                 "no content",
                 f"{where} has null as its content, and no tool call or thought; give it a text, or "
-                f"leave the message out",
+                f"remove the message",
             )
         raise RecordError(
             "no content",
@@ -209,7 +209,7 @@ def _message(
     if calls:
         message["tool_calls"] = calls
         if content is None:
-            message["content"] = None  # some templates write calls beside null alone
+            message["content"] = None  # some templates write calls only beside null
     return message, mark is not False
 
 

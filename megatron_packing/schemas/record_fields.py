@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from megatron_packing.records.record import RecordError, is_empty, parse_json, shown, type_name
+from megatron_packing.records.record import RecordError, is_empty, parse_json, shown, wrong_type
 from megatron_packing.schemas.field_names import FieldNames
 
 
@@ -25,7 +25,7 @@ class RecordFields:
         self._unread = dict.fromkeys(self._values)
         self._notes: dict[str, None] = {}
         self.null_arguments: list[tuple[str, dict[str, Any]]] = []
-        """Names of called functions and those of their arguments that hold a null."""
+        """Names of called functions, with their arguments if these contain a null."""
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
@@ -34,52 +34,52 @@ class RecordFields:
         return iter(self._values)
 
     def has_none_of(self, names: frozenset[str]) -> bool:
-        """Whether the record lacks all of these fields."""
+        """Whether the record has none of these fields."""
         return names.isdisjoint(self._values)
 
     def peek(self, name: str) -> Any:
-        """A field's value, or None, without taking it for read."""
+        """Return a field's value, or None, without marking it as read."""
         return self._values.get(name)
 
     def get(self, name: str) -> Any:
-        """A field's value, or None."""
+        """Return a field's value, or None, and mark it as read."""
         self._unread.pop(name, None)
         return self._values.get(name)
 
     def text(self, name: str) -> str:
-        """A field that must be a text.
+        """Return a field that must be a text.
 
         Raises:
-            RecordError: It is not there, or no text.
+            RecordError: The field is missing or is not a text.
         """
         if name not in self._values:
             raise missing(name)
         value = self.get(name)
         if not isinstance(value, str):
-            raise RecordError("wrong type", f"'{name}' is a {type_name(value)}, not a text")
+            raise wrong_type(f"'{name}'", value, "a text")
         return value
 
     def list_of(self, name: str) -> list[Any]:
-        """A field that must be a list, or the JSON text of one, and may not be empty.
+        """Return a field that must be a list, or the JSON text of one, and not empty.
 
         Raises:
-            RecordError: It is not.
+            RecordError: The field is missing, is not a list, or is empty.
         """
         if name not in self._values:
             raise missing(name)
         value = from_json_text(self.get(name), f"'{name}'", "[")
         if not isinstance(value, list):
-            raise RecordError("wrong type", f"'{name}' is a {type_name(value)}, not a list")
+            raise wrong_type(f"'{name}'", value, "a list")
         if not value:
             raise RecordError("no messages", f"'{name}' is empty")
         return value
 
     def note(self, phrase: str, detail: str = "") -> None:
-        """Count the record under a phrase; see ``EncodedBatch.notes``."""
+        """Add a note; the run counts records by their notes."""
         self._notes[f"{phrase}: {shown(detail)}" if detail else phrase] = None
 
     def notes(self) -> tuple[str, ...]:
-        """What was noted, and which fields were not read."""
+        """Return all notes, with one for each field that was not read."""
         for name in self._unread:
             if not is_empty(self._values[name]):
                 self.note("record fields not read", name)
@@ -87,7 +87,7 @@ class RecordFields:
 
 
 def missing(name: str) -> RecordError:
-    """What is wrong with a record that lacks a field."""
+    """Return the error for a missing field."""
     return RecordError(
         "field missing",
         f"it has no field '{name}'; if another field holds it, add --field NAME={name}",
@@ -95,23 +95,24 @@ def missing(name: str) -> RecordError:
 
 
 def from_json_text(value: Any, where: str, begins: str) -> Any:
-    """A value that may have come as JSON text, as what it is.
+    """Return a value, parsed if it is JSON text.
 
     Args:
-        value: Whatever the record holds.
-        where: Its place, for messages.
-        begins: The characters with which such JSON can begin; other texts are returned as they
-            are.
+        value: Any value of a record.
+        where: Names it in errors.
+        begins: The characters that such JSON can begin with. Other texts are returned unchanged.
 
     Raises:
-        RecordError: It begins like JSON and is none.
+        RecordError: The text begins like JSON but is not valid.
     """
     if not isinstance(value, str) or not value.lstrip().startswith(tuple(begins)):
         return value
     try:
         return parse_json(value.encode())
     except UnicodeEncodeError as error:
-        raise RecordError("not JSON", f"{where} is not JSON (it has half a character)") from error
+        raise RecordError(
+            "not JSON", f"{where} is not JSON (it has half of a surrogate pair)"
+        ) from error
     except RecordError as error:
         reason = error.reason.removeprefix("it is ").removeprefix("its JSON ")
         raise RecordError(

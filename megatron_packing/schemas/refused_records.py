@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records that look like conversations or texts and are something else."""
+"""Refuses records that look like conversations or texts but are something else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REJECTED = ("rejected", "rejected_response", "rejected_messages", "rejected_com
 _LABELS = ("kto_tag", "label")
 _LOOKED_AT = frozenset([*_REJECTED, *_LABELS, *MEDIA, *MARKS, "mask"])
 _OF_A_TREE = ("parent_id", "message_id", "message_tree_id", "role")
-# Names of columns and what they most likely are, for the option that is proposed.
+# Common names of questions and answers, for the options that errors suggest.
 _QUESTIONS = ("question", "query", "problem", "input", "user", "human", "ask", "q")
 _ANSWERS = (
     *("answer", "response", "solution", "output", "assistant", "reply", "target", "chosen", "a"),
@@ -23,14 +23,14 @@ _ANSWERS = (
 
 
 def check_can_be_trained(fields: RecordFields, *, conversation: bool) -> None:
-    """Refuse preference data, media and records whose own mark says that they are not trained.
+    """Refuse preference data, media, and records that are marked as not trained.
 
     Args:
-        fields: The record; marks of its own are taken for read.
-        conversation: Whether its schema has answers, which a label may judge.
+        fields: The record. Its training marks are marked as read.
+        conversation: Whether its schema has answers, so that a label may rate them.
 
     Raises:
-        RecordError: It is one of these, or a mark is not clear.
+        RecordError: The record is one of these, or a mark is unclear.
     """
     if fields.has_none_of(_LOOKED_AT):
         return
@@ -41,19 +41,20 @@ def check_can_be_trained(fields: RecordFields, *, conversation: bool) -> None:
             if not _is_a_judgement(label):
                 continue
             fields.note(
-                "fields taken for a label of preference data (KTO) that calls the answer good", name
+                "fields read as a label of preference data (KTO) that rates the answer as good",
+                name,
             )
             if fields.get(name) in (False, 0, "false", "False"):
                 raise RecordError(
                     "preference data",
-                    f"its field '{name}' is {label!r}, so it is preference data (KTO) and its "
-                    f"answer a bad one, which is not to be learned; leave it out, or add "
-                    f"--field {name}=ignore if that is not what the field says",
+                    f"its field '{name}' is {label!r}, so it is preference data (KTO) with a bad "
+                    f"answer, which must not be trained; remove the record, or add "
+                    f"--field {name}=ignore if the field means something else",
                 )
     check_no_media({name: fields.peek(name) for name in fields}, "it")
     marks = {name: fields.get(name) for name in MARKS if name in fields}
     if take_mark(marks, "it") is False:
-        raise RecordError("marked as not trained", "its own mark says that it is not trained")
+        raise RecordError("marked as not trained", "its mark says that it is not trained")
     _check_mask(fields)
 
 
@@ -61,57 +62,56 @@ def check_no_preference(fields: RecordFields) -> None:
     """Refuse pairs of a good and a bad answer.
 
     Raises:
-        RecordError: It is one.
+        RecordError: The record is such a pair.
     """
     bad = next((name for name in _REJECTED if not is_empty(fields.peek(name))), None)
     if bad is not None:
         raise RecordError(
             "preference data",
-            f"it has '{bad}', so it is preference data (pairs of a chosen and a rejected answer), "
-            f"which is not for this training; make messages of what was chosen, or add "
+            f"it has '{bad}', so it is preference data (a chosen and a rejected answer), which "
+            f"is not supported; make messages of the chosen answer, or add "
             f"--field {bad}=ignore if its other fields hold one good conversation",
         )
 
 
 def check_no_tree(fields: RecordFields) -> None:
-    """Refuse one message of a conversation that has the field of a plain text.
+    """Refuse a single message of a conversation tree, which has ``text`` as plain texts do.
 
     Raises:
-        RecordError: It is one.
+        RecordError: The record is such a message.
     """
     found = [name for name in _OF_A_TREE if fields.peek(name) is not None]
     if found:
         raise RecordError(
             "a single message",
-            f"it is one message of a conversation and no plain text: beside 'text' it has "
-            f"{', '.join(found)}; put the messages of each conversation into one record, or take "
-            f"it as a text with --schema text",
+            f"it is a single message of a conversation, not a plain text: beside 'text' it has "
+            f"{', '.join(found)}; put all messages of a conversation into one record, or read "
+            f"it as a plain text with --schema text",
         )
 
 
 def unknown_schema(fields: RecordFields, schemas: str) -> RecordError:
-    """What is wrong with a record of no known schema, and the options that may help.
+    """Return the error for a record that matches no schema, with options that may help.
 
     Args:
         fields: The record.
-        schemas: The fields of those that are known.
+        schemas: The fields that the schemas need, for the message.
     """
     found = ", ".join(sorted(map(shown, fields))[:20]) or "none"
     if isinstance(fields.peek("role"), str) and "content" in fields:
         return RecordError(
             "a single message",
-            "it is one message and no conversation; put the messages of each conversation into one "
-            "record, as {'messages': [...]}",
+            "it is a single message, not a conversation; put all messages of a conversation into "
+            "one record, as {'messages': [...]}",
         )
     return RecordError(
         "unknown schema",
-        f"its schema is not known: it has the fields {found}, where one would have {schemas}; "
-        f"{_cure(fields)}",
+        f"its schema is unknown: it has the fields {found}, but needs {schemas}; {_cure(fields)}",
     )
 
 
 def _cure(fields: RecordFields) -> str:
-    """Which option may help."""
+    """Suggest options that may help."""
     lists = {name: fields.peek(name) for name in fields if isinstance(fields.peek(name), list)}
     for name, value in lists.items():
         if value and all(isinstance(item, dict) for item in value):
@@ -127,7 +127,8 @@ def _cure(fields: RecordFields) -> str:
         if len(value) > 1 and all(isinstance(item, str) for item in value):
             option = _option(name, "turns")
             return (
-                f"if '{shown(name)}' holds what a user and an assistant say in turn, add {option}"
+                f"if '{shown(name)}' holds alternating texts of a user and an assistant, add "
+                f"{option}"
             )
     return "name its fields with --field NAME=FIELD, such as --field question=prompt"
 
@@ -141,7 +142,7 @@ def _is_a_judgement(label: Any) -> bool:
 
 
 def _check_mask(fields: RecordFields) -> None:
-    """NeMo's ``mask`` names the role that is not trained; others mean other things."""
+    """Accept NeMo's ``mask``, which names a role that is not trained; refuse other values."""
     mask = fields.peek("mask")
     if mask is None:
         return

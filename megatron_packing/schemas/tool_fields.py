@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tools of a record and the calls in its messages, whatever form they came in.
+"""Reads the tools of a record and the calls in its messages, and converts them to OpenAI's format.
 
-Tables hold them as JSON text, or filled with nulls: every row of an Arrow table, and every line of
-its JSON export, has the fields of all rows. A null is not valid in the schema of a tool, but for
-a default of null, so nulls there are dropped. So is a null argument that the called tool does not
-define. Other null arguments may be meant: they are kept. Both are counted.
+Tables store them as JSON text or filled with nulls, because every row of an Arrow table, and of its
+JSON export, has the fields of all rows. Except for defaults, a tool's definition cannot contain a
+null, so nulls in it are dropped. A null argument that the called tool does not define is dropped
+too. Other null arguments may be intended, so they are kept. Both are counted.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from megatron_packing.records.record import RecordError, is_empty, type_name
+from megatron_packing.records.record import RecordError, is_empty, type_name, wrong_type
 from megatron_packing.schemas.record_fields import RecordFields, from_json_text
 
-# Other frameworks' names for the arguments of a call: Llama 3's own form, LangChain, Anthropic.
+# Names for the arguments of a call: of OpenAI, Llama 3, LangChain and Anthropic.
 _ARGUMENTS = ("arguments", "parameters", "args", "input")
 _MAY_BE_NULL = ("default", "const", "example")
 
 
 def read_tools(fields: RecordFields, of_messages: list[tuple[str, Any]]) -> list[Any] | None:
-    """The tools that a record defines, or None.
+    """Return the tools that a record defines, or None.
 
     Args:
-        fields: The record: ``tools``, or ``functions``, OpenAI's older form.
-        of_messages: Tools that its system messages define, each with its place.
+        fields: The record, with ``tools`` or ``functions`` (OpenAI's older format).
+        of_messages: Tools that its system messages define, each with its name for errors.
 
     Raises:
-        RecordError: They are no list of objects, or are defined twice in different ways.
+        RecordError: They are not a list of objects, or there are two different definitions.
     """
     found: list[tuple[str, list[Any]]] = []
     for where, value, older in (
@@ -48,10 +48,10 @@ def read_tools(fields: RecordFields, of_messages: list[tuple[str, Any]]) -> list
 
 
 def read_calls(value: Any, where: str, fields: RecordFields) -> list[dict[str, Any]]:
-    """Tool calls in OpenAI's form, their arguments, which come as JSON texts, as objects.
+    """Return tool calls in OpenAI's format, with arguments as objects instead of JSON texts.
 
     Raises:
-        RecordError: A call names no function, or its arguments are no object.
+        RecordError: A call names no function, or its arguments are not an object.
     """
     value = _from_json(value, where)
     if value is None:
@@ -59,16 +59,16 @@ def read_calls(value: Any, where: str, fields: RecordFields) -> list[dict[str, A
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list):
-        raise RecordError("wrong type", f"{where} is a {type_name(value)}, not a list")
+        raise wrong_type(where, value, "a list")
     return [_call(call, f"{where}[{number}]", fields) for number, call in enumerate(value)]
 
 
 def settle_null_arguments(fields: RecordFields, tools: list[Any] | None) -> None:
-    """Drop null arguments of calls that the called tool does not define; count them and the rest.
+    """Drop null arguments that the called tool does not define; note them and the other ones.
 
     Args:
-        fields: The record, whose calls were read.
-        tools: What ``read_tools`` found.
+        fields: The record, after its calls were read.
+        tools: The result of ``read_tools``.
     """
     defined: dict[str, Any] = {}
     for tool in tools or []:
@@ -81,15 +81,15 @@ def settle_null_arguments(fields: RecordFields, tools: list[Any] | None) -> None
             for argument in [key for key, value in arguments.items() if value is None]:
                 if argument not in defined[name]:
                     del arguments[argument]
-                    fields.note("null arguments that the tool does not define, left out", argument)
+                    fields.note("null arguments that the tool does not define, dropped", argument)
         if _has_null(arguments):
-            fields.note("tool calls with null arguments, which are kept", name)
+            fields.note("tool calls with null arguments, kept", name)
 
 
 def _call(call: Any, where: str, fields: RecordFields) -> dict[str, Any]:
     call = _from_json(call, where)
     if not isinstance(call, dict):
-        raise RecordError("wrong tool call", f"{where} is a {type_name(call)}, not an object")
+        raise RecordError("wrong tool call", f"{where} is {type_name(call)}, not an object")
     call = {name: value for name, value in call.items() if value is not None}
     wrapped = "function" in call
     function = _from_json(call["function"], f"{where}.function") if wrapped else call
@@ -109,7 +109,7 @@ def _call(call: Any, where: str, fields: RecordFields) -> dict[str, Any]:
         arguments = dict(arguments)
         fields.null_arguments.append((function["name"], arguments))
     if not isinstance(arguments, dict):
-        raise RecordError("wrong tool call", f"{place} is a {type_name(arguments)}, not an object")
+        raise RecordError("wrong tool call", f"{place} is {type_name(arguments)}, not an object")
     function["arguments"] = arguments
     if wrapped:
         return {**call, "function": function}
@@ -125,19 +125,16 @@ def _tools(value: Any, where: str, older: bool, fields: RecordFields) -> list[An
     if isinstance(value, dict):
         value = _by_name(value)
     if not isinstance(value, list):
-        raise RecordError("wrong type", f"{where} is a {type_name(value)}, not a list")
+        raise wrong_type(where, value, "a list")
     tools: list[Any] = []
     for number, tool in enumerate(value):
         tool = _from_json(tool, f"{where}[{number}]")
         if not isinstance(tool, dict):
-            raise RecordError(
-                "wrong type",
-                f"{where}[{number}] is a {type_name(tool)}, not an object that describes a tool",
-            )
+            raise wrong_type(f"{where}[{number}]", tool, "an object that describes a tool")
         tool = _schemas_from_json(tool, f"{where}[{number}]")
         if _is_filled(tool):
             tool = _without_fill(tool)
-            fields.note("null fields of tools, which other rows of a table have, are left out")
+            fields.note("null fields of tools that only other rows of a table have, dropped")
         if older and "function" not in tool:
             tool = {"type": "function", "function": tool}
         tools.append(tool)
@@ -145,7 +142,7 @@ def _tools(value: Any, where: str, older: bool, fields: RecordFields) -> list[An
 
 
 def _by_name(value: dict[str, Any]) -> list[Any]:
-    """The list that an object stands for: one tool, or tools by their names."""
+    """Return the list of tools in an object, which is one tool or maps names to tools."""
     if isinstance(value.get("name"), str) or "function" in value or "type" in value:
         return [value]
     tools: list[Any] = []
@@ -157,7 +154,7 @@ def _by_name(value: dict[str, Any]) -> list[Any]:
 
 
 def _schemas_from_json(tool: dict[str, Any], where: str) -> dict[str, Any]:
-    """A tool whose ``function`` and ``parameters`` are objects even where they came as text."""
+    """Return a tool with ``function`` and ``parameters`` parsed if they are JSON text."""
     for name in ("function", "parameters"):
         if isinstance(tool.get(name), str):
             tool = {**tool, name: _from_json(tool[name], f"{where}.{name}")}
@@ -168,9 +165,9 @@ def _schemas_from_json(tool: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _is_filled(value: Any, of_names: bool = False) -> bool:
-    """Whether there is a null that no schema has, which shows that a table filled it in.
+    """Whether a schema contains a null that is not valid, so a table added it.
 
-    ``of_names``: the fields are names of properties, such as ``default``, and not keywords.
+    With ``of_names`` the fields are names of properties, not keywords such as ``default``.
     """
     if isinstance(value, dict):
         return any(
@@ -182,7 +179,7 @@ def _is_filled(value: Any, of_names: bool = False) -> bool:
 
 
 def _without_fill(value: Any, of_names: bool = False) -> Any:
-    """A schema without nulls and without properties of which nothing else is left."""
+    """Return a schema without nulls, and without properties that contain nothing else."""
     if isinstance(value, dict):
         return {
             name: _without_fill(item, name == "properties" and not of_names)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Marks by which a record or a message says whether it is trained.
+"""Reads training marks: fields that say whether a record or a message is trained.
 
-Each framework has its own word: ``weight`` (OpenAI), ``train`` and ``training`` (axolotl),
-``loss`` and ``loss_scale`` (ms-swift), ``trainable`` (Tinker), ``masked`` (torchtune), ``mask``
-with the name of a role (NeMo). A field whose name is like these and whose meaning is not known is
-refused: training an answer that its author excluded is worse than stopping.
+Each framework has its own name: ``weight`` (OpenAI), ``train`` and ``training`` (axolotl), ``loss``
+and ``loss_scale`` (ms-swift), ``trainable`` (Tinker), ``masked`` (torchtune), ``mask`` with the
+name of a role (NeMo). A field with a similar name but an unknown meaning is refused, because
+training on an answer that its author excluded is worse than stopping.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MARKS = {
     **dict.fromkeys(("loss", "loss_mask", "loss_scale", "loss_weight"), True),
     "masked": False,
 }
-"""Known marks, and whether true means trained."""
+"""Known marks, each with whether true means trained."""
 _NAMES = frozenset(MARKS)
 
 _LIKE_A_MARK = re.compile(
@@ -32,17 +32,17 @@ _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
 
 def take_mark(values: dict[str, Any], where: str) -> bool | None:
-    """Take the marks out of a message's or a record's fields.
+    """Remove the marks from the fields of a message or a record.
 
     Args:
-        values: The fields, without nulls; known marks are removed.
-        where: What has the fields, for messages: ``messages[0]`` or ``it``.
+        values: The fields, without nulls. Known marks are removed.
+        where: Names the message or record in errors: ``messages[0]`` or ``it``.
 
     Returns:
-        Whether it is trained; None where it has no mark. One mark that says no is enough.
+        Whether it is trained, or None without a mark. If marks differ, it is not trained.
 
     Raises:
-        RecordError: A mark is neither 0 nor 1, neither true nor false.
+        RecordError: A mark is not 0 or 1, true or false.
     """
     trained: bool | None = None
     if _NAMES.isdisjoint(values):
@@ -54,19 +54,18 @@ def take_mark(values: dict[str, Any], where: str) -> bool | None:
         if not _says_yes_or_no(value):
             raise RecordError(
                 "unclear training mark",
-                f"{_place(where, name)} is {_value(value)}, not 0 or 1, true or false: a message "
-                f"is trained or not; correct it, or add --field {name}=ignore to train by role "
-                f"alone",
+                f"{_place(where, name)} is {_value(value)}, but a mark must be 0 or 1, true "
+                f"or false; correct it, or add --field {name}=ignore to train by role alone",
             )
         trained = bool(value) is means_trained and trained is not False
     return trained
 
 
 def check_no_unknown_mark(values: Mapping[str, Any], where: str) -> None:
-    """Refuse a field of a message that may be a mark and is not known.
+    """Refuse a field of a message that may be a mark but is unknown.
 
     Raises:
-        RecordError: There is one.
+        RecordError: There is such a field.
     """
     for name in values:
         if _is_like_a_mark(name):
@@ -74,13 +73,13 @@ def check_no_unknown_mark(values: Mapping[str, Any], where: str) -> None:
 
 
 def unknown_mark(name: str, value: Any, where: str) -> RecordError:
-    """What is wrong with a mark that can be read in two ways, or in none."""
+    """Return the error for a mark with an unclear meaning."""
     if not _says_yes_or_no(value):
         return RecordError(
             "unclear training mark",
-            f"{_place(where, name)} is {_value(value)}, which may say what is trained and cannot "
-            f"be used: a mark is 0 or 1, true or false; add --field {shown(name)}=ignore to train "
-            f"by role alone, or write such a mark into each message",
+            f"{_place(where, name)} is {_value(value)}, which may say what is trained but is not "
+            f"0 or 1, true or false; add --field {shown(name)}=ignore to train by role alone, or "
+            f"write such a mark into each message",
         )
     return RecordError(
         "unclear training mark",

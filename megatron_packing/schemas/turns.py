@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from megatron_packing.counted import counted
-from megatron_packing.records.record import RecordError, type_name
+from megatron_packing.records.record import RecordError, wrong_type
 from megatron_packing.schemas.messages import ReadMessages
 from megatron_packing.schemas.question_answer import assistant_message, user_message
 from megatron_packing.schemas.record_fields import RecordFields
@@ -25,6 +25,6 @@ def read_turns(fields: RecordFields) -> ReadMessages:
     read = ReadMessages()
     for number, text in enumerate(turns):
         if not isinstance(text, str):
-            raise RecordError("wrong type", f"turns[{number}] is a {type_name(text)}, not a text")
+            raise wrong_type(f"turns[{number}]", text, "a text")
         read.add(assistant_message(text) if number % 2 else user_message(text))
     return read

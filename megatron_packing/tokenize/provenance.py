@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import megatron_packing
-from megatron_packing.records.inputs import InputFile
+from megatron_packing.records.input_file import InputFile
 from megatron_packing.tokenize.encoder import EncoderOptions
 from megatron_packing.tokenize.unfinished import Progress
 

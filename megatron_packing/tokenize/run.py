@@ -23,7 +23,8 @@ from megatron_packing.corpus.storage import corpus_path, is_remote
 from megatron_packing.errors import InputError
 from megatron_packing.records.batches import RecordBatch
 from megatron_packing.records.digests import Digests, reading_digests
-from megatron_packing.records.inputs import InputFile, find_changed, find_inputs
+from megatron_packing.records.input_file import InputFile
+from megatron_packing.records.inputs import find_changed, find_inputs
 from megatron_packing.records.readers import read_batches
 from megatron_packing.records.storage import StorageError, was_replaced
 from megatron_packing.schemas.record_names import RecordNames

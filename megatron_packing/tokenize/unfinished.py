@@ -29,7 +29,7 @@ from megatron_packing.errors import InputError
 from megatron_packing.files.publication import rename_new
 from megatron_packing.files.whole import prefix_lock, sync, write_whole
 from megatron_packing.records.batches import Position, RecordBatch
-from megatron_packing.records.inputs import InputFile
+from megatron_packing.records.input_file import InputFile
 from megatron_packing.tokenize.encoder import EncodedBatch
 
 _TOKENS, _MASK, _LENGTHS, _REJECTS = "tokens", "loss_mask", "lengths", "rejects"

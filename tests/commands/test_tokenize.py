@@ -59,9 +59,9 @@ def test_what_was_not_read_is_printed_and_recorded(command, write_jsonl, tmp_pat
     assert main([*command(path), "--workers", "1"]) == 0
     printed = capsys.readouterr().out
     assert "record fields not read: id (3 documents)" in printed
-    assert "message fields not known, left to the chat template: at (3 documents)" in printed
+    assert "unknown message fields, passed to the chat template: at (3 documents)" in printed
     assert json.loads((tmp_path / "out_corpus.json").read_text())["notes"] == {
-        "message fields not known, left to the chat template: at": 3,
+        "unknown message fields, passed to the chat template: at": 3,
         "record fields not read: id": 3,
     }
 
@@ -82,8 +82,8 @@ def test_a_refusal_names_the_option_and_the_option_cures_it(command, write_jsonl
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--field", "a=b"], "--field a=b names no standard field; those are messages, "),
-        (["--role", "a=human"], "--role a=human names no standard role; those are system, "),
+        (["--field", "a=b"], "--field a=b names no standard field; use one of messages, "),
+        (["--role", "a=human"], "--role a=human names no standard role; use one of system, "),
         (
             ["--field", "a=text", "--field", "a=prompt"],
             "--field gives 'a' two meanings, text and prompt",
@@ -215,6 +215,6 @@ def test_labels_of_preference_data_that_say_good_are_counted(command, write_json
     path = write_jsonl({**record, "label": True})
     assert main([*command(path), "--workers", "1"]) == 0
     assert (
-        "fields taken for a label of preference data (KTO) that calls the answer good: label (1 doc"
+        "fields read as a label of preference data (KTO) that rates the answer as good: label"
         in told(capsys)
     )

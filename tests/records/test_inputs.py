@@ -233,7 +233,7 @@ def test_a_parquet_file_that_is_cut_off_is_one_bad_record(tmp_path):
     path = write_parquet(tmp_path)
     path.write_bytes(path.read_bytes()[:-100])
     ((error,), _, _) = read(find_inputs([str(path)]))
-    assert "from here on the file cannot be read" in str(error)
+    assert "the rest of the file cannot be read" in str(error)
 
 
 def test_nulls_of_a_tables_other_rows_do_not_show(tmp_path):
@@ -252,7 +252,7 @@ def test_an_input_is_not_read_twice_unseen(tmp_path):
 
 def test_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="pipe is no regular file; write it to a file first"):
+    with pytest.raises(InputError, match="pipe is not a regular file; write it to a file first"):
         find_inputs([str(tmp_path / "pipe")])
 
 
@@ -271,7 +271,7 @@ def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
         find_inputs(["missing.jsonl"])
     with pytest.raises(InputError, match=r"no file matches the input .*\*.jsonl"):
         find_inputs(["*.jsonl"])
-    with pytest.raises(InputError, match=r"is a folder, but none that Hugging Face datasets saved"):
+    with pytest.raises(InputError, match=r"is a folder that Hugging Face datasets did not save"):
         find_inputs([str(tmp_path)])
     with pytest.raises(InputError, match="the input nowhere://x cannot be opened"):
         find_inputs(["nowhere://x"])

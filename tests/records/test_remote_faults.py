@@ -29,7 +29,7 @@ from megatron_packing.tokenize.run import TokenizeOptions, tokenize
 from tests.records.object_store import FAULTS, fault_runs, object_store
 
 ENDINGS = (".bin", ".idx", "_loss_mask.bin", "_loss_mask.idx", "_corpus.json", "_rejects.jsonl")
-SENTENCES = ("could not be read (", "run the same command again, it goes on where it stopped")
+SENTENCES = ("could not be read (", "run the same command again; it continues where it stopped")
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def check_sentence(text: str, fault: str) -> None:
     assert "on-bad-record" not in text
     if fault == "replaced":
         assert "was changed while it was " in text
-        assert ("read; begin anew with --restart" in text) or ("run the same command" in text)
+        assert ("read; start over with --restart" in text) or ("run the same command" in text)
     elif "cannot be opened" in text:  # there is nothing to go on from yet
         assert "run the same command again" in text
     else:

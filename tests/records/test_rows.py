@@ -51,7 +51,7 @@ def test_maps_are_objects():
 
 def test_a_key_twice_is_refused_where_it_is_used():
     (value,) = column(pa.array([[("x", "a"), ("x", "b")]], STRINGS))
-    assert type_name(value) == "map that has a key twice"
+    assert type_name(value) == "a map that has a key twice"
     with pytest.raises(RecordError, match="it has a map that has a key twice"):
         str(value)
     with pytest.raises(TypeError):
@@ -76,7 +76,7 @@ def test_json_columns_are_what_their_texts_say():
     for table in tables:
         *values, broken = [row.get("a") for row in table_rows(table)]
         assert values == [{"a": [1, None]}, None, 3]
-        assert type_name(broken) == "text that should be JSON and is not"
+        assert type_name(broken) == "a text that should be JSON and is not"
 
 
 def test_tool_calls_of_datasets_json_type_are_read(tmp_path):
@@ -168,7 +168,7 @@ def test_text_that_is_not_utf8_costs_only_those_who_use_it(tmp_path):
     assert [row["text"] for row in table_rows(table)] == ["a", "b"]
     assert table_rows(table)[0]["unused"] == "good"
     value = table_rows(table)[1]["unused"]
-    assert type_name(value) == "text that is not UTF-8"
+    assert type_name(value) == "a text that is not UTF-8"
     with pytest.raises(RecordError):
         f"{value}"
     path = tmp_path / "bad.parquet"
@@ -187,9 +187,9 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
         with pa.ipc.new_file(str(path), one.schema) as writer:
             writer.write_table(one)
         name = "text" if number == 0 else "x"
-        with pytest.raises(InputError, match=f"two columns or fields that are called '{name}'"):
+        with pytest.raises(InputError, match=f"two columns or fields named '{name}'"):
             list(read_batches(find_inputs([str(path)]), Position(), 1 << 20))
     path = tmp_path / "twice.parquet"
     pyarrow.parquet.write_table(table, path)
-    with pytest.raises(InputError, match="two columns or fields that are called 'text'"):
+    with pytest.raises(InputError, match="two columns or fields named 'text'"):
         list(read_batches(find_inputs([str(path)]), Position(), 1 << 20))

@@ -49,7 +49,7 @@ def write(tmp_path):
 )
 def test_files_of_tables_are_refused(write, files, kind):
     folder = write(*files)
-    sentence = rf"belongs to {kind}, \S*/t, whose folder holds deleted and replaced rows too"
+    sentence = rf"belongs to {kind}, \S*/t, whose folder also holds deleted and replaced rows"
     for pattern in (folder / "t" / "**" / "*.parquet", folder / files[1], folder / "t"):
         with pytest.raises(InputError, match=sentence):
             find_inputs([str(pattern)])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from megatron_packing.records.batches import Position, RecordBatch
-from megatron_packing.records.inputs import InputFile
+from megatron_packing.records.input_file import InputFile
 from megatron_packing.report.tokenizing import print_result, show_search, warn_of_memory
 from megatron_packing.tokenize.encoder import EncodedBatch
 from megatron_packing.tokenize.unfinished import Progress

@@ -184,12 +184,12 @@ CALL = {"role": "assistant", "content": ""}
     ("record", "kind", "reason"),
     [
         ([], "not an object", "it is a list, not an object"),
-        (None, "not an object", "it is a null, not an object"),
-        ({"q": 1, "id": 1}, "unknown schema", "its schema is not known: it has the fields id, q"),
+        (None, "not an object", "it is null, not an object"),
+        ({"q": 1, "id": 1}, "unknown schema", "its schema is unknown: it has the fields id, q"),
         (
             {"prompt": "Why?"},
             "unknown schema",
-            "it has the fields prompt, where one would have .* or prompt with completion",
+            "it has the fields prompt, but needs .* or prompt with completion",
         ),
         ({"messages": "hello"}, "wrong type", "'messages' is a text, not a list"),
         ({"messages": []}, "no messages", "'messages' is empty"),
@@ -223,7 +223,7 @@ CALL = {"role": "assistant", "content": ""}
         (
             {"prompt": "a", "completion": "b", "chat_template_kwargs": {"tools": []}},
             "wrong template argument",
-            "sets tools, which the record's own fields give",
+            "sets tools, which other fields of the record define",
         ),
         (
             {
@@ -233,7 +233,7 @@ CALL = {"role": "assistant", "content": ""}
                 "chat_template_kwargs": {"enable_thinking": False},
             },
             "two template arguments",
-            "'enable_thinking' is True and False in",
+            "'enable_thinking' is True, but 'chat_template_kwargs' has False",
         ),
         ({"text": ""}, "empty text", "'text' is empty"),
     ],

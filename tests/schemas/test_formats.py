@@ -163,10 +163,10 @@ POINTER = (
         (POINTER, r"is a pointer of git-lfs, not the file itself; fetch .* \(git lfs pull\)"),
         (
             "instruction,output\nHi,Ho.\n",
-            "is a table of comma- or tab-separated values .*'instruction,output'",
+            "is a CSV or TSV table .*'instruction,output'",
         ),
-        ("question\tanswer\nHi\tHo.\n", "is a table of comma- or tab-separated values"),
-        (f"{ONE}\n{TWO}\n", "holds Python's own notation .* json.dumps"),
+        ("question\tanswer\nHi\tHo.\n", "is a CSV or TSV table"),
+        (f"{ONE}\n{TWO}\n", "holds Python literals .* json.dumps"),
         (json.dumps({"data": [ONE, TWO]}), "is one object that holds the records under 'data'"),
         (
             json.dumps({"n": 2, "rows": [ONE]}, indent=1),
@@ -197,7 +197,7 @@ def test_a_line_of_utf16_among_others_is_one_bad_record(tmp_path):
     _, records = read(write(tmp_path, content))
     assert records[0] == ONE
     assert records[-1] == TWO
-    assert "zero bytes, as UTF-16 text has" in str(records[1])
+    assert "zero bytes, as in UTF-16" in str(records[1])
 
 
 def test_gzip_that_is_padded_with_zeros_is_whole(tmp_path):

@@ -80,9 +80,9 @@ def test_rows_of_a_json_export_are_what_they_were(tokenized, alone, tmp_path):
     joined = tokenized(path)
     assert joined[:2] == alone[:2]
     assert alone[2].notes == {}
-    left_out = "null arguments that the tool does not define, left out"
+    left_out = "null arguments that the tool does not define, dropped"
     assert joined[2].notes == {
-        "null fields of tools, which other rows of a table have, are left out": 2,
+        "null fields of tools that only other rows of a table have, dropped": 2,
         f"{left_out}: unit": 1,
         f"{left_out}: town": 1,
     }

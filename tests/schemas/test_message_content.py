@@ -75,10 +75,10 @@ def test_two_thoughts_must_be_one():
         ({"type": None, "image_url": {"url": "x.png"}, "text": None}, "of type 'image_url'"),
         ({"type": "input_audio", "input_audio": {"data": "x"}}, "of type 'input_audio'"),
         ({"type": "tool_use", "id": "a", "input": {}}, "of type 'tool_use'"),
-        ({"type": ["text"], "text": "x"}, "of type 'list'"),
+        ({"type": ["text"], "text": "x"}, r"of type '\['text'\]'"),
         ({"temperature": 3}, "an object with the fields temperature"),
         (3, "a number"),
-        (None, "a null"),
+        (None, "null"),
     ],
 )
 def test_what_is_no_text_is_refused_and_named(part, found):

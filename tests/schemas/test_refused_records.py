@@ -28,7 +28,7 @@ def test_a_bad_answer_is_not_trained(record, name):
             read_record({**record, name: bad})
         assert caught.value.kind == "preference data"
         assert f"--field {name}=ignore" in str(caught.value)
-    note = f"fields taken for a label of preference data (KTO) that calls the answer good: {name}"
+    note = f"fields read as a label of preference data (KTO) that rates the answer as good: {name}"
     usual = read_record(record)
     for good in (True, 1):
         assert read_record({**record, name: good}) == replace(usual, notes=(*usual.notes, note))
@@ -62,7 +62,9 @@ def test_pairs_of_answers_are_told_what_they_are(record):
 )
 def test_images_beside_a_text_are_refused(record, media):
     (name,) = media
-    with pytest.raises(RecordError, match=f"it has {name} beside its text; only text .*=ignore"):
+    with pytest.raises(
+        RecordError, match=f"it has {name} beside its text, but only text .*=ignore"
+    ):
         read_record({**record, **media})
     names = RecordNames({name: "ignore"})
     assert read_record({**record, **media}, names=names) == read_record(record)
@@ -82,11 +84,11 @@ def test_images_that_are_not_there_are_no_images(empty):
     ],
 )
 def test_a_message_of_a_tree_is_no_plain_text(record):
-    with pytest.raises(RecordError, match="one message of a conversation and no plain text"):
+    with pytest.raises(RecordError, match="single message of a conversation, not a plain text"):
         find_schema(record)
     assert read_record(record, "text").text == record["text"]
 
 
 def test_a_message_alone_is_told_what_it_is():
-    with pytest.raises(RecordError, match="it is one message and no conversation"):
+    with pytest.raises(RecordError, match="it is a single message, not a conversation"):
         find_schema(ASKED)

@@ -53,7 +53,7 @@ def test_an_error_names_the_fields_of_every_schema_that_is_found_by_them():
     ],
 )
 def test_a_record_with_other_fields_is_refused_with_the_option_that_reads_it(record, options):
-    with pytest.raises(RecordError, match="its schema is not known") as caught:
+    with pytest.raises(RecordError, match="its schema is unknown") as caught:
         read_record(record)
     assert str(caught.value).endswith(", add " + " ".join(f"--field {o}" for o in options))
     names = RecordNames(dict(option.split("=") for option in options))

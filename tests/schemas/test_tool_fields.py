@@ -93,7 +93,7 @@ def test_flat_records_have_tools_too(fields):
     [
         ("search", "'tools' is a text, not a list"),
         (["search"], r"'tools'\[0\] is a text, not an object that describes a tool"),
-        ([None, TOOL], r"'tools'\[0\] is a null"),
+        ([None, TOOL], r"'tools'\[0\] is null"),
         ("[{", "'tools' is JSON text that cannot be read"),
         (True, "'tools' is a boolean"),
     ],
@@ -190,18 +190,18 @@ def test_a_call_that_is_none_is_refused(call, reason):
 def test_null_arguments_are_kept_and_counted():
     call, notes = read_call({"name": "f", "arguments": {"x": None, "y": {"z": None}}})
     assert call["function"]["arguments"] == {"x": None, "y": {"z": None}}
-    assert notes == ("tool calls with null arguments, which are kept: f",)
+    assert notes == ("tool calls with null arguments, kept: f",)
 
 
 def test_null_arguments_that_the_tool_does_not_define_are_left_out_and_counted():
     arguments = {"x": 1, "of_another_row": None}
     call, notes = read_call({"name": "f", "arguments": arguments}, tools=[TOOL])
     assert call == CALL
-    assert notes == ("null arguments that the tool does not define, left out: of_another_row",)
+    assert notes == ("null arguments that the tool does not define, dropped: of_another_row",)
     assert arguments == {"x": 1, "of_another_row": None}
     call, notes = read_call({"name": "f", "arguments": {"x": None}}, tools=[TOOL])
     assert call["function"]["arguments"] == {"x": None}
-    assert notes == ("tool calls with null arguments, which are kept: f",)
+    assert notes == ("tool calls with null arguments, kept: f",)
 
 
 def test_nulls_in_the_json_text_of_arguments_are_meant():

@@ -48,7 +48,9 @@ def test_one_mark_that_says_no_is_enough():
 @pytest.mark.parametrize("name", [*MARKS, "masked"])
 @pytest.mark.parametrize("value", [0.5, 2, -1, "0", "false", [0, 1], {}, float("nan"), 10**400])
 def test_a_mark_that_is_neither_yes_nor_no_is_refused_and_the_option_named(name, value):
-    with pytest.raises(RecordError, match=rf"messages\[3\].{name} is .*, not 0 or 1.*={'ignore'}"):
+    with pytest.raises(
+        RecordError, match=rf"messages\[3\].{name} is .* must be 0 or 1.*={'ignore'}"
+    ):
         read({**ANSWERED, name: value})
     ignored = read({**ANSWERED, name: value}, names=RecordNames({name: "ignore"}))
     assert ignored == read(ANSWERED)
@@ -77,7 +79,7 @@ def test_a_field_that_may_be_a_mark_is_never_passed_over(name):
 def test_other_unknown_fields_go_to_the_template_and_are_noted(name):
     conversation = read({**ANSWERED, name: 0})
     assert conversation.messages[-1] == {**ANSWERED, name: 0}
-    assert conversation.notes == (f"message fields not known, left to the chat template: {name}",)
+    assert conversation.notes == (f"unknown message fields, passed to the chat template: {name}",)
 
 
 def test_known_fields_are_not_noted():
@@ -89,7 +91,7 @@ def test_known_fields_are_not_noted():
 def test_a_question_marked_as_trained_is_noted():
     record = {"messages": [{**ASKED, "train": True}, ANSWERED]}
     assert read_record(record).notes == (
-        "messages marked as trained that are no answers (--loss-on decides): user",
+        "messages marked as trained that are not answers (--loss-on decides): user",
     )
 
 
@@ -102,7 +104,7 @@ CONVERSATION = {"messages": [ASKED, ANSWERED]}
 )
 @pytest.mark.parametrize("mark", [{name: 0} for name in MARKS] + [{"masked": True}])
 def test_a_record_marked_as_not_trained_is_refused(record, mark):
-    with pytest.raises(RecordError, match="its own mark says that it is not trained"):
+    with pytest.raises(RecordError, match="its mark says that it is not trained"):
         read_record({**record, **mark})
 
 

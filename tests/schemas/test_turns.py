@@ -11,7 +11,7 @@ ANSWERED = {"role": "assistant", "content": "2"}
 
 
 def test_texts_are_turns_only_where_that_was_said():
-    with pytest.raises(RecordError, match="its schema is not known"):
+    with pytest.raises(RecordError, match="its schema is unknown"):
         find_schema({"turns": ["1+1?", "2+2?"]})
     turns = {"turns": ["1+1?", "2"]}
     assert read_record(turns, "turns").messages == [ASKED, ANSWERED]
