@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A part of a corpus that is another one in each epoch: which documents it holds."""
+"""Chooses the documents of a fraction of a corpus, other ones in each epoch."""
 
 from __future__ import annotations
 
@@ -12,53 +12,52 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class ChangingPart:
-    """``count`` of a corpus's ``n`` documents, chosen anew in every epoch.
+    """``count`` of a corpus's ``n`` documents, chosen again in every epoch.
 
-    Documents are put in the order of their lengths, those of equal length in a fixed random order.
-    Of that order each epoch takes every ``n / count``-th document, beginning one document further
-    than the epoch before (systematic sampling). So
+    Documents are sorted by length, those of equal length in a fixed random order. Each epoch takes
+    every ``n / count``-th document in this order, and starts one document later than the epoch
+    before (systematic sampling). Therefore
 
-    * after any number of epochs E, every document was taken ``E * count / n`` times, rounded down
-      or up;
-    * the k-th document of an epoch is one of about ``n / count`` neighbors in the order of
-      lengths, and the longest of them is taken in epoch 0. A plan for epoch 0 has room for every
-      epoch, and in all of its packs together the others leave less room unused than twice the
-      longest document takes.
+    * after any number of epochs E, every document was taken ``E * count / n`` times, rounded up or
+      down;
+    * the k-th document of an epoch is one of about ``n / count`` neighbors in this order, and epoch
+      0 takes the longest of them. So the packs of epoch 0 have room for every epoch. Summed over
+      all packs, another epoch leaves less room unused than twice the longest document needs.
     """
 
     lengths: NDArray[np.integer]
     """Shape ``(n,)``: tokens of each document of the corpus."""
     count: int
-    """Documents of an epoch, over 0 and under ``n``."""
+    """Documents in an epoch, more than 0 and fewer than ``n``."""
 
-    def documents(self, places: NDArray[np.integer], epoch: int) -> NDArray[np.integer]:
-        """The documents at ``places`` (0 to ``count - 1``) of the part in ``epoch`` (from 0 on).
+    def documents(self, slots: NDArray[np.integer], epoch: int) -> NDArray[np.integer]:
+        """Return the documents in ``slots`` (0 to ``count - 1``) of the part in an epoch from 0.
 
-        With t = (epoch + 1) * count mod n, the document of rank j is taken where
-        (j * count + t) mod n < count. The k-th such j is computed, not searched for.
+        With t = (epoch + 1) * count mod n, an epoch takes the documents of the ranks j with
+        (j * count + t) mod n < count. The k-th such j is computed directly.
         """
         size = len(self.lengths)
         shift = (epoch + 1) * self.count % size
-        multiples = self._numbers[places].astype(np.int64) + (shift >= self.count)
+        multiples = self._ranks[slots].astype(np.int64) + (shift >= self.count)
         ranks = -((shift - multiples * size) // self.count)
         chosen: NDArray[np.integer] = self._by_length[ranks]
         return chosen
 
     @cached_property
-    def _numbers(self) -> NDArray[np.integer]:
-        """Which document of an epoch, in the order of lengths, stands at each place: any of them.
+    def _ranks(self) -> NDArray[np.integer]:
+        """The rank by length, among an epoch's documents, of each slot.
 
-        So no place tells how long its documents are.
+        It is random, so that a slot's number does not depend on the length of its documents.
         """
         order = np.argsort(_mix(np.arange(self.count, dtype=np.uint64)), kind="stable")
         return order.astype(np.int32) if self.count <= np.iinfo(np.int32).max else order
 
     @cached_property
     def _by_length(self) -> NDArray[np.integer]:
-        """All documents in the order of their lengths."""
+        """All documents, sorted by length."""
         size = len(self.lengths)
         mixed = _mix(np.arange(size, dtype=np.uint64))
-        if self.lengths.max() < 1 << 31:  # one key sorts faster than two
+        if self.lengths.max() < 1 << 31:  # sorting by one key is faster
             mixed >>= np.uint64(32)
             mixed |= self.lengths.astype(np.uint64) << np.uint64(32)
             order = np.argsort(mixed, kind="stable")

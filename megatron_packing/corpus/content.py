@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads all of a corpus's data, and proves what opening it cannot: every token and loss mask."""
+"""Reads all data of a corpus, to check every token and loss mask."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_packing.corpus.corpus import Corpus, bad_mask_value, loss_mask_prefix
+from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.indexed_dataset import DocumentIndex, data_path
 from megatron_packing.corpus.joined import JoinedCorpus
+from megatron_packing.corpus.loss_mask import check_mask_values, loss_mask_prefix
 from megatron_packing.corpus.record import corpus_record_path
 from megatron_packing.errors import InputError
 
@@ -20,33 +21,33 @@ LARGEST_TOKEN = int(np.iinfo(np.int32).max)
 _BLOCK_BYTES = 1 << 22
 
 OnRead = Callable[[int], None]
-"""Called with how many bytes more were read."""
+"""Called with the number of bytes read since the last call."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenContent:
-    """What was read in the ``.bin`` of a corpus."""
+    """What reading all tokens of a corpus finds."""
 
     largest: int
-    """The largest token id, -1 where there is no token."""
+    """The largest token id, or -1 without tokens."""
     sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedContent:
-    """What was read in the loss masks of one or more corpora."""
+    """What reading the loss masks of one or more corpora finds."""
 
     counts: NDArray[np.int64]
-    """Shape of the ranges that were asked for: trained tokens in each."""
+    """Trained tokens in each of the given ranges, shape ``(num_segments,)``."""
     sha256: list[str | None]
-    """Of each corpus's loss mask; None where it has none."""
+    """The hash of each corpus's loss mask; None without one."""
 
 
 def read_tokens(corpus: Corpus, on_read: OnRead | None = None) -> TokenContent:
     """Read all tokens of a corpus.
 
     Raises:
-        InputError: A token is negative or beyond int32, or the record says another largest token.
+        InputError: A token is negative or exceeds int32, or the record names another largest token.
     """
     digest, index = hashlib.sha256(), corpus.token_index
     largest = -1
@@ -58,25 +59,25 @@ def read_tokens(corpus: Corpus, on_read: OnRead | None = None) -> TokenContent:
             bad = low if low < 0 else high
             at = start + int(np.argmax(tokens == bad)) * index.dtype.itemsize
             raise InputError(
-                f"{data_path(corpus.prefix)} has token {bad} in document {_document(index, at)}; "
-                f"tokens are 0 to {LARGEST_TOKEN:,}: the corpus is damaged, write it again"
+                f"{data_path(corpus.prefix)} has token {bad} in document {index.document_at(at)}; "
+                f"tokens must be 0 to {LARGEST_TOKEN:,}: the corpus is damaged, write it again"
             )
         largest = max(largest, high)
     recorded = corpus.record.largest_token if corpus.record else None
     if recorded is not None and recorded != largest:
         raise InputError(
             f"{corpus_record_path(corpus.prefix)} says that the largest token is {recorded}, but "
-            f"{data_path(corpus.prefix)} has {largest}; one of them is of another corpus: copy "
-            f"both again, or remove the record"
+            f"{data_path(corpus.prefix)} has {largest}; one of them belongs to another corpus: "
+            f"copy both again, or remove the record"
         )
     return TokenContent(largest, digest.hexdigest())
 
 
 def find_largest_token(corpus: Corpus | JoinedCorpus, on_read: OnRead | None = None) -> int:
-    """The largest token id of a corpus: what its record says, else found by reading all tokens.
+    """Return the largest token id of a corpus, from its record or by reading all tokens.
 
     Raises:
-        InputError: A token is negative or beyond int32.
+        InputError: A token is negative or exceeds int32.
     """
     largest = -1
     for part in corpus.corpora:
@@ -92,18 +93,18 @@ def count_trained(
     lengths: NDArray[np.int64],
     on_read: OnRead | None = None,
 ) -> TrainedContent:
-    """Count the trained labels of segments, reading every loss mask once and whole.
+    """Count the trained labels of segments; reads every loss mask once.
 
     Args:
-        corpus: Where the loss masks are.
-        documents: Shape ``(num_segments,)``: of the corpus.
+        corpus: One or more corpora.
+        documents: The document of each segment, shape ``(num_segments,)``.
         starts: The first position of each segment in its document.
-        lengths: Its positions; position i has token i + 1 for its label.
-        on_read: Called with how many bytes more were read.
+        lengths: The positions of each segment. The label of position i is token i + 1.
+        on_read: Called with the number of bytes read since the last call.
 
     Raises:
-        InputError: A loss mask holds another value than 0 and 1, or trains more or fewer tokens
-            than the record counts.
+        InputError: A loss mask has a value other than 0 and 1, or the record has another count of
+            trained tokens.
     """
     numbers, own = corpus.locate(documents)
     counts = np.array(lengths, np.int64)  # without a loss mask every label is trained
@@ -125,65 +126,58 @@ def count_trained(
 def count_trained_tokens(
     corpus: Corpus | JoinedCorpus, on_read: OnRead | None = None
 ) -> NDArray[np.int64]:
-    """Count the trained tokens of each document, reading every loss mask once and whole.
+    """Count the trained tokens of each document; reads every loss mask once.
 
     Raises:
         InputError: As ``count_trained``.
     """
     lengths = np.asarray(corpus.num_tokens).astype(np.int64)
-    # Position i has token i + 1 for its label, so a document's tokens are labels from -1 on.
+    # The label of position i is token i + 1, so a document's first token is the label of -1.
     before_all = np.full(len(lengths), -1, np.int64)
     return count_trained(corpus, np.arange(len(lengths)), before_all, lengths, on_read).counts
 
 
 def num_data_bytes(corpus: Corpus | JoinedCorpus, *, tokens: bool, masks: bool) -> int:
-    """Bytes that reading the tokens or the loss masks reads."""
+    """Return the size of the data of the tokens, the loss masks, or both, in bytes."""
     indexes = [part.token_index for part in corpus.corpora if tokens]
     indexes += [part.mask_index for part in corpus.corpora if masks and part.mask_index]
     return sum(index.num_values * index.dtype.itemsize for index in indexes)
 
 
 def _trained_before(
-    corpus: Corpus, index: DocumentIndex, places: NDArray[np.int64], on_read: OnRead | None
+    corpus: Corpus, index: DocumentIndex, offsets: NDArray[np.int64], on_read: OnRead | None
 ) -> tuple[NDArray[np.int64], str]:
-    """How many tokens are trained before each of ``places`` in the loss mask's data; its hash."""
-    order = np.argsort(places, kind="stable")
-    places = places[order]
-    found = np.zeros(len(places), np.int64)
+    """Count trained tokens before each offset in the loss mask's data; return its hash too."""
+    order = np.argsort(offsets, kind="stable")
+    offsets = offsets[order]
+    found = np.zeros(len(offsets), np.int64)
     digest, trained = hashlib.sha256(), 0
     for start, block in _blocks(corpus, on_read, is_mask=True):
         digest.update(block)
-        if block.max() > 1:
-            at = int(np.argmax(block > 1))
-            raise bad_mask_value(corpus.prefix, _document(index, start + at), int(block[at]))
-        running = np.zeros(len(block) + 1, np.int32)  # a block has few bytes, and int64 is slow
+        check_mask_values(corpus.prefix, index, block, start)
+        running = np.zeros(len(block) + 1, np.int32)  # a block is small, and int64 is slower
         np.cumsum(block, dtype=np.int32, out=running[1:])
-        first = np.searchsorted(places, start)
-        last = np.searchsorted(places, start + len(block), side="right")
-        found[first:last] = running[places[first:last] - start]
+        first = np.searchsorted(offsets, start)
+        last = np.searchsorted(offsets, start + len(block), side="right")
+        found[first:last] = running[offsets[first:last] - start]
         found[first:last] += trained
         trained += int(running[-1])
     recorded = corpus.record.num_trained_tokens if corpus.record else None
     if recorded is not None and recorded != trained:
         raise InputError(
             f"{corpus_record_path(corpus.prefix)} counts {recorded:,} trained tokens, but "
-            f"{data_path(loss_mask_prefix(corpus.prefix))} has {trained:,}; one of them is of "
-            f"another corpus: copy both again, or remove the record if you changed the loss mask"
+            f"{data_path(loss_mask_prefix(corpus.prefix))} has {trained:,}; one of them belongs "
+            f"to another corpus: copy both again, or remove the record if you changed the loss mask"
         )
     unsorted = np.empty_like(found)
     unsorted[order] = found
     return unsorted, digest.hexdigest()
 
 
-def _document(index: DocumentIndex, byte: int) -> int:
-    """The document that holds a byte of the data."""
-    return int(np.searchsorted(index.offsets, byte, side="right")) - 1
-
-
 def _blocks(
     corpus: Corpus, on_read: OnRead | None, *, is_mask: bool = False
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """The data of the tokens or the loss mask, block by block, and where each begins."""
+    """Yield the data of the tokens or the loss mask in blocks, each with its offset."""
     index = corpus.mask_index if is_mask else corpus.token_index
     assert index is not None
     data, size = corpus.open_data(is_mask=is_mask), index.num_bytes

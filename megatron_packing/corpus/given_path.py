@@ -1,26 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says what a path is that was given where a corpus or a pack index belongs, and what would do."""
+"""Advises users who gave another path in place of a corpus or a pack index."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
 
+from megatron_packing.corpus.loss_mask import LOSS_MASK_SUFFIX
+
 _MANIFEST = "manifest.json"
 _INDEX, _DATA = ".idx", ".bin"
-_LOSS_MASK = "_loss_mask"
 _NAMED = 5
 
 
 def advise_for_corpus(given: Path) -> str | None:
-    """What is at a path that is no prefix of a corpus; None where nothing is known of it."""
-    with suppress(OSError):  # such as of a folder that may not be read
+    """Say what a path is that is not the prefix of a corpus; None if that is unknown."""
+    with suppress(OSError):  # for example if the folder cannot be read
         return _describe_for_corpus(given)
     return None
 
 
 def advise_for_index(given: Path) -> str | None:
-    """What is at a path that is no pack index; None where nothing is known of it."""
+    """Say what a path is that is not a pack index; None if that is unknown."""
     with suppress(OSError):
         return _describe_for_index(given)
     return None
@@ -37,7 +38,7 @@ def _describe_for_corpus(given: Path) -> str | None:
         corpora = _prefixes_in(given)
         if corpora:
             return f"{given} is a folder: give the prefix of a corpus in it: {_list(corpora)}"
-        return f"{given} is a folder without a corpus, that is without .bin and .idx files"
+        return f"{given} is a folder without a corpus (.bin and .idx files)"
     return _advise_on_file(given)
 
 
@@ -62,7 +63,7 @@ def _advise_on_file(given: Path) -> str | None:
         return None
     if given.suffix == ".npy":
         return (
-            f"{given} is a file of numpy's; if it holds lengths, pack it with --lengths {given}; "
+            f"{given} is a NumPy file; if it holds lengths, pack it with --lengths {given}; "
             f"if it holds packed sequences, make a corpus of it with: megatron-packing import "
             f"{given} --output-prefix PREFIX"
         )
@@ -81,18 +82,18 @@ def _is_corpus(prefix: Path) -> bool:
 
 
 def _prefix_of_file(given: Path) -> Path | None:
-    """The corpus that a ``.bin`` or ``.idx`` file belongs to, its loss mask's files too."""
+    """Return the corpus that a ``.bin`` or ``.idx`` file, also of a loss mask, belongs to."""
     if given.suffix not in (_INDEX, _DATA) or not given.is_file():
         return None
     prefix = given.with_suffix("")
-    masked = prefix.with_name(prefix.name.removesuffix(_LOSS_MASK))
+    masked = prefix.with_name(prefix.name.removesuffix(LOSS_MASK_SUFFIX))
     return next((path for path in (masked, prefix) if _is_corpus(path)), None)
 
 
 def _prefixes_in(folder: Path) -> list[Path]:
-    """The corpora in a folder, loss masks left out."""
+    """Return the corpora in a folder, without loss masks."""
     prefixes = {path.with_suffix("") for path in folder.glob(f"*{_INDEX}")}
-    masks = {path.with_name(path.name + _LOSS_MASK) for path in prefixes}
+    masks = {path.with_name(path.name + LOSS_MASK_SUFFIX) for path in prefixes}
     return sorted(prefixes - masks)
 
 

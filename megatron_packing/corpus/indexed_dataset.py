@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Megatron's IndexedDataset files, read and written with numpy alone.
+r"""Reads and writes Megatron's IndexedDataset files with NumPy alone.
 
-The format is that of ``megatron/core/datasets/indexed_dataset.py``: ``PREFIX.bin`` holds the values
-of all documents one after another; ``PREFIX.idx`` holds, little-endian,
+The format is defined in ``megatron/core/datasets/indexed_dataset.py``. ``PREFIX.bin`` holds the
+values of all documents in order; ``PREFIX.idx`` holds, in little-endian byte order,
 
     bytes 0-8    the magic ``MMIDIDX\0\0``
     8-16         version 1 (uint64)
@@ -12,9 +12,9 @@ of all documents one after another; ``PREFIX.idx`` holds, little-endian,
     then         sequence lengths (int32), their byte offsets in the ``.bin`` (int64), and the
                  document boundaries in sequences (int64)
 
-A document is the sequences between two boundaries, one after another. Mostly that is one sequence;
-``preprocess_data.py --split-sentences`` writes several. Megatron's GPTDataset takes no notice of
-boundaries, because it does not keep documents apart.
+A document consists of the sequences between two boundaries. Mostly that is one sequence;
+``preprocess_data.py --split-sentences`` writes several. Megatron's GPTDataset ignores boundaries,
+because it does not separate documents.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_packing.counted import counted
 from megatron_packing.errors import InputError, UnreadableError
 from megatron_packing.files.regular_file import map_array, open_regular
 from megatron_packing.files.whole import sync
@@ -52,57 +53,60 @@ DTYPES: dict[int, np.dtype[Any]] = {
 }
 _BLOCK = 1 << 20
 _GIVE_PREFIX = (
-    "give the prefix of a Megatron corpus, that is the path of its .bin and .idx files without the "
-    "ending"
+    "give the prefix of a Megatron corpus, which is the path of its .bin and .idx files without "
+    "the ending"
 )
 DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 def index_path(prefix: Path) -> Path:
-    """``PREFIX.idx``."""
+    """Return ``PREFIX.idx``."""
     return prefix.with_name(prefix.name + ".idx")
 
 
 def data_path(prefix: Path) -> Path:
-    """``PREFIX.bin``."""
+    """Return ``PREFIX.bin``."""
     return prefix.with_name(prefix.name + ".bin")
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentIndex:
-    """The documents of a ``.idx`` file; memory-mapped where each is one sequence."""
+    """The documents of a ``.idx`` file; memory-mapped if each is one sequence."""
 
     dtype: np.dtype[Any]
     lengths: NDArray[np.integer]
-    """Shape ``(num_documents,)``, int32, or int64 for a joined document beyond it: values of each
-    document."""
+    """Values of each document, shape ``(num_documents,)``: int32, or int64 if one does not fit."""
     offsets: NDArray[np.int64]
-    """Shape ``(num_documents,)``: where each document starts in the ``.bin``, in bytes."""
+    """Start of each document in the ``.bin``, in bytes, shape ``(num_documents,)``."""
     num_values: int
-    """Of all documents; they fill the ``.bin``."""
+    """Values of all documents, which fill the ``.bin``."""
 
     @property
     def num_bytes(self) -> int:
-        """Of the ``.bin``."""
+        """The size of the ``.bin``."""
         return self.num_values * self.dtype.itemsize
+
+    def document_at(self, offset: int) -> int:
+        """Return the document that holds the byte at an offset of the ``.bin``."""
+        return int(np.searchsorted(self.offsets, offset, side="right")) - 1
 
 
 def read_index(
     prefix: Path, missing: str = _GIVE_PREFIX, data_size: int | None = None
 ) -> DocumentIndex:
-    """Read ``PREFIX.idx`` and check all of it, and the size of ``PREFIX.bin``.
+    """Read ``PREFIX.idx``, and check all of it and the size of ``PREFIX.bin``.
 
-    Sequences must lie in the ``.bin`` one after another, without gaps, as Megatron writes them, and
-    the boundaries must divide all of them into documents.
+    Sequences must be contiguous in the ``.bin``, as Megatron writes them, and the boundaries must
+    divide all of them into documents.
 
     Args:
-        prefix: Of the two files.
-        missing: What to do where one of them does not exist, for the message.
-        data_size: Bytes of a ``.bin`` that is elsewhere; None to look at the one beside the index.
+        prefix: The path of the two files without the ending.
+        missing: What to do if one of them does not exist, for the error.
+        data_size: The size of a ``.bin`` that is stored elsewhere; None reads it from the file.
 
     Raises:
-        UnreadableError: A file is missing, or shorter or longer than it says.
-        InputError: It is not of this format, or what it says is contradictory.
+        UnreadableError: A file is missing or has the wrong size.
+        InputError: The index has another format or contradicts itself.
     """
     path, data = index_path(prefix), data_path(prefix)
     if data_size is None:
@@ -120,8 +124,8 @@ def read_index(
     end = _check_offsets(path, dtype, lengths, offsets)
     if data_size != end:
         raise UnreadableError(
-            f"{data} has {data_size} bytes where {path.name} expects {end}; "
-            f"the file is truncated or of another corpus: write or copy it again"
+            f"{data} has {data_size} bytes, but {path.name} expects {end}; "
+            f"the file is truncated or belongs to another corpus: write or copy it again"
         )
     if _groups_sequences(path, boundaries, num_sequences):
         starts = np.full(len(boundaries), end, np.int64)
@@ -143,11 +147,11 @@ def _open(path: Path, missing: str) -> BinaryIO:
 
 
 def _read_header(path: Path, header: bytes, size: int) -> tuple[np.dtype[Any], int, int]:
-    """The dtype of values, how many sequences and how many boundaries there are."""
+    """Return the dtype of values, and the numbers of sequences and of boundaries."""
     if len(header) < HEADER.size:
         raise UnreadableError(
-            f"{path} has {len(header)} bytes, less than a Megatron index begins with; the file is "
-            f"truncated: write or copy the corpus again"
+            f"{path} has {len(header)} bytes, less than the header of a Megatron index; the file "
+            f"is truncated: write or copy the corpus again"
         )
     if not header.startswith(MAGIC):
         raise InputError(f"{path} is not a Megatron index: it does not start with {MAGIC!r}")
@@ -159,14 +163,14 @@ def _read_header(path: Path, header: bytes, size: int) -> tuple[np.dtype[Any], i
     expected = HEADER.size + 12 * num_sequences + 8 * num_boundaries
     if num_sequences and size == expected + num_sequences:
         raise InputError(
-            f"{path} is of a multimodal corpus (it has a mode for each sequence), whose images "
-            f"would be taken for text; give a corpus of text alone"
+            f"{path} belongs to a multimodal corpus (it has a mode for each sequence), whose "
+            f"images would be read as text; give a corpus that has only text"
         )
     if size != expected:
         raise UnreadableError(
-            f"{path} has {size} bytes where {num_sequences} sequences and {num_boundaries} "
-            f"document boundaries need {expected}; the file is truncated or damaged: write the "
-            f"corpus again"
+            f"{path} has {size} bytes, but {counted(num_sequences, 'sequence')} and "
+            f"{counted(num_boundaries, 'document boundary', 'document boundaries')} need "
+            f"{expected}; the file is truncated or damaged: write the corpus again"
         )
     if num_sequences == 0:
         raise InputError(f"{path} holds no documents")
@@ -176,7 +180,7 @@ def _read_header(path: Path, header: bytes, size: int) -> tuple[np.dtype[Any], i
 def _check_offsets(
     path: Path, dtype: np.dtype[Any], lengths: NDArray[np.int32], offsets: NDArray[np.int64]
 ) -> int:
-    """Refuse sequences that do not lie one after another; return where the last ends, in bytes."""
+    """Refuse sequences that are not contiguous; return the end of the last one, in bytes."""
     end = 0
     for block in _blocks(len(lengths)):
         sizes = lengths[block].astype(np.int64)
@@ -201,13 +205,13 @@ def _check_offsets(
 
 
 def _groups_sequences(path: Path, boundaries: NDArray[np.int64], num_sequences: int) -> bool:
-    """Whether some document is not one sequence. Refuses boundaries that leave sequences out."""
+    """Whether some document is not one sequence. Refuse boundaries that skip sequences."""
     if len(boundaries) < 2 or boundaries[0] != 0 or boundaries[-1] != num_sequences:
         first, last = (int(boundaries[i]) if len(boundaries) else "none" for i in (0, -1))
         raise InputError(
-            f"{path} has document boundaries from {first} to {last} where its {num_sequences} "
-            f"sequences need 0 to {num_sequences}; write the corpus again and end every document "
-            f"(in Megatron: IndexedDatasetBuilder.end_document)"
+            f"{path} has document boundaries from {first} to {last}, but its "
+            f"{counted(num_sequences, 'sequence')} need 0 to {num_sequences}; write the corpus "
+            f"again and end every document (in Megatron: IndexedDatasetBuilder.end_document)"
         )
     grouped = len(boundaries) != num_sequences + 1
     for block in _blocks(len(boundaries)):
@@ -215,7 +219,7 @@ def _groups_sequences(path: Path, boundaries: NDArray[np.int64], num_sequences: 
         falls = here[1:] < here[:-1]
         if falls.any():
             raise InputError(
-                f"{path} has document boundaries that fall after "
+                f"{path} has decreasing document boundaries after "
                 f"{int(here[np.argmax(falls)])}; the file is damaged: write or copy the corpus "
                 f"again"
             )
@@ -231,10 +235,10 @@ def _blocks(count: int) -> Iterator[slice]:
 
 
 class IndexedDatasetWriter:
-    """Writes ``PREFIX.bin`` as documents come and ``PREFIX.idx`` when it is closed.
+    """Writes ``PREFIX.bin`` document by document, and ``PREFIX.idx`` at the end.
 
-    Used as a context manager. The files are not complete before its end; write them to a temporary
-    prefix and rename them.
+    Use it as a context manager. The files are incomplete before it ends, so write them to a
+    temporary prefix and rename them.
     """
 
     def __init__(self, prefix: Path, dtype: np.dtype[Any]) -> None:
@@ -258,18 +262,23 @@ class IndexedDatasetWriter:
             write_index(index_path(self.prefix), self.dtype, np.frombuffer(self._lengths, np.int32))
 
     def add(self, values: NDArray[Any], lengths: NDArray[np.int64]) -> None:
-        """Append documents: their values one after another, and how many each has."""
+        """Append documents.
+
+        Args:
+            values: The values of all of them, in order.
+            lengths: The number of values of each.
+        """
         self._data.write(np.ascontiguousarray(values, self.dtype).tobytes())
         self._lengths.frombytes(lengths.astype(np.int32).tobytes())
 
 
 def write_index(path: Path, dtype: np.dtype[Any], lengths: NDArray[np.int32]) -> None:
-    """Write a ``.idx`` of documents that lie one after another, a block at a time.
+    """Write the ``.idx`` of contiguous documents, in blocks.
 
     Args:
         path: The file.
-        dtype: Of the values in the ``.bin``.
-        lengths: Shape ``(num_documents,)``: values of each document.
+        dtype: The dtype of the values in the ``.bin``.
+        lengths: Values of each document, shape ``(num_documents,)``.
     """
     count = len(lengths)
     with path.open("wb") as file:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several corpora as one, each as often as is asked for."""
+"""Joins several corpora into one, each repeated for a number of epochs."""
 
 from __future__ import annotations
 
@@ -13,28 +13,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_packing.corpus.changing_part import ChangingPart
-from megatron_packing.corpus.corpus import LOSS_MASK_SUFFIX, Corpus
+from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.indexed_dataset import index_path
+from megatron_packing.corpus.loss_mask import LOSS_MASK_SUFFIX
 from megatron_packing.corpus.storage import FILES, Storage, corpus_path, is_remote
+from megatron_packing.counted import counted
 from megatron_packing.errors import InputError
 
-_VIEWS = 2  # rows of two epochs are laid out at one time where one epoch ends
+_VIEWS = 2  # where an epoch ends, rows of two epochs are laid out at the same time
 
 
 class JoinedCorpus:
-    """Corpora one after another, with the face of a ``Corpus``.
+    """Several corpora, one after another, with the interface of a ``Corpus``.
 
-    A corpus over 2.5 epochs is there twice, and then half of its documents: other ones in each
-    epoch of training, so that each is read 2.5 times an epoch on average (``ChangingPart``).
-    ``num_tokens`` and ``tokens`` are those of epoch 0, for which packs are planned; ``at_epoch``
-    gives the others, whose documents are never longer.
+    With 2.5 epochs, all documents of a corpus are included twice, and half of them once more. That
+    half changes in each epoch of training (``ChangingPart``), so each document is read 2.5 times
+    per epoch on average. ``num_tokens`` and ``tokens`` are those of epoch 0, for which packs are
+    planned. ``at_epoch`` returns other epochs, whose documents are never longer.
     """
 
     def __init__(self, corpora: list[tuple[Corpus, float]]) -> None:
-        """Join corpora, each with its epochs: how often its documents are there, over 0.
+        """Join corpora.
+
+        Args:
+            corpora: Each corpus, and its epochs: how often its documents are included, over 0.
 
         Raises:
-            InputError: They hold no document.
+            InputError: A corpus is too large for a fraction of an epoch.
         """
         self.prefix = corpus_path(
             ",".join(
@@ -51,7 +56,10 @@ class JoinedCorpus:
             size = len(corpus)
             whole, rest = divmod(round(epochs * size), size)
             if rest * size >= 1 << 63:
-                raise InputError(f"{corpus.prefix} has {size:,} documents; give whole epochs of it")
+                raise InputError(
+                    f"{corpus.prefix} has {size:,} documents, too many for a fraction "
+                    f"of an epoch; give whole epochs of it"
+                )
             self._parts += [(number, None)] * whole
             counts += [size] * whole
             if rest:
@@ -61,33 +69,33 @@ class JoinedCorpus:
 
     @property
     def folder(self) -> Path:
-        """Where what is made from it may be kept."""
+        """Folder for files derived from this corpus."""
         return self._corpora[0][0].folder
 
     @property
     def corpora(self) -> list[Corpus]:
-        """What is joined, in order."""
+        """The joined corpora, in order."""
         return [corpus for corpus, _ in self._corpora]
 
     @property
     def changes_each_epoch(self) -> bool:
-        """Whether some corpus is there over a fraction of an epoch."""
+        """Whether some corpus has a fraction of an epoch."""
         return any(part is not None for _, part in self._parts)
 
     @property
     def repeats_documents(self) -> bool:
-        """Whether a document is there more than once, in one epoch or in several."""
+        """Whether some document is included more than once, in one epoch or over several."""
         return any(epochs != 1 for _, epochs in self._corpora)
 
     def __reduce__(self) -> tuple[type[JoinedCorpus], tuple[list[tuple[Corpus, float]]]]:
         return JoinedCorpus, (self._corpora,)
 
     def __len__(self) -> int:
-        """Documents, repeated ones counted as often as they are there."""
+        """The number of documents, each counted as often as it is included."""
         return int(self._ends[-1])
 
     def at_epoch(self, epoch: int) -> JoinedCorpus:
-        """The same corpus with the documents of another epoch at the places of those of epoch 0."""
+        """Return this corpus with the documents of another epoch in place of those of epoch 0."""
         if epoch == self._epoch or not self.changes_each_epoch:
             return self
         if epoch not in self._views:
@@ -102,7 +110,7 @@ class JoinedCorpus:
     def locate(
         self, documents: NDArray[np.integer]
     ) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-        """Which of ``corpora`` each document is in, and which of its documents it is."""
+        """Return the number of each document's corpus in ``corpora``, and its number there."""
         documents = np.asarray(documents, np.int64)
         at = np.searchsorted(self._ends, documents, side="right")
         own = documents - np.concatenate([[0], self._ends])[at]
@@ -132,14 +140,14 @@ class JoinedCorpus:
         return any(corpus.has_loss_mask for corpus in self.corpora)
 
     def tokens(self, document: int, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Tokens ``start`` to ``stop`` of one document, in the dtype of its corpus."""
+        """Return tokens ``start`` to ``stop`` of one document, in the dtype of its corpus."""
         corpus, document = self._find(document)
         return corpus.tokens(document, start, stop)
 
     def loss_mask(
         self, document: int, start: int = 0, stop: int | None = None
     ) -> NDArray[np.uint8]:
-        """For the same tokens: 1 where the token is trained (as a label), else 0."""
+        """Return 1 for each of these tokens that is trained (as a label), else 0."""
         corpus, document = self._find(document)
         return corpus.loss_mask(document, start, stop)
 
@@ -147,7 +155,7 @@ class JoinedCorpus:
     def fingerprint(self) -> str:
         """A digest of the corpora's fingerprints and epochs.
 
-        A part that changes has another one than the fixed part that earlier releases took.
+        Earlier releases used the same part in every epoch, which has another fingerprint.
         """
         changing = {number for number, part in self._parts if part is not None}
         digest = hashlib.sha256()
@@ -157,7 +165,7 @@ class JoinedCorpus:
         return f"sha256:{digest.hexdigest()}"
 
     def source_of(self, document: int) -> tuple[Corpus, int]:
-        """The corpus that a document comes from, and its number there."""
+        """Return the corpus that a document comes from, and its number there."""
         return self._find(document)
 
     def _find(self, document: int) -> tuple[Corpus, int]:
@@ -172,18 +180,18 @@ class JoinedCorpus:
 
 
 def split_entry(entry: str) -> tuple[str, str | None]:
-    """The prefix in ``PREFIX`` or ``PREFIX:EPOCHS``, and what stands for the epochs, if any."""
+    """Split ``PREFIX`` or ``PREFIX:EPOCHS`` into the prefix and the text of the epochs or None."""
     prefix, colon, epochs = entry.rpartition(":")
     return (prefix, epochs) if colon and "/" not in epochs else (entry, None)
 
 
 def has_fraction(prefixes: str) -> bool:
-    """Whether ``PREFIX[:EPOCHS],...`` asks for a fraction of an epoch of some corpus."""
+    """Whether ``PREFIX[:EPOCHS],...`` has a fraction of an epoch for some corpus."""
     for entry in prefixes.split(","):
         try:
             if not float(split_entry(entry)[1] or 1).is_integer():
                 return True
-        except ValueError:  # no number
+        except ValueError:  # not a number
             continue
     return False
 
@@ -193,11 +201,11 @@ def open_corpus(prefixes: str | Path, storage: Storage = FILES) -> Corpus | Join
 
     Args:
         prefixes: As above.
-        storage: Where the files are and how the ``.bin`` files are read.
+        storage: Where the files are, and how ``.bin`` files are read.
 
     Raises:
-        InputError: A corpus cannot be opened or holds the loss masks of another, or EPOCHS is not
-            a number over 0.
+        InputError: A corpus cannot be opened or is the loss mask of another, or EPOCHS is not a
+            number over 0.
     """
     corpora = []
     for entry in str(prefixes).split(","):
@@ -213,8 +221,9 @@ def open_corpus(prefixes: str | Path, storage: Storage = FILES) -> Corpus | Join
         corpus = Corpus(prefix, storage)
         if not 0 < epochs < 1e6 or round(epochs * len(corpus)) == 0:
             raise InputError(
-                f"{entry!r} asks for {text!r} epochs of {prefix}, which has {len(corpus):,} "
-                f"documents; give a number that makes at least one document, such as {prefix}:2"
+                f"{entry!r} asks for {text!r} epochs of {prefix}, which has "
+                f"{counted(len(corpus), 'document')}; give a number below 1,000,000 that includes "
+                f"at least one document, such as {prefix}:2"
             )
         corpora.append((corpus, epochs))
     if len(corpora) == 1 and corpora[0][1] == 1:
@@ -223,15 +232,15 @@ def open_corpus(prefixes: str | Path, storage: Storage = FILES) -> Corpus | Join
 
 
 def _refuse_loss_masks(prefix: str) -> None:
-    """Refuse the loss masks of a corpus in its place: ``PREFIX_loss_mask``."""
+    """Refuse ``PREFIX_loss_mask``, the loss mask of a corpus."""
     corpus = prefix.removesuffix(LOSS_MASK_SUFFIX)
     if corpus != prefix and not is_remote(prefix) and index_path(Path(corpus)).exists():
         raise InputError(
-            f"{prefix} holds the loss masks of {corpus}, which are read with it; give {corpus}"
+            f"{prefix} is the loss mask of {corpus}, which is read with it; give {corpus}"
         )
 
 
 def _write_number(value: float) -> str:
-    """The shortest text that is read as the same number."""
+    """Return the shortest text that is parsed as the same number."""
     short = f"{value:g}"
     return short if float(short) == value else repr(value)

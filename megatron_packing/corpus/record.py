@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads ``PREFIX_corpus.json``: what a corpus was made from, as far as later steps ask."""
+"""Reads ``PREFIX_corpus.json``, the record of how a corpus was made."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 from megatron_packing.errors import InputError
 from megatron_packing.files.regular_file import read_json_object
 
-_ADVICE = "tokenize the corpus again, or remove this file to go on without what it says"
+_ADVICE = "tokenize the corpus again, or remove this file to continue without the record"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusRecord:
-    """What a corpus says of itself. A field is None where the record does not have it."""
+    """The fields of a record that later steps use; None if the record does not have one."""
 
     tokenizer: str | None = None
-    """The path or the name that the user gave."""
+    """The tokenizer's path or name, as the user gave it."""
     tokenizer_sha256: str | None = None
     """Digest of the tokenizer's content."""
     vocabulary_size: int | None = None
     """The tokenizer's highest token id + 1, special tokens included."""
     special_tokens: dict[str, str] | None = None
-    """``bos_token``, ``eos_token`` and so on: the text of each."""
+    """The text of ``bos_token``, ``eos_token`` and other special tokens."""
     largest_token: int | None = None
     """The largest token id in the corpus."""
     num_documents: int | None = None
@@ -33,7 +33,7 @@ class CorpusRecord:
     has_loss_mask: bool | None = None
     """Whether a ``_loss_mask`` pair was written beside the corpus."""
     loss_on: str | None = None
-    """Which messages are trained: the option ``--loss-on`` of ``tokenize``."""
+    """Which messages are trained, as given to ``tokenize`` with ``--loss-on``."""
     chat_template_sha256: str | None = None
 
     @property
@@ -47,15 +47,15 @@ class CorpusRecord:
 
 
 def corpus_record_path(prefix: Path) -> Path:
-    """``PREFIX_corpus.json``: how a corpus was made."""
+    """Return ``PREFIX_corpus.json``."""
     return prefix.with_name(prefix.name + "_corpus.json")
 
 
 def read_corpus_record(prefix: Path) -> CorpusRecord | None:
-    """Read the record beside a corpus; None where there is none.
+    """Read the record beside a corpus; None if there is none.
 
     Raises:
-        InputError: It is damaged: not a JSON object, or a field is not of its type.
+        InputError: The record is not a JSON object, or a field has the wrong type.
     """
     path = corpus_record_path(prefix)
     if not path.exists() and not path.is_symlink():
@@ -64,15 +64,15 @@ def read_corpus_record(prefix: Path) -> CorpusRecord | None:
 
 
 def parse_corpus_record(path: Path, fields: dict[str, Any], advice: str) -> CorpusRecord:
-    """Make a record of the fields of a JSON object.
+    """Make a record from the fields of a JSON object.
 
     Args:
-        path: Where the fields are, for messages.
-        fields: The object; what it has beside the fields of a record is passed over.
-        advice: What to do where a field is wrong.
+        path: The file of the fields, for errors.
+        fields: The object. Fields that a record does not have are ignored.
+        advice: What to do if a field is wrong, for errors.
 
     Raises:
-        InputError: A field is not of its type.
+        InputError: A field has the wrong type.
     """
     template = _field(path, fields, "chat_template", dict, advice) or {}
     special = _field(path, fields, "special_tokens", dict, advice)
@@ -97,7 +97,7 @@ def parse_corpus_record(path: Path, fields: dict[str, Any], advice: str) -> Corp
 
 def _field(path: Path, fields: dict[str, Any], name: str, kind: type, advice: str) -> Any:
     value = fields.get(name)
-    if value is None or type(value) is kind:  # True is an int, but no count
+    if value is None or type(value) is kind:  # not isinstance: True is an int
         return value
     raise InputError(f"{path} has {value!r:.80} for {name}, not {kind.__name__}; {advice}")
 
@@ -105,5 +105,5 @@ def _field(path: Path, fields: dict[str, Any], name: str, kind: type, advice: st
 def _count(path: Path, fields: dict[str, Any], name: str, advice: str) -> int | None:
     value: int | None = _field(path, fields, name, int, advice)
     if value is not None and not 0 <= value < 2**63:
-        raise InputError(f"{path} has {value!r:.80} for {name}, which is no count; {advice}")
+        raise InputError(f"{path} has {value!r:.80} for {name}, which is not a count; {advice}")
     return value

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the files of corpora are, and how their data are read: mapped, by position, or remotely."""
+"""Reads the ``.bin`` files of corpora: memory-mapped, by position, or from an object store."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _ANY_URL = re.compile(r"(?:^|,)[a-z][a-z0-9+.-]+:/", re.ASCII)
 
 
 class RemotePath(PosixPath):
-    """The name of an object, or of corpora of which some are objects, as it was given.
+    """The URL of an object, or a list of corpora that contains one, as the user gave it.
 
-    ``pathlib`` keeps one of the two slashes in ``s3://bucket/key``; the text of this has both.
+    ``pathlib`` removes one of the two slashes in ``s3://bucket/key``; ``str`` restores it.
     """
 
     def __str__(self) -> str:
@@ -31,7 +31,7 @@ class RemotePath(PosixPath):
 
 
 def corpus_path(prefix: str | Path) -> Path:
-    """A prefix as a path that is written as it was given."""
+    """Return a prefix as a path whose text is as the user gave it."""
     return RemotePath(prefix) if _ANY_URL.search(str(prefix)) else Path(prefix)
 
 
@@ -44,23 +44,23 @@ class DataReader(Protocol):
     """The bytes of a ``.bin`` file."""
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Bytes ``start`` to ``stop``, which the file has."""
+        """Return bytes ``start`` to ``stop``, which must exist."""
 
 
 class Storage(Protocol):
-    """What a corpus asks for of its files."""
+    """What a corpus needs to find and read its files."""
 
     def local_prefix(self, prefix: Path) -> Path:
-        """The prefix under which the ``.idx`` files and the record are on this machine."""
+        """Return the prefix of the ``.idx`` files and the record on this machine."""
 
     def data_size(self, prefix: Path) -> int | None:
-        """Bytes of ``PREFIX.bin``; None where a look at the file itself says it."""
+        """Return the size of ``PREFIX.bin``; None if it can be read from the file."""
 
     def open_data(self, prefix: Path, size: int) -> DataReader:
         """Open ``PREFIX.bin``, which has ``size`` bytes."""
 
     def known_fingerprint(self, prefix: Path) -> str | None:
-        """The fingerprint of the corpus, where it was kept."""
+        """Return the fingerprint of the corpus if it was stored, else None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,37 +68,37 @@ class FileStorage:
     """Corpora in file systems."""
 
     mapped: bool = True
-    """False: data are read by position, without a map. ``.idx`` files are mapped in any case."""
+    """If False, data are read by position. ``.idx`` files are mapped in any case."""
 
     def local_prefix(self, prefix: Path) -> Path:
-        """The same.
+        """Return the prefix itself.
 
         Raises:
             InputError: The corpus is in an object store.
         """
         if is_remote(prefix):
             raise InputError(
-                f"{corpus_path(prefix)} is in an object store, from which Megatron's pretrain() "
-                f"alone reads, with --object-storage-cache-path: copy its .idx and .bin files and "
-                f"those of its loss mask to a file system, and name that"
+                f"{corpus_path(prefix)} is in an object store, which only Megatron's pretrain() "
+                f"can read, with --object-storage-cache-path; copy its .idx and .bin files and "
+                f"those of its loss mask to a file system, and give that path"
             )
         return prefix
 
     def data_size(self, prefix: Path) -> None:
-        """None: the file says it."""
+        """Return None, because the file has its size."""
 
     def open_data(self, prefix: Path, size: int) -> DataReader:
         """Open ``PREFIX.bin``.
 
         Raises:
-            UnreadableError: It is missing, or does not have ``size`` bytes.
+            UnreadableError: The file is missing, or does not have ``size`` bytes.
         """
         path = data_path(prefix)
         with open_regular(path) as file:
             found = os.fstat(file.fileno()).st_size
             if found != size:
                 raise UnreadableError(
-                    f"{path} has {found} bytes where it had {size} when the corpus was opened; "
+                    f"{path} has {found} bytes, but had {size} when the corpus was opened; "
                     f"write or copy it again"
                 )
             if size == 0:
@@ -108,22 +108,22 @@ class FileStorage:
             return PositionedData(path, os.dup(file.fileno()))
 
     def known_fingerprint(self, prefix: Path) -> None:
-        """None: reading it is cheap."""
+        """Return None, because computing it is cheap."""
 
 
 @dataclass(frozen=True, slots=True)
 class MappedData:
-    """A ``.bin`` file in memory."""
+    """A memory-mapped ``.bin`` file."""
 
     data: NDArray[np.uint8]
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """A view."""
+        """Return a view."""
         return self.data[start:stop]
 
 
 class PositionedData:
-    """A ``.bin`` file that is read with ``pread``, which threads and forks may share."""
+    """A ``.bin`` file that is read with ``pread``, so threads and forks can share it."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path = path
@@ -133,18 +133,18 @@ class PositionedData:
         os.close(self._descriptor)
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """A copy.
+        """Return a copy.
 
         Raises:
-            UnreadableError: The file was cut off.
+            UnreadableError: The file was truncated.
         """
         data, at = bytearray(stop - start), 0
         while at < len(data):
             count = os.preadv(self._descriptor, [memoryview(data)[at:]], start + at)
             if count == 0:
                 raise UnreadableError(
-                    f"{self._path} ends at byte {start + at}, before byte {stop}, so it was cut "
-                    f"off since the corpus was opened; write or copy it again"
+                    f"{self._path} ends at byte {start + at}, before byte {stop}, so it was "
+                    f"truncated after the corpus was opened; write or copy it again"
                 )
             at += count
         return np.frombuffer(data, np.uint8)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refuses tokens of one tokenizer where those of another belong."""
+"""Refuses to mix corpora of different tokenizers, and tokens outside a vocabulary."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from megatron_packing.corpus.record import CorpusRecord
+from megatron_packing.counted import counted
 from megatron_packing.errors import InputError
 
 
@@ -14,11 +15,11 @@ def check_same_tokenizer(
 ) -> None:
     """Refuse corpora of different tokenizers, whose token ids mean different texts.
 
-    A corpus without a record, or whose record names no tokenizer, is not compared.
+    A corpus is not compared if its record is missing or names no tokenizer.
 
     Args:
-        records: Where each corpus is, for messages, and its record.
-        way_out: What a user gives to go on nevertheless, for the message.
+        records: The name of each corpus for errors, and its record.
+        way_out: The option that accepts different tokenizers, for errors.
 
     Raises:
         InputError: Two corpora were made with different tokenizers or special tokens.
@@ -34,7 +35,7 @@ def check_same_tokenizer(
             raise InputError(
                 f"{first_where} was tokenized with {_describe(first)} and {where} with "
                 f"{_describe(record)}, so their token ids mean different texts; tokenize them with "
-                f"one tokenizer, or give {way_out} if their ids are the same"
+                f"the same tokenizer, or give {way_out} if their ids are the same"
             )
         differing = _differing_special_token(first, record)
         if differing is not None:
@@ -46,21 +47,21 @@ def check_same_tokenizer(
 
 
 def check_vocabulary(where: str, largest_token: int, size: int, what: str) -> None:
-    """Refuse tokens that a vocabulary does not have.
+    """Refuse tokens that are not in a vocabulary.
 
     Args:
-        where: The corpus, for the message.
-        largest_token: The largest token id in it.
-        size: Of the vocabulary: ids from 0 to ``size - 1`` are in it.
-        what: Whose vocabulary it is, such as "the model's padded vocabulary".
+        where: The name of the corpus, for errors.
+        largest_token: Its largest token id.
+        size: The size of the vocabulary, which has ids 0 to ``size - 1``.
+        what: The name of the vocabulary, such as "the model's padded vocabulary".
 
     Raises:
         InputError: ``largest_token`` is ``size`` or more.
     """
     if largest_token >= size:
         raise InputError(
-            f"{where} holds token {largest_token:,}, but {what} has {size:,} tokens; use the "
-            f"tokenizer that the corpus was made with, or tokenize the corpus again"
+            f"{where} holds token {largest_token:,}, but {what} has {counted(size, 'token')}; use "
+            f"the tokenizer that the corpus was made with, or tokenize the corpus again"
         )
 
 
@@ -71,7 +72,7 @@ def _describe(record: CorpusRecord) -> str:
 def _differing_special_token(
     first: CorpusRecord, second: CorpusRecord
 ) -> tuple[str, str | None, str | None] | None:
-    """The name of a special token that both do not have alike, and what it is in each."""
+    """Return the name of a special token that differs, and its text in each record."""
     if first.special_tokens is None or second.special_tokens is None:
         return None
     for name in sorted(first.special_tokens.keys() | second.special_tokens.keys()):

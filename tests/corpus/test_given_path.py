@@ -34,7 +34,7 @@ GIVEN_FOR_CORPUS = [
     ("data/code.v2.bin", "is a file of the corpus data/code.v2: give data/code.v2"),
     ("data/chat_loss_mask.bin", "is a file of the corpus data/chat: give data/chat"),
     ("data", "data is a folder: give the prefix of a corpus in it: data/chat, data/code.v2"),
-    ("empty", "empty is a folder without a corpus, that is without .bin and .idx files"),
+    ("empty", "empty is a folder without a corpus (.bin and .idx files)"),
     ("data/packs", "data/packs is a pack index, not a corpus: give the prefix of a corpus"),
     ("chat.jsonl", "make a corpus of it with: megatron-packing tokenize chat.jsonl --output-pre"),
     ("lengths.npy", "if it holds lengths, pack it with --lengths lengths.npy"),

@@ -72,11 +72,11 @@ def truncate(path, count):
     [
         (lambda p: p.with_suffix(".idx").unlink(), r"corpus.idx does not exist; give the prefix"),
         (lambda p: p.with_suffix(".bin").unlink(), r"corpus.bin does not exist"),
-        (lambda p: truncate(p.with_suffix(".bin"), 1), r"corpus.bin has 71 bytes .* expects 72"),
+        (lambda p: truncate(p.with_suffix(".bin"), 1), r"corpus.bin has 71 bytes, .* expects 72"),
         (lambda p: truncate(p.with_suffix(".idx"), 5), r"corpus.idx has .* truncated or damaged"),
         (
             lambda p: p.with_suffix(".idx").write_bytes(b""),
-            "less than a Megatron index begins with",
+            "less than the header of a Megatron index",
         ),
         (lambda p: p.with_suffix(".idx").write_bytes(b"x" * 100), "is not a Megatron index"),
     ],
@@ -136,13 +136,13 @@ def test_joining_does_not_change_the_fingerprint_of_whole_documents(tmp_path):
 @pytest.mark.parametrize(
     ("boundaries", "message"),
     [
-        ([], "has document boundaries from none to none where its 3 sequences need 0 to 3"),
-        ([0], "from 0 to 0 where"),
-        ([0, 1, 2], "from 0 to 2 where"),
-        ([1, 2, 3], "from 1 to 3 where"),
-        ([0, 2, 1, 3], "boundaries that fall after 2"),
-        ([0, -1, 2, 3], "boundaries that fall after 0"),
-        ([0, 9, 2, 3], "boundaries that fall after 9"),
+        ([], "has document boundaries from none to none, but its 3 sequences need 0 to 3"),
+        ([0], "from 0 to 0, but"),
+        ([0, 1, 2], "from 0 to 2, but"),
+        ([1, 2, 3], "from 1 to 3, but"),
+        ([0, 2, 1, 3], "decreasing document boundaries after 2"),
+        ([0, -1, 2, 3], "decreasing document boundaries after 0"),
+        ([0, 9, 2, 3], "decreasing document boundaries after 9"),
     ],
 )
 def test_boundaries_that_do_not_divide_the_sequences_are_refused(prefix, boundaries, message):
@@ -158,7 +158,7 @@ def test_boundaries_that_do_not_divide_the_sequences_are_refused(prefix, boundar
         ([5, 6, 7], [4, 20, 44], "sequence 0 starts at byte 4 of corpus.bin, .* end at byte 0"),
         ([5, 6, 7], [0, 20, 20], "sequence 2 starts at byte 20 of corpus.bin, .* end at byte 44"),
         ([5, -6, 19], [0, 20, -4], "length -6 at sequence 1; lengths cannot be negative"),
-        ([5, 6, 8], [0, 20, 44], "corpus.bin has 72 bytes where corpus.idx expects 76"),
+        ([5, 6, 8], [0, 20, 44], "corpus.bin has 72 bytes, but corpus.idx expects 76"),
     ],
 )
 def test_sequences_must_lie_one_after_another(prefix, lengths, offsets, message):
@@ -183,7 +183,7 @@ def test_offsets_are_checked_beyond_the_first_block(tmp_path, monkeypatch):
 
 def test_a_multimodal_corpus_is_refused(prefix):
     rewrite_index(prefix, [5, 6, 7], [0, 20, 44], range(4), modes=b"\0\1\0")
-    with pytest.raises(InputError, match=r"corpus.idx is of a multimodal corpus"):
+    with pytest.raises(InputError, match=r"corpus.idx belongs to a multimodal corpus"):
         read_index(prefix)
 
 
@@ -191,7 +191,9 @@ def test_a_multimodal_corpus_is_refused(prefix):
 def test_tokens_must_be_integers(tmp_path, dtype):
     with IndexedDatasetWriter(tmp_path / "floats", np.dtype(dtype)) as writer:
         writer.add(np.array([1.0, 0.3, 2.9]), np.array([3]))
-    with pytest.raises(InputError, match=r"floats.idx holds float\d\d; tokens must be integers"):
+    with pytest.raises(
+        InputError, match=r"floats.idx has dtype float\d\d; tokens must be integers"
+    ):
         Corpus(tmp_path / "floats")
 
 
@@ -210,7 +212,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting(prefix):
 def test_a_file_that_is_cut_after_the_corpus_was_opened_is_not_mapped(prefix):
     corpus = Corpus(prefix)
     truncate(prefix.with_suffix(".bin"), 4)
-    with pytest.raises(InputError, match=r"has 68 bytes where it had 72 when"):
+    with pytest.raises(InputError, match=r"has 68 bytes, but had 72 when"):
         corpus.tokens(2)
 
 

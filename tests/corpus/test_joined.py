@@ -144,5 +144,5 @@ def test_bad_epochs_are_named(corpora, epochs):
 
 def test_loss_masks_are_not_taken_for_a_corpus(corpora):
     prefix = f"{corpora[0].prefix}"
-    with pytest.raises(InputError, match=f"holds the loss masks of {prefix}, which are read with"):
+    with pytest.raises(InputError, match=f"is the loss mask of {prefix}, which is read with"):
         open_corpus(f"{prefix}_loss_mask")

@@ -25,8 +25,8 @@ def test_lengths_are_mapped_as_they_were_written(tmp_path, dtype):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.array([1.0, 2.0]), "holds float64; lengths must be integers"),
-        (np.array([True]), "holds bool; lengths must be integers"),
+        (np.array([1.0, 2.0]), "has dtype float64; lengths must be integers"),
+        (np.array([True]), "has dtype bool; lengths must be integers"),
         (np.array(["7"]), "lengths must be integers"),
         (np.array([(1, 2)], "i4,i4"), "lengths must be integers"),
         (np.array([1, None]), "holds pickled Python objects"),
@@ -46,9 +46,9 @@ def test_other_arrays_are_refused(tmp_path, array, message):
 
 
 def test_what_is_no_npy_file_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"missing\.npy does not exist; write one with"):
+    with pytest.raises(InputError, match=r"missing\.npy does not exist; write a one-dim"):
         read_lengths(tmp_path / "missing.npy")
-    with pytest.raises(InputError, match=r"is no file; write one with"):
+    with pytest.raises(InputError, match=r"is not a file; write a one-dim"):
         read_lengths(tmp_path)
     for content in (b"", b"\x80\x04K\x01.", b"1\n2\n3\n", b"PK\x03\x04"):
         path = tmp_path / "lengths.npy"
@@ -63,7 +63,7 @@ def test_damaged_files_are_refused(tmp_path):
     np.save(path, np.arange(100, dtype=np.int32))
     whole = path.read_bytes()
     path.write_bytes(whole[:-4])
-    with pytest.raises(InputError, match=r"has 396 bytes of data where 100 lengths .* truncated"):
+    with pytest.raises(InputError, match=r"has 396 bytes of data, but 100 lengths .* truncated"):
         read_lengths(path)
     for size in range(6, len(whole) - 400):
         path.write_bytes(whole[:size])

@@ -236,8 +236,8 @@ def test_trained_labels_are_counted_as_rows_have_them(tmp_path, joined):
 
 
 def test_a_deep_verification_sees_every_changed_byte(tmp_path, monkeypatch):
-    monkeypatch.setattr("megatron_packing.corpus.corpus._SAMPLED_BLOCKS", 2)
-    monkeypatch.setattr("megatron_packing.corpus.corpus._BLOCK_BYTES", 16)
+    monkeypatch.setattr("megatron_packing.corpus.fingerprint._SAMPLED_BLOCKS", 2)
+    monkeypatch.setattr("megatron_packing.corpus.fingerprint._BLOCK_BYTES", 16)
     corpus = write_corpus(tmp_path / "corpus", [50, 60, 70])
     plan = PlanSettings(strategy="optimal", sequence_length=100)
     index = build_pack_index(corpus, plan, tmp_path / "packs", hash_content=True)
