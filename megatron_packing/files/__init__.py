@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders that exist whole or not at all, and how they are opened, locked and named."""
+"""Writes files and folders atomically, locks them, and opens files that users name.
+
+May import: errors, counted. Does not know what the files hold.
+"""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Locks that end with the process that holds them."""
+"""File locks, which are released when the process that holds them ends."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class LockedError(Exception):
-    """A process that is alive holds the lock."""
+    """Another process holds the lock."""
 
 
 class NoLocksError(Exception):
-    """The file system has no locks."""
+    """The file system does not support locks."""
 
 
 def take_lock(path: Path) -> int:
-    """Make the file ``path`` if there is none, and hold an exclusive lock on it.
+    """Create the file ``path`` if it does not exist, and hold an exclusive lock on it.
 
-    The lock is ``flock``: the kernel gives it up when the process ends, however it ends. Network
-    file systems that support it (NFS, Lustre with ``-o flock``) share it between machines.
+    The lock is ``flock``, which the kernel releases when the process ends in any way. Network file
+    systems that support it (NFS, Lustre with ``-o flock``) share it between machines.
 
     Returns:
-        A descriptor; closing it gives the lock up.
+        A descriptor. Closing it releases the lock.
 
     Raises:
-        LockedError: Another open descriptor holds it.
-        NoLocksError: The file system has no locks.
-        FileNotFoundError: The folder of ``path`` is gone.
+        LockedError: Another open descriptor holds the lock.
+        NoLocksError: The file system does not support locks.
+        FileNotFoundError: The folder of ``path`` does not exist.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -49,12 +49,12 @@ def take_lock(path: Path) -> int:
             if error.errno in _NO_LOCKS:
                 raise NoLocksError(f"{path}: {error.strerror}") from error
             raise
-        os.close(descriptor)  # its holder removed the file before we had the lock: make another
+        os.close(descriptor)  # the former holder removed the file before we locked it: try again
 
 
 @contextmanager
 def lock_file(path: Path) -> Iterator[None]:
-    """Hold a lock on ``path``, a file that exists only while it is held.
+    """Hold a lock on ``path``, a file that exists only while the lock is held.
 
     Raises:
         LockedError, NoLocksError: As ``take_lock``.
@@ -63,12 +63,14 @@ def lock_file(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # while the lock is held, so that it is ours
+        path.unlink(
+            missing_ok=True
+        )  # while the lock is held, so that no other process has locked it
         os.close(descriptor)
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
-    """Whether the open file is the one that is called ``path``."""
+    """Whether the open file is the one at ``path``."""
     try:
         there = path.stat()
     except FileNotFoundError:

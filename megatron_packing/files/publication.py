@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gives files and folders their final names, without overwriting anything.
+"""Renames files and folders to their final names without overwriting anything.
 
-A set of files (a corpus) takes several renames. Before the first one a note of them is left in the
-folder that holds the files, so that a later run can undo the renames of one that was killed.
+A set of files, such as a corpus, needs several renames. They are first recorded in a note beside
+the files, so that a later run can undo the renames of a killed one.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from pathlib import Path
 NOTE = "publishing.json"
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
-# How kernels and file systems say that they do not support a way of renaming.
+# Errors of kernels and file systems that do not support a way of renaming.
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EMLINK)
 
 
 def rename_new(source: Path, target: Path) -> None:
-    """Rename a file or a folder to a name that must be free.
+    """Rename a file or a folder to a name that must not exist.
 
-    One operation does both, looking and renaming, where the file system can: ``renameat2``, or a
-    hard link for files, as on NFS. Elsewhere a check comes before the rename.
+    If the file system can, one operation checks and renames: ``renameat2``, or a hard link for
+    files, as on NFS. Otherwise the name is checked first.
 
     Raises:
-        FileExistsError: There is something at ``target``, be it a dangling link.
+        FileExistsError: ``target`` exists, even as a dangling link.
     """
     if _rename_noreplace(source, target):
         return
@@ -43,16 +43,16 @@ def rename_new(source: Path, target: Path) -> None:
 
 
 def publish_files(folder: Path, targets: Sequence[Path]) -> None:
-    """Rename the files of ``targets``' names in ``folder`` to their places: all or none.
+    """Move files out of ``folder`` to their targets: all of them or none.
 
-    The caller holds the lock of the prefix.
+    The caller must hold the lock of the prefix.
 
     Args:
-        folder: Holds a file for each target, and gets the note.
-        targets: In the order of renaming; the last one is what makes the set visible.
+        folder: Holds a file with the name of each target, and receives the note.
+        targets: The new paths, in the order of renaming. The last one makes the set visible.
 
     Raises:
-        FileExistsError: There is something at one of them. The others are taken back.
+        FileExistsError: One of them exists. The renames before it are undone.
     """
     described = {str(target): _identity(folder / target.name) for target in targets}
     with (folder / NOTE).open("w", encoding="utf-8") as file:
@@ -68,14 +68,14 @@ def publish_files(folder: Path, targets: Sequence[Path]) -> None:
 
 
 def undo_half(folder: Path) -> None:
-    """Remove what ``publish_files`` renamed out of ``folder`` before it was stopped.
+    """Remove the files that an interrupted ``publish_files`` moved out of ``folder``.
 
-    A set that was published whole stays. Files that are not those of the note stay too.
+    A complete set is kept, and so are files that the note does not describe.
     """
     try:
         described = json.loads((folder / NOTE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return  # nothing was renamed before the note was there whole
+        return  # without a complete note nothing was renamed
     mine = [Path(name) for name, identity in described.items() if _identity(Path(name)) == identity]
     if mine and str(mine[-1]) == list(described)[-1]:
         return
@@ -84,7 +84,7 @@ def undo_half(folder: Path) -> None:
 
 
 def _identity(path: Path) -> list[int] | None:
-    """What stays when a file is renamed, and tells it from another of the same name."""
+    """Return values that identify a file and do not change when it is renamed."""
     try:
         about = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -93,7 +93,7 @@ def _identity(path: Path) -> list[int] | None:
 
 
 def _rename_noreplace(source: Path, target: Path) -> bool:
-    """Rename by ``renameat2``; False where there is no such thing."""
+    """Rename with ``renameat2``; return False if that is not supported."""
     rename = _renameat2()
     if rename is None:
         return False
@@ -123,11 +123,11 @@ def _renameat2() -> Callable[..., int] | None:
 
 
 def _link(source: Path, target: Path) -> bool:
-    """Give a file a second name; False where there are no hard links."""
+    """Create a hard link; return False if that is not supported."""
     try:
         os.link(source, target)
     except FileExistsError:
-        # An NFS server that answered a lost request twice says so of its own link.
+        # An NFS server may report this about its own link if it handles a repeated request.
         if _identity(source) != _identity(target):
             raise
     except OSError as error:

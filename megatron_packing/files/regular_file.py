@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Regular files that a user names: opened without waiting, mapped, and JSON read from them."""
+"""Opens and maps regular files that a user names, and reads JSON from them."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _KINDS = (
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading.
 
-    A pipe is not waited for and a device is not touched. Symbolic links are followed.
+    It does not wait for a pipe and does not open a device. It follows symbolic links.
 
     Raises:
-        UnreadableError: There is no such file, or a network file system shows none yet.
-        InputError: It is not a regular file, or the system does not let this process open it.
+        UnreadableError: The file does not exist, or a network file system does not show it yet.
+        InputError: It is not a regular file, or this process may not open it.
     """
     try:
         _refuse_irregular(path, path.stat())
-        # The file may have been replaced since: look again, and do not wait for a pipe.
+        # The file may have been replaced meanwhile, so check again, and do not wait for a pipe.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         _refuse(path, error)
@@ -54,18 +54,18 @@ def open_regular(path: Path) -> BinaryIO:
 def map_array(
     path: Path, file: BinaryIO, dtype: str, start: int, length: int
 ) -> NDArray[np.generic]:
-    """Map a one-dimensional array of ``length`` values, from byte ``start`` of an open file on.
+    """Map a one-dimensional array of ``length`` values, from byte ``start`` of an open file.
 
     Raises:
-        UnreadableError: The file was cut off meanwhile.
-        InputError: The system does not let this process map it.
+        UnreadableError: The file was truncated meanwhile.
+        InputError: This process may not map it.
     """
     try:
         return np.memmap(file, np.dtype(dtype), "r", start, (length,))
     except OSError as error:
         _refuse(path, error)
     except ValueError as error:
-        raise UnreadableError(f"{path} was cut off while it was opened ({error})") from error
+        raise UnreadableError(f"{path} was truncated while it was opened ({error})") from error
 
 
 def read_json_object(path: Path, advice: str) -> dict[str, Any]:
@@ -73,11 +73,11 @@ def read_json_object(path: Path, advice: str) -> dict[str, Any]:
 
     Args:
         path: The file.
-        advice: What to do where it is damaged, such as "make the pack index again".
+        advice: What to do if it is damaged, such as "make the pack index again".
 
     Raises:
-        UnreadableError: There is no such file, or it is not JSON, which may be a part of it.
-        InputError: It is not a regular file or holds something else than an object.
+        UnreadableError: The file does not exist, or is not JSON, perhaps because it is incomplete.
+        InputError: It is not a regular file, or does not hold an object.
     """
     with open_regular(path) as file:
         try:
@@ -85,9 +85,11 @@ def read_json_object(path: Path, advice: str) -> dict[str, Any]:
         except (OSError, ValueError) as error:
             raise UnreadableError(f"{path} is damaged ({error}); {advice}") from error
         except RecursionError as error:
-            raise InputError(f"{path} is damaged (it is nested too deeply); {advice}") from error
+            raise InputError(
+                f"{path} is damaged (its JSON is nested too deeply); {advice}"
+            ) from error
     if not isinstance(found, dict):
-        raise InputError(f"{path} holds {type(found).__name__} where an object belongs; {advice}")
+        raise InputError(f"{path} holds a JSON {type(found).__name__}, not an object; {advice}")
     return found
 
 
@@ -110,7 +112,7 @@ def _refuse(path: Path, error: OSError) -> NoReturn:
     if error.errno in (errno.EMFILE, errno.ENFILE):
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         raise InputError(
-            f"{path} cannot be opened: this process may open {limit} files at a time; raise the "
-            f"limit with: ulimit -n"
+            f"{path} cannot be opened: this process may open only {limit} files at a time; raise "
+            f"the limit with: ulimit -n"
         ) from error
     raise InputError(f"{path} cannot be opened ({error.strerror})") from error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders that exist whole or not at all."""
+"""Writes files and folders so that they exist completely or not at all."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from megatron_packing.files.publication import rename_new, undo_half
 Opened = TypeVar("Opened")
 
 _STALE = (errno.ESTALE, errno.ENOENT, errno.EIO)
-# A temporary sibling is called .NAME.MACHINE-RANDOM.tmp.
+# A temporary sibling has the name .NAME.MACHINE-RANDOM.tmp.
 _SUFFIX = ".tmp"
 _MADE_HERE = re.compile(r"[0-9a-f]{8}-[a-z0-9_]{8}\.tmp")
-_LONGEST_NAME = 200  # bytes of NAME: file systems allow 255 for all of it
+_LONGEST_NAME = 200  # bytes of NAME, because file systems allow 255 for the whole name
 _LOCK = ".process.lock"
 _DAY_SECONDS = 24 * 3600.0
 
@@ -43,11 +43,11 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def temporary_sibling(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``path``, on the same device, and remove it in any case.
+    """Yield an empty folder beside ``path``, on the same device, and remove it in the end.
 
-    What is to stay is renamed out of it. The folder that holds ``path`` is made if need be. A lock
-    in the folder says that its process is alive; those that killed processes left beside ``path``
-    are removed.
+    The block renames files out of it to keep them. The parent folder of ``path`` is created if it
+    does not exist. A lock in the folder shows that its process is alive. Folders of killed
+    processes beside ``path`` are removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
@@ -69,14 +69,14 @@ def _locked_folder(path: Path) -> tuple[Path, int | None]:
         except NoLocksError:
             return folder, None
         except (LockedError, FileNotFoundError):
-            continue  # before it was locked, another process took it for a leftover
+            continue  # another process removed it as a leftover before it was locked
 
 
 def leftovers(path: Path) -> Iterator[Path]:
-    """The temporary siblings of ``path`` whose process has ended, each locked while it is yielded.
+    """Yield the temporary siblings of ``path`` whose process has ended, each locked meanwhile.
 
-    Locks of another machine may not be seen here (Lustre may have them for each machine alone), so
-    a folder that was made there must have lain a day untouched too.
+    Locks of another machine may not be visible here (Lustre can have locks per machine), so a
+    folder from another machine must also be unchanged for a day.
     """
     prefix = _temporary_prefix(path)
     try:
@@ -88,13 +88,13 @@ def leftovers(path: Path) -> Iterator[Path]:
     except FileNotFoundError:
         return
     for folder in siblings:
-        is_near = folder.name[len(prefix) :].startswith(_machine())
+        is_of_this_machine = folder.name[len(prefix) :].startswith(_machine())
         try:
-            if not is_near and not _lay_for_a_day(folder):
+            if not is_of_this_machine and not _is_unchanged_for_a_day(folder):
                 continue
             lock = take_lock(folder / _LOCK)
         except (LockedError, NoLocksError, OSError):
-            continue  # it is in use, gone, or another user's
+            continue  # it is in use, was removed, or belongs to another user
         try:
             yield folder
         finally:
@@ -102,7 +102,7 @@ def leftovers(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed processes left beside ``path``."""
+    """Remove the temporary siblings that killed processes left beside ``path``."""
     for folder in leftovers(path):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -114,7 +114,7 @@ def _temporary_prefix(path: Path) -> str:
 
 @functools.cache
 def _machine() -> str:
-    """Eight characters that stand for this machine since it was started."""
+    """Return eight characters that identify this machine since its last boot."""
     try:
         identity = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
     except OSError:
@@ -122,8 +122,8 @@ def _machine() -> str:
     return hashlib.sha256(identity.encode()).hexdigest()[:8]
 
 
-def _lay_for_a_day(folder: Path) -> bool:
-    """Whether nothing in a folder has changed for a day, by the clock of its file system."""
+def _is_unchanged_for_a_day(folder: Path) -> bool:
+    """Whether nothing in a folder changed for a day, by the clock of its file system."""
     with tempfile.TemporaryFile(dir=folder.parent) as file:
         now = os.fstat(file.fileno()).st_mtime
     changes = [path.lstat().st_mtime for path in (folder, *folder.rglob("*"))]
@@ -132,12 +132,12 @@ def _lay_for_a_day(folder: Path) -> bool:
 
 @contextmanager
 def prefix_lock(prefix: Path) -> Iterator[None]:
-    """Be the only process that writes the corpus ``prefix``, by ``tokenize`` or by ``import``.
+    """Hold the lock for writing the corpus ``prefix``, in ``tokenize`` or ``import``.
 
-    A corpus that a killed process published in part is removed first, with what else it left.
+    First the files that a killed process left are removed, also a partly published corpus.
 
     Raises:
-        InputError: Another process is writing the corpus, or its file system has no locks.
+        InputError: Another process is writing the corpus, or the file system has no locks.
     """
     prefix.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -160,7 +160,11 @@ def prefix_lock(prefix: Path) -> Iterator[None]:
 
 
 def refuse_existing(path: Path) -> None:
-    """Raise InputError where there is something at ``path``; remove what killed runs left by it."""
+    """Refuse a path that exists, and remove what killed processes left beside it.
+
+    Raises:
+        InputError: The path exists.
+    """
     if os.path.lexists(path):
         remove_leftovers(path)
         raise InputError(f"{path} exists already; remove it or choose another --output")
@@ -168,12 +172,12 @@ def refuse_existing(path: Path) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes ``path`` when the block ends well: whole or not at all.
+    """Yield an empty folder that is renamed to ``path`` when the block succeeds.
 
-    The block syncs the files that it writes.
+    The block must sync the files that it writes.
 
     Raises:
-        InputError: There is something at ``path`` already, or the disk is full.
+        InputError: ``path`` already exists, or the disk is full.
     """
     refuse_existing(path)
     with writing(path), temporary_sibling(path) as folder:
@@ -191,24 +195,24 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say of errors of the device that ``path`` could not be written, and why.
+    """Convert errors of writing ``path`` to InputError.
 
     Raises:
-        InputError: The disk is full, or the folder may not be written to.
+        InputError: The disk is full, or the folder is not writable.
     """
     try:
         yield
     except OSError as error:
-        # numpy says of a full disk "1000 requested and 10 written", without a number.
+        # On a full disk NumPy raises "1000 requested and 10 written", without an errno.
         cut_short = error.errno is None and "requested" in str(error)
         if cut_short or error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(
-                f"{path} cannot be written: the disk is full or a quota is reached "
-                f"({_cause(error)}); make room in {path.parent} or choose another place"
+                f"{path} cannot be written: the disk is full or a quota is exceeded "
+                f"({_cause(error)}); make room in {path.parent} or choose another path"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             raise InputError(
-                f"{path} cannot be written ({_cause(error)}); choose another place"
+                f"{path} cannot be written ({_cause(error)}); choose another path"
             ) from error
         raise
 
@@ -219,10 +223,10 @@ def _cause(error: OSError) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file, or replace it, so that readers find the old text or the new, never a part.
+    """Write or replace a file, so that readers find the old text or the new one, never a part.
 
-    What is there and is no regular file (a device, a pipe) is written to, and so are the names of
-    open files, such as /dev/stdout. A symbolic link stays: the file that it leads to is replaced.
+    Devices, pipes and names of open files such as /dev/stdout are written to directly. A symbolic
+    link is kept, and the file that it points to is replaced.
     """
     is_other = path.exists() and not path.is_file()
     if is_other or (path.is_symlink() and path.absolute().parts[1] in ("dev", "proc")):
@@ -243,20 +247,19 @@ def open_patiently(
     seconds: float,
     on_wait: Callable[[str], None] | None = None,
 ) -> Opened:
-    """Call ``opener`` until it finds its files whole.
+    """Call ``opener`` until it finds its files complete.
 
-    A client of a network file system may go on for half a minute without what another machine
-    wrote (NFS caches that a name is missing, Megatron-Bridge#4207); listing the folder makes it ask
-    the server again.
+    A client of a network file system may not see for half a minute what another machine wrote (NFS
+    caches missing names, Megatron-Bridge#4207). Listing the folder makes it ask the server again.
 
     Args:
         opener: Raises UnreadableError, or an OSError of a stale view, while something is missing.
-        folder: Where the files are, or are to be.
-        seconds: How long to try; 0 to try once.
-        on_wait: Told what is missing, once.
+        folder: Where the files are expected.
+        seconds: How long to try; 0 tries once.
+        on_wait: Called once with what is missing.
 
     Raises:
-        UnreadableError: It was missing to the end; names the machine and the time.
+        UnreadableError: Something is still missing; the message names the machine and the time.
     """
     started = time.monotonic()
     pause, has_waited = 0.1, False
@@ -270,8 +273,8 @@ def open_patiently(
                 if not has_waited:
                     raise
                 raise UnreadableError(
-                    f"{error} (as {socket.gethostname()} sees it after looking for {seconds:.0f} "
-                    f"s; if it is there on other machines, mount or copy it here)"
+                    f"{error} (on {socket.gethostname()}, after waiting {seconds:.0f} s; if it "
+                    f"exists on other machines, mount or copy it here)"
                 ) from error
             if on_wait is not None and not has_waited:
                 on_wait(str(error))
@@ -281,4 +284,4 @@ def open_patiently(
                 list(parent.iterdir())
                 break
         time.sleep(pause)
-        pause = min(1.5 * pause, 2.0)  # thousands of ranks ask one server
+        pause = min(1.5 * pause, 2.0)  # thousands of ranks may ask one server

@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From lengths to packs, and the packs on disk."""
+"""Builds, writes, reads and verifies pack indexes.
+
+May import: planning, corpus, files, counted, errors. Does not import torch or Megatron.
+"""

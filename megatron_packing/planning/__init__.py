@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the lengths of documents to packs: the Python face of the native core."""
+"""Plans packs from the lengths of documents. This is the Python interface of the native core.
+
+May import: errors, and the modules that setup.py builds. Knows lengths only, not corpora.
+"""

@@ -67,7 +67,7 @@ def test_a_record_says_whether_the_corpus_needs_its_loss_mask(fields, needed):
     [
         (b"{", "is damaged"),
         (b"\xff", "is damaged"),
-        (b"[]", "holds list where an object belongs"),
+        (b"[]", "holds a JSON list, not an object"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"num_tokens": NaN}', "NaN is not JSON"),
         (b'{"num_tokens": true}', "has True for num_tokens, not int"),

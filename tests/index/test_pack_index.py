@@ -188,7 +188,10 @@ def change(path, where, value):
         (lambda path: shutil.rmtree(path), "is not a pack index"),
         (lambda path: (path / "manifest.json").unlink(), "is not a pack index"),
         (lambda path: (path / "manifest.json").write_text("{"), "manifest.json is damaged"),
-        (lambda path: (path / "manifest.json").write_text("[]"), "holds list where an object"),
+        (
+            lambda path: (path / "manifest.json").write_text("[]"),
+            "holds a JSON list, not an object",
+        ),
         (lambda path: (path / "manifest.json").write_text("{}"), "is not the manifest of a pack"),
         (lambda path: (path / "manifest.json").write_text("[" * 200_000), "nested too deeply"),
         (lambda path: (path / "document_ids.npy").unlink(), "document_ids.npy cannot be opened"),
@@ -465,7 +468,7 @@ def test_an_index_that_cannot_be_opened_for_want_of_descriptors_says_so(index):
         lowest_free = file.fileno()
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 1, hard))
     try:
-        with pytest.raises(InputError, match=r"may open \d+ files at a time; raise .* ulimit -n"):
+        with pytest.raises(InputError, match=r"may open only \d+ files at a time; .* ulimit -n"):
             PackIndex.open(index.path)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
