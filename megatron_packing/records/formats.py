@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -50,16 +50,14 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (_GIT_LFS, "is a pointer of git-lfs, not the file itself", "fetch the file (git lfs pull)"),
 )
 _CSV_HEADER = re.compile(r'\s*"?[A-Za-z_][\w .-]*"?(?:\s*([,;\t])\s*"?[A-Za-z_][\w .-]*"?)+\s*')
+# Fields that show that an object is a record, whatever the field that holds it is named.
 _CONVERSATION_FIELDS = ("messages", "conversations", "instruction")
-_RECORD_FIELDS = (*_CONVERSATION_FIELDS, "prompt", "text")
 _WRAPPERS = ("data", "records", "rows", "examples", "items", "samples", "instances", "train")
-_WRAPPED = re.compile(
-    rf'\{{\s*"({"|".join(_WRAPPERS)})"\s*:\s*\[\s*\{{\s*"(?:{"|".join(_RECORD_FIELDS)})"\s*:'
-)
+_WRAPPED = re.compile(rf'\{{\s*"({"|".join(_WRAPPERS)})"\s*:\s*\[\s*\{{\s*"([^"\\]+)"\s*:')
 
 
 def tell_format(
-    name: str, start: bytes, more: Callable[[int], bytes]
+    name: str, start: bytes, more: Callable[[int], bytes], record_fields: Collection[str] = ()
 ) -> tuple[Format, Compression]:
     """Return the format of a file, and its compression.
 
@@ -67,6 +65,8 @@ def tell_format(
         name: Names the file in errors.
         start: Its first bytes, mostly ``START_BYTES`` of them.
         more: Returns the given number of its first bytes.
+        record_fields: Fields that records have, which tell a record from an object that wraps
+            a list of records.
 
     Raises:
         InputError: The format is not supported; the message names it.
@@ -97,7 +97,7 @@ def tell_format(
             f"damaged, so copy or write it again"
         )
     _refuse_other_files(name, begins)
-    return _text_format(name, begins, text_start), compression
+    return _text_format(name, begins, text_start, record_fields), compression
 
 
 def _unpacked_start(stored: bytes, compression: Compression) -> bytes:
@@ -151,7 +151,9 @@ def _wide_encoding(start: bytes) -> str:
     return ""
 
 
-def _text_format(name: str, start: bytes, more: Callable[[int], bytes]) -> Format:
+def _text_format(
+    name: str, start: bytes, more: Callable[[int], bytes], record_fields: Collection[str]
+) -> Format:
     first = start.removeprefix(_UTF8_BOM).lstrip()[:1]
     if first == b"[":
         return _array_or_lines(start, more)
@@ -162,7 +164,7 @@ def _text_format(name: str, start: bytes, more: Callable[[int], bytes]) -> Forma
                 f"the input {name} holds Python literals ({text[:20]!r}...), not JSON; "
                 f"write its records with json.dumps"
             )
-        return _objects_or_lines(name, start, more)
+        return _objects_or_lines(name, start, more, record_fields)
     line = text.partition("\n")[0].strip()
     plain_name = name.removesuffix(".gz").removesuffix(".zst").lower()
     if line and (plain_name.endswith((".csv", ".tsv")) or _CSV_HEADER.fullmatch(line)):
@@ -185,7 +187,9 @@ def _array_or_lines(start: bytes, more: Callable[[int], bytes]) -> Format:
     return "lines" if rest.strip() else "array"
 
 
-def _objects_or_lines(name: str, start: bytes, more: Callable[[int], bytes]) -> Format:
+def _objects_or_lines(
+    name: str, start: bytes, more: Callable[[int], bytes], record_fields: Collection[str]
+) -> Format:
     """Return ``lines`` if the first object ends with its line, else ``objects``."""
     text = _decoded(start)
     line, newline, _ = text.partition("\n")
@@ -195,10 +199,11 @@ def _objects_or_lines(name: str, start: bytes, more: Callable[[int], bytes]) -> 
     end = 0
     if value is None:
         value, end = _first_value(text)
-    key = _wrapper(value)
+    key = _wrapper(value, record_fields)
     wrapped = _WRAPPED.match(text) if value is None else None
-    if key or wrapped:
-        key = key or (wrapped[1] if wrapped else "")
+    if wrapped and wrapped[2] in record_fields:
+        key = wrapped[1]
+    if key:
         raise InputError(
             f"the input {name} is one object that holds the records under {key!r}; write only "
             f"that list to a file, for example with: jq '.{key}'"
@@ -229,13 +234,13 @@ def _first_value(text: str) -> tuple[Any, int]:
         return None, 0
 
 
-def _wrapper(value: Any) -> str:
+def _wrapper(value: Any, record_fields: Collection[str]) -> str:
     """Return the field that holds records, if the object is not a record itself."""
-    if not isinstance(value, dict) or any(field in value for field in _RECORD_FIELDS):
+    if not isinstance(value, dict) or any(field in value for field in record_fields):
         return ""
     for key, items in value.items():
         if isinstance(items, list) and items and isinstance(items[0], dict):
-            fields = _RECORD_FIELDS if key in _WRAPPERS else _CONVERSATION_FIELDS
+            fields = record_fields if key in _WRAPPERS else _CONVERSATION_FIELDS
             if any(field in items[0] for field in fields):
                 return str(key)
     return ""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -62,18 +63,19 @@ def _was_replaced(name: str) -> StorageError:
     )
 
 
-def describe(found: FoundFile, kept: Allowance) -> InputFile:
+def describe(found: FoundFile, kept: Allowance, record_fields: Collection[str] = ()) -> InputFile:
     """Look into a file or folder.
 
     Args:
         found: What a pattern matched.
         kept: How much content of small remote files may still be kept.
+        record_fields: As in ``tell_format``.
 
     Raises:
         InputError: It does not exist, cannot be opened, or is not in a known format.
     """
     try:
-        return _look_into(found, kept)
+        return _look_into(found, kept, record_fields)
     except InputError:
         raise
     except FileNotFoundError as error:
@@ -82,7 +84,7 @@ def describe(found: FoundFile, kept: Allowance) -> InputFile:
         raise cannot_open(found.name, error) from error
 
 
-def _look_into(found: FoundFile, kept: Allowance) -> InputFile:
+def _look_into(found: FoundFile, kept: Allowance, record_fields: Collection[str]) -> InputFile:
     system, path, name = found.system, found.path, found.name
     is_local = storage.is_local(system)
     info, opened = found.info, None
@@ -115,7 +117,11 @@ def _look_into(found: FoundFile, kept: Allowance) -> InputFile:
     modified = storage.version_of(info)
     start = beginning(start_bytes)
     is_whole = not is_local and 0 < size == len(start)
-    format_, compression = tell_format(name, start, lambda n: start if is_whole else beginning(n))
+
+    def more(count: int) -> bytes:
+        return start if is_whole else beginning(count)
+
+    format_, compression = tell_format(name, start, more, record_fields)
     content = start if is_whole and start_bytes == size else None
     return InputFile(name, size, modified, format_, compression, is_local, content)
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ _KEPT_BYTES = 1 << 26  # of small remote files, in all
 
 
 def find_inputs(
-    patterns: Sequence[str], on_progress: Callable[[int, int], None] | None = None
+    patterns: Sequence[str],
+    on_progress: Callable[[int, int], None] | None = None,
+    record_fields: Collection[str] = (),
 ) -> list[InputFile]:
     """Find the files that paths, globs and URLs name.
 
@@ -39,6 +41,7 @@ def find_inputs(
     Args:
         patterns: Paths, globs and URLs.
         on_progress: Called with how many files were looked into, and how many there are.
+        record_fields: Fields that records have; see ``formats.tell_format``.
 
     Raises:
         InputError: A file does not exist, cannot be read, is not in a known format, is given twice,
@@ -62,7 +65,10 @@ def find_inputs(
     kept = Allowance(_KEPT_BYTES)
     inputs: list[InputFile | None] = [None] * len(found)
     with ThreadPoolExecutor(_THREADS) as pool:
-        looking = {pool.submit(describe, one, kept): place for place, one in enumerate(found)}
+        looking = {
+            pool.submit(describe, one, kept, record_fields): place
+            for place, one in enumerate(found)
+        }
         try:
             for done, future in enumerate(as_completed(looking), 1):
                 inputs[looking[future]] = future.result()

@@ -28,7 +28,7 @@ from megatron_packing.records.inputs import find_changed, find_inputs
 from megatron_packing.records.readers import read_batches
 from megatron_packing.records.storage import StorageError, was_replaced
 from megatron_packing.schemas.record_names import RecordNames
-from megatron_packing.schemas.table import SCHEMAS
+from megatron_packing.schemas.table import RECOGNIZED_BY, SCHEMAS
 from megatron_packing.tokenize.encoder import Encoder, EncoderOptions
 from megatron_packing.tokenize.engine import Engine, LocalEngine, Results
 from megatron_packing.tokenize.provenance import describe_corpus, describe_job
@@ -129,7 +129,7 @@ def tokenize(
             f"corpus's files begin with"
         )
     engine = _make_engine(options.engine, options.workers)
-    inputs = find_inputs([str(pattern) for pattern in options.inputs], on_find)
+    inputs = find_inputs([str(pattern) for pattern in options.inputs], on_find, RECOGNIZED_BY)
     encoder_options = _encoder_options(options)
     encoder = Encoder(encoder_options)
     prefix = options.output_prefix

@@ -30,6 +30,7 @@ from megatron_packing.records.formats import tell_format
 from megatron_packing.records.inputs import find_inputs
 from megatron_packing.records.readers import read_batches
 from megatron_packing.records.record import RecordError
+from megatron_packing.schemas.table import RECOGNIZED_BY
 
 ONE = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho."}]}
 TWO = {"messages": [{"role": "user", "content": "{["}, {"role": "assistant", "content": '"}'}]}
@@ -46,7 +47,7 @@ def write(folder, content, name="input.jsonl"):
 
 def read(path, limit=1 << 24):
     """The file's format and its records, or the errors in their places."""
-    (file,) = find_inputs([str(path)])
+    (file,) = find_inputs([str(path)], record_fields=RECOGNIZED_BY)
     records = []
     for batch in read_batches([file], Position(), limit):
         for _, record in batch.records():
