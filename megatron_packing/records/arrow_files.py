@@ -48,22 +48,25 @@ def write_stream(rows: Any) -> bytes:
 
 
 def sound_rows(rows: Any) -> Iterator[Any]:
-    """Validate rows, and yield ``Unreadable`` in place of a row with invalid text.
+    """Yield all sound rows up to the first damaged one, split where one is not sound.
+
+    ``Unreadable`` takes the place of a row whose text is not UTF-8.
 
     Raises:
-        ArrowInvalid: The rows are damaged otherwise.
+        ArrowInvalid: A row is damaged otherwise.
     """
     from pyarrow import ArrowInvalid
 
     try:
         rows.validate(full=True)
     except ArrowInvalid as error:
+        if rows.num_rows > 1:
+            middle = rows.num_rows // 2
+            yield from sound_rows(rows.slice(0, middle))
+            yield from sound_rows(rows.slice(middle))
+            return
         if "UTF8" not in str(error):
             raise
-        if rows.num_rows > 1:
-            for number in range(rows.num_rows):
-                yield from sound_rows(rows.slice(number, 1))
-            return
         yield Unreadable("not UTF-8", f"it has a text that is not UTF-8 ({error})")
     else:
         yield rows

@@ -200,12 +200,11 @@ class _Reader:
                 continue
             rows = rows.slice(skip)
             skip = 0
-            step = max(1, min(rows.num_rows, rows.num_rows * _BATCH_BYTES // max(rows.nbytes, 1)))
-            for start in range(0, rows.num_rows, step):
-                part = rows.slice(start, step)
-                for sound in [part] if is_checked else sound_rows(part):
-                    payload: Any = [sound] if isinstance(sound, Unreadable) else write_stream(sound)
-                    count = 1 if isinstance(sound, Unreadable) else sound.num_rows
+            # Damaged rows must not be measured: their offsets may point anywhere.
+            for sound in [rows] if is_checked else sound_rows(rows):
+                for part in [sound] if isinstance(sound, Unreadable) else _parts(sound):
+                    payload: Any = [part] if isinstance(part, Unreadable) else write_stream(part)
+                    count = 1 if isinstance(part, Unreadable) else part.num_rows
                     share = (self._next + count) / max(total, self._next + count)
                     yield self._batch(payload, count, 0, int(self._file.size * share))
 
@@ -230,6 +229,13 @@ class _Reader:
             else Position(self._number, self._next, offset),
             progress=self._done + stored,
         )
+
+
+def _parts(rows: Any) -> Iterator[Any]:
+    """Split sound rows into parts of about ``_BATCH_BYTES``."""
+    step = max(1, rows.num_rows * _BATCH_BYTES // max(rows.nbytes, 1))
+    for start in range(0, rows.num_rows, step):
+        yield rows.slice(start, step)
 
 
 def _go_to(unpacked: BinaryIO, offset: int, download: Download | None) -> None:
