@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from megatron_packing.records.record import RecordError, wrong_type
 from megatron_packing.schemas.messages import ReadMessages
-from megatron_packing.schemas.question_answer import assistant_message, read_answer, user_message
 from megatron_packing.schemas.record_fields import RecordFields, from_json_text
+from megatron_packing.schemas.text_messages import assistant_message, read_answer, user_message
 
 
 def read_alpaca(fields: RecordFields) -> ReadMessages:

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from megatron_packing.schemas.messages import ReadMessages, read_messages
-from megatron_packing.schemas.question_answer import read_answer, user_message
 from megatron_packing.schemas.record_fields import RecordFields, missing
+from megatron_packing.schemas.text_messages import read_answer, user_message
 
 
 def read_prompt_completion(fields: RecordFields) -> ReadMessages:

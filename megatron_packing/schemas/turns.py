@@ -6,8 +6,8 @@ from __future__ import annotations
 from megatron_packing.counted import counted
 from megatron_packing.records.record import RecordError, wrong_type
 from megatron_packing.schemas.messages import ReadMessages
-from megatron_packing.schemas.question_answer import assistant_message, user_message
 from megatron_packing.schemas.record_fields import RecordFields
+from megatron_packing.schemas.text_messages import assistant_message, user_message
 
 
 def read_turns(fields: RecordFields) -> ReadMessages:

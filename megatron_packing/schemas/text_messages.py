@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes messages of a question and its answer, which a record has in two fields."""
+"""Makes messages from texts that a record has in fields of their own."""
 
 from __future__ import annotations
 
