@@ -67,12 +67,12 @@ def test_what_was_not_read_is_printed_and_recorded(command, write_jsonl, tmp_pat
 
 
 def test_a_refusal_names_the_option_and_the_option_cures_it(command, write_jsonl, tmp_path, capsys):
-    path = write_jsonl({"question": "Hi", "answer": "Ho", "weight": 0.5})
+    path = write_jsonl({"question": "Hi", "reply": "Ho", "weight": 0.5})
     assert main([*command(path), "--workers", "1"]) == 1
     refusal = capsys.readouterr().err
     assert "line 1 cannot be used" in refusal
-    assert "add --field question=prompt --field answer=completion" in refusal
-    options = ["--field", "question=prompt", "--field", "answer=completion", "--workers", "1"]
+    assert "add --field question=prompt --field reply=completion" in refusal
+    options = ["--field", "question=prompt", "--field", "reply=completion", "--workers", "1"]
     assert main([*command(path), *options]) == 1
     assert "add --field weight=ignore" in capsys.readouterr().err
     assert main([*command(path), *options, "--field", "weight=ignore"]) == 0

@@ -44,7 +44,7 @@ def test_an_error_names_the_fields_of_every_schema_that_is_found_by_them():
     ("record", "options"),
     [
         ({"input": "1+1?", "output": "2"}, ["input=prompt", "output=completion"]),
-        ({"question": "1+1?", "answer": "2"}, ["question=prompt", "answer=completion"]),
+        ({"question": "1+1?", "reply": "2"}, ["question=prompt", "reply=completion"]),
         ({"prompt": "1+1?", "response": "2"}, ["response=completion"]),
         ({"query": "1+1?", "response": "2"}, ["query=prompt", "response=completion"]),
         ({"Problem": "1+1?", "Solution": "2"}, ["Problem=prompt", "Solution=completion"]),
