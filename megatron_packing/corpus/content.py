@@ -14,7 +14,7 @@ from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.indexed_dataset import DocumentIndex, data_path
 from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.corpus.loss_mask import check_mask_values, loss_mask_prefix
-from megatron_packing.corpus.record import corpus_record_path
+from megatron_packing.corpus.record import contradiction
 from megatron_packing.errors import InputError
 
 LARGEST_TOKEN = int(np.iinfo(np.int32).max)
@@ -65,10 +65,10 @@ def read_tokens(corpus: Corpus, on_read: OnRead | None = None) -> TokenContent:
         largest = max(largest, high)
     recorded = corpus.record.largest_token if corpus.record else None
     if recorded is not None and recorded != largest:
-        raise InputError(
-            f"{corpus_record_path(corpus.prefix)} says that the largest token is {recorded}, but "
-            f"{data_path(corpus.prefix)} has {largest}; one of them belongs to another corpus: "
-            f"copy both again, or remove the record"
+        raise contradiction(
+            corpus.prefix,
+            f"says that the largest token is {recorded}",
+            f"{data_path(corpus.prefix)} has {largest}",
         )
     return TokenContent(largest, digest.hexdigest())
 
@@ -164,10 +164,10 @@ def _trained_before(
         trained += int(running[-1])
     recorded = corpus.record.num_trained_tokens if corpus.record else None
     if recorded is not None and recorded != trained:
-        raise InputError(
-            f"{corpus_record_path(corpus.prefix)} counts {recorded:,} trained tokens, but "
-            f"{data_path(loss_mask_prefix(corpus.prefix))} has {trained:,}; one of them belongs "
-            f"to another corpus: copy both again, or remove the record if you changed the loss mask"
+        raise contradiction(
+            corpus.prefix,
+            f"counts {recorded:,} trained tokens",
+            f"{data_path(loss_mask_prefix(corpus.prefix))} has {trained:,}",
         )
     unsorted = np.empty_like(found)
     unsorted[order] = found

@@ -22,8 +22,8 @@ from megatron_packing.corpus.indexed_dataset import (
 from megatron_packing.corpus.loss_mask import LOSS_MASK_SUFFIX as LOSS_MASK_SUFFIX
 from megatron_packing.corpus.loss_mask import bad_mask_value, check_mask_values
 from megatron_packing.corpus.loss_mask import loss_mask_prefix as loss_mask_prefix
+from megatron_packing.corpus.record import contradiction, read_corpus_record
 from megatron_packing.corpus.record import corpus_record_path as corpus_record_path
-from megatron_packing.corpus.record import read_corpus_record
 from megatron_packing.corpus.storage import FILES, DataReader, Storage, corpus_path
 from megatron_packing.counted import counted
 from megatron_packing.errors import InputError, UnreadableError
@@ -220,10 +220,10 @@ class Corpus:
         )
         for what, recorded, found in counts:
             if recorded is not None and recorded != found:
-                raise InputError(
-                    f"{corpus_record_path(self.prefix)} counts {recorded:,} {what}, but "
-                    f"{index_path(self.prefix)} has {found:,}; one of them belongs to another "
-                    f"corpus: copy both again, or remove the record"
+                raise contradiction(
+                    self.prefix,
+                    f"counts {recorded:,} {what}",
+                    f"{index_path(self.prefix)} has {found:,}",
                 )
 
     def _read_masks(self) -> DocumentIndex | None:

@@ -95,6 +95,20 @@ def parse_corpus_record(path: Path, fields: dict[str, Any], advice: str) -> Corp
     )
 
 
+def contradiction(prefix: Path, recorded: str, found: str) -> InputError:
+    """Return the error for a record that does not describe its corpus.
+
+    Args:
+        prefix: The corpus.
+        recorded: What the record says, such as "counts 5 documents".
+        found: What a file of the corpus has instead.
+    """
+    return InputError(
+        f"{corpus_record_path(prefix)} {recorded}, but {found}; one of them belongs to another "
+        f"corpus: copy both again, or remove the record if you changed the corpus yourself"
+    )
+
+
 def _field(path: Path, fields: dict[str, Any], name: str, kind: type, advice: str) -> Any:
     value = fields.get(name)
     if value is None or type(value) is kind:  # not isinstance: True is an int

@@ -16,7 +16,7 @@ from megatron_packing.records.unpack import Compression, Unpacked
 Format = Literal["lines", "array", "objects", "parquet", "arrow", "dataset"]
 
 START_BYTES = 1 << 12
-"""How many bytes are read first. They are mostly enough to find the format."""
+"""How many bytes are read first. They are usually enough to find the format."""
 MORE_BYTES = 1 << 20
 """How many bytes are read if the first ones are not enough."""
 
@@ -63,7 +63,7 @@ def tell_format(
 
     Args:
         name: Names the file in errors.
-        start: Its first bytes, mostly ``START_BYTES`` of them.
+        start: Its first bytes, usually ``START_BYTES`` of them.
         more: Returns the given number of its first bytes.
         record_fields: Fields that records have, which tell a record from an object that wraps
             a list of records.

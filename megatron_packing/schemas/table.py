@@ -27,4 +27,4 @@ _ROWS = (
 SCHEMAS = {schema.name: schema for schema in _ROWS}
 """All schemas by their names, in the order in which they are tried."""
 RECOGNIZED_BY = tuple(row.needs[0] for row in _ROWS if not row.only_if_named)
-"""One field of each schema, by which a file of records is told from other JSON."""
+"""One field of each schema. An object with one of them is a record, not a list of records."""
