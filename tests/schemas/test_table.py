@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 
 ASKED = {"role": "user", "content": "1+1?"}
 ANSWERED = {"role": "assistant", "content": "2"}
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "prepare.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("schema", SCHEMAS.values(), ids=str)
@@ -66,6 +66,6 @@ def test_the_option_is_written_as_a_shell_reads_it():
         read_record({"my chat": [ASKED]})
 
 
-def test_the_readme_shows_every_schema():
-    rows = [line.split("`")[1] for line in README.splitlines() if line.startswith("| `")]
+def test_the_documentation_shows_every_schema():
+    rows = [line.split("`")[1] for line in PAGE.splitlines() if line.startswith("| `")]
     assert set(SCHEMAS) <= set(rows)
