@@ -17,8 +17,8 @@ from megatron_packing.report.tokenizing import (
 )
 from megatron_packing.schemas.conversations import SCHEMAS
 from megatron_packing.schemas.record_fields import RecordNames
-from megatron_packing.tokenize.engine import signals_interrupt
 from megatron_packing.tokenize.run import LARGEST_LIMIT, TokenizeOptions, tokenize
+from megatron_packing.tokenize.signals import signals_interrupt
 from megatron_packing.tokenize.unfinished import unfinished_path
 
 _PYTHON_VALUES = {"True": True, "False": False, "None": None}

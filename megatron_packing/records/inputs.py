@@ -164,7 +164,8 @@ def find_changed(inputs: Sequence[InputFile]) -> InputFile | None:
             except FileNotFoundError:
                 return True
             if file.format == "dataset":
-                return _folder_version(system, path) != (file.size, file.modified)
+                infos = system.find(path, maxdepth=1, detail=True)
+                return _folder_version(infos) != (file.size, file.modified)
             return (info.get("size") or 0, storage.version_of(info)) != (file.size, file.modified)
 
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -300,7 +301,8 @@ def _look_into(found: _Found, kept: _Allowance) -> InputFile:
 
 def _describe_folder(system: Any, path: str, name: str, is_local: bool) -> InputFile:
     refuse_tables(system, [path])
-    files = {one.rpartition("/")[2]: one for one in system.find(path, maxdepth=1)}
+    infos = system.find(path, maxdepth=1, detail=True)
+    files = {one.rpartition("/")[2] for one in infos}
     if "dataset_dict.json" in files:
         splits = ", ".join(
             one.rstrip("/").rpartition("/")[2]
@@ -316,12 +318,12 @@ def _describe_folder(system: Any, path: str, name: str, is_local: bool) -> Input
             f"the input {name} is a folder, but none that Hugging Face datasets saved; "
             f"give its files, as a glob such as {name.rstrip('/')}/*.jsonl"
         )
-    size, modified = _folder_version(system, path)
+    size, modified = _folder_version(infos)
     return InputFile(name, size, modified, "dataset", "", is_local)
 
 
-def _folder_version(system: Any, path: str) -> tuple[int, str]:
+def _folder_version(infos: dict[str, Any]) -> tuple[int, str]:
     """The bytes of a folder's files, and what changes when one of them is replaced."""
-    infos = sorted(system.find(path, maxdepth=1, detail=True).items())
-    versions = [(one.rpartition("/")[2], storage.version_of(info)) for one, info in infos]
-    return sum(info["size"] for _, info in infos), sha256(repr(versions).encode()).hexdigest()[:16]
+    files = sorted(infos.items())
+    versions = [(one.rpartition("/")[2], storage.version_of(info)) for one, info in files]
+    return sum(info["size"] for _, info in files), sha256(repr(versions).encode()).hexdigest()[:16]

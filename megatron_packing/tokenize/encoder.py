@@ -157,11 +157,6 @@ class Encoder:
         )
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of the corpus."""
-        return self._dtype
-
-    @property
     def vocabulary_size(self) -> int:
         """The tokenizer's highest token + 1, special tokens included."""
         return self._tokenizer.vocabulary_size

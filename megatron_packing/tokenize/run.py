@@ -28,8 +28,9 @@ from megatron_packing.records.readers import read_batches
 from megatron_packing.records.storage import StorageError, was_replaced
 from megatron_packing.schemas.conversations import SCHEMAS
 from megatron_packing.schemas.record_fields import RecordNames
-from megatron_packing.tokenize.encoder import Encoder, EncoderOptions
-from megatron_packing.tokenize.engine import Engine, LocalEngine, Results
+from megatron_packing.tokenize.encoder import EncoderOptions
+from megatron_packing.tokenize.engine import Engine, InProcessEngine, Results
+from megatron_packing.tokenize.process_engine import ProcessEngine
 from megatron_packing.tokenize.provenance import describe_corpus, describe_job
 from megatron_packing.tokenize.unfinished import (
     Listener,
@@ -38,6 +39,7 @@ from megatron_packing.tokenize.unfinished import (
     unfinished_path,
 )
 from megatron_packing.tokenizers.process import find_tokenizer_apart
+from megatron_packing.tokenizers.tokenizer import token_dtype
 
 EngineName = Literal["local", "ray"]
 
@@ -130,7 +132,6 @@ def tokenize(
     engine = _make_engine(options.engine, options.workers)
     inputs = find_inputs([str(pattern) for pattern in options.inputs], on_find)
     encoder_options = _encoder_options(options)
-    encoder = Encoder(encoder_options)
     prefix = options.output_prefix
     job = describe_job(inputs, encoder_options)
     with _machine_errors(prefix), UnfinishedCorpus(prefix, job, options.restart) as unfinished:
@@ -139,8 +140,12 @@ def tokenize(
             return unfinished.progress
         encoder_options = replace(encoder_options, date=unfinished.job["date"])
         with reading_digests(inputs, unfinished.progress.downloaded) as digests:
-            results = engine(encoder_options, _unread(inputs, unfinished, options, digests))
-            with closing(results):
+            batches = _unread(inputs, unfinished, options, digests)
+            with (
+                engine(encoder_options) as encoders,
+                closing(encoders.encode(batches)) as results,
+            ):
+                vocabulary_size = encoders.vocabulary_size
                 try:
                     _write(options, inputs, results, unfinished, on_progress)
                 except StorageError:
@@ -157,9 +162,9 @@ def tokenize(
             hashes = digests.all()
         lengths = unfinished.lengths()
         record = describe_corpus(
-            *(inputs, hashes, encoder_options, progress, lengths, encoder.vocabulary_size)
+            *(inputs, hashes, encoder_options, progress, lengths, vocabulary_size)
         )
-        unfinished.publish(encoder.dtype, record)
+        unfinished.publish(token_dtype(vocabulary_size), record)
     return progress
 
 
@@ -179,7 +184,8 @@ def _make_engine(name: EngineName, workers: int | None) -> Engine:
         from megatron_packing.tokenize.ray_engine import RayEngine
 
         return RayEngine(workers)
-    return LocalEngine(workers or len(os.sched_getaffinity(0)))
+    workers = workers or len(os.sched_getaffinity(0))
+    return InProcessEngine() if workers == 1 else ProcessEngine(workers)
 
 
 def _encoder_options(options: TokenizeOptions) -> EncoderOptions:

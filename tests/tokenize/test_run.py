@@ -23,6 +23,7 @@ from megatron_packing.errors import InputError
 from megatron_packing.files.publication import rename_new
 from megatron_packing.files.whole import prefix_lock
 from megatron_packing.tokenize import unfinished
+from megatron_packing.tokenize.encoder import Encoder
 from megatron_packing.tokenize.run import TokenizeOptions, tokenize
 from megatron_packing.tokenize.unfinished import UnfinishedCorpus
 from tests.schemas.formats import QWEN, is_installed, packaged
@@ -63,6 +64,34 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(run, few_conversations
     for ending in (".bin", ".idx", "_loss_mask.bin", "_loss_mask.idx", "_corpus.json"):
         one, three = (tmp_path / "out" / f"{name}{ending}" for name in ("one", "three"))
         assert one.read_bytes() == three.read_bytes()
+
+
+def test_a_run_loads_its_tokenizer_once(run, few_conversations, monkeypatch):
+    made = []
+    start = Encoder.__init__
+
+    def counted(self, options):
+        made.append(options)
+        start(self, options)
+
+    monkeypatch.setattr(Encoder, "__init__", counted)
+    run(few_conversations, name="alone")
+    assert len(made) == 1
+    run(few_conversations, name="workers", workers=2)
+    assert len(made) == 1  # each worker loads its own, and this process none
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_tokenizer_that_cannot_be_loaded_is_named_from_where_it_is_used(
+    run, write_jsonl, tmp_path, workers
+):
+    (tmp_path / "broken").mkdir()
+    path = tmp_path / "broken" / "tokenizer.json"
+    path.write_text('{"model": 3}')
+    with pytest.raises(InputError, match=r"the tokenizer '.*' could not be loaded"):
+        run(write_jsonl(GOOD), tokenizer=str(path), workers=workers)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert multiprocessing.active_children() == []
 
 
 def test_several_files_are_read_one_after_another(run, write_jsonl, tmp_path):
