@@ -30,7 +30,8 @@ from megatron_packing.records.batches import Position, RecordBatch
 from megatron_packing.records.inputs import find_inputs
 from megatron_packing.records.readers import read_batches
 from megatron_packing.schemas.conversations import Conversation, read_record
-from megatron_packing.tokenize.encoder import Encoder, EncoderOptions
+from megatron_packing.tokenize.encoder import Encoder
+from megatron_packing.tokenize.options import EncoderOptions
 from megatron_packing.tokenize.provenance import describe_job
 from megatron_packing.tokenize.run import TokenizeOptions, tokenize
 from megatron_packing.tokenize.unfinished import Progress, UnfinishedCorpus

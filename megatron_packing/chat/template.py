@@ -26,7 +26,9 @@ from megatron_packing.records.record import RecordError
 from megatron_packing.schemas.conversations import Message
 
 _ANY_MARK = re.compile(f"[{OPEN}{CLOSE}]")
-_GIVEN = {"messages", "tools", "documents", "add_generation_prompt", "raise_exception"}
+
+GIVEN_VARIABLES = frozenset(("messages", "tools", "documents", "add_generation_prompt"))
+"""Variables of a template that the run sets for each rendering."""
 
 THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 """Fields in which an assistant message thinks, beside its content; the first that is there counts,
@@ -101,9 +103,10 @@ class ChatTemplate:
         """The variables that it reads."""
         unread = sorted(set(arguments or {}) - self.reads)
         if unread:
+            free = sorted(self.reads - GIVEN_VARIABLES - {"raise_exception"})
             raise InputError(
                 f"--template-argument names {', '.join(unread)}, which the chat template does not "
-                f"read; it reads {', '.join(sorted(self.reads - _GIVEN))}"
+                f"read; it reads {', '.join(free)}"
             )
         constants = tree.find_all(jinja2.nodes.TemplateData)
         self.has_marks = any(OPEN in constant.data for constant in constants)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_packing.chat.template import ChatTemplate, Span
-from megatron_packing.chat.turns import LossOn, RenderedConversation, TurnFinder
+from megatron_packing.chat.turns import RenderedConversation, TurnFinder
 from megatron_packing.errors import InputError
 from megatron_packing.records.batches import RecordBatch
 from megatron_packing.records.record import RecordError
@@ -23,40 +23,14 @@ from megatron_packing.schemas.conversations import (
 )
 from megatron_packing.schemas.media_placeholders import placeholder_notes
 from megatron_packing.schemas.record_fields import RecordNames
+from megatron_packing.tokenize.options import EncoderOptions
 from megatron_packing.tokenizers.text_tokenizer import (
     TokenizedText,
     any_of,
     split_at_edges,
     trained_tokens,
 )
-from megatron_packing.tokenizers.tokenizer import TokenizerSource, token_dtype
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EncoderOptions:
-    """All that the tokens of a record depend on."""
-
-    tokenizer: TokenizerSource
-    chat_template: str | None
-    """The template's text."""
-    tool_template: str | None = None
-    """The text of another template, for conversations with tools; None takes the same."""
-    allow_other_template: bool = False
-    """Go on, and count, where the template leaves out parts of a record that are not trained, or
-    ends answers without a special token of the tokenizer."""
-    template_arguments: dict[str, Any] = field(default_factory=dict)
-    """More variables for the template, such as ``enable_thinking``."""
-    date: str | None = None
-    """ISO 8601: the day that templates write as today; None is today."""
-    loss_on: LossOn = "assistant"
-    schema: str | None = None
-    """None finds each record's by its fields."""
-    names: RecordNames = field(default_factory=RecordNames)
-    """What fields and roles mean whose names are not standard."""
-    end_token: str | None = None
-    """What ends a plain text; None takes the tokenizer's ``eos_token``."""
-    max_record_bytes: int = 1 << 24
-    """Longest text of a record."""
+from megatron_packing.tokenizers.tokenizer import token_dtype
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeVar
 
 from megatron_packing.records.batches import RecordBatch
-from megatron_packing.tokenize.encoder import EncodedBatch, Encoder, EncoderOptions
+from megatron_packing.tokenize.encoder import EncodedBatch, Encoder
+from megatron_packing.tokenize.options import EncoderOptions
 
 PARALLELISM = "TOKENIZERS_PARALLELISM"
 """The environment variable that turns the threads of the library ``tokenizers`` on or off."""

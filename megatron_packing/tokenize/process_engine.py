@@ -18,8 +18,9 @@ from pathlib import Path
 
 from megatron_packing.errors import InputError
 from megatron_packing.records.batches import RecordBatch
-from megatron_packing.tokenize.encoder import EncodedBatch, Encoder, EncoderOptions
+from megatron_packing.tokenize.encoder import EncodedBatch, Encoder
 from megatron_packing.tokenize.engine import PARALLELISM, Encoders, Results, in_order
+from megatron_packing.tokenize.options import EncoderOptions
 
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _SECONDS_FOR_PARENT = 2.0

@@ -13,8 +13,9 @@ from typing import Any
 from megatron_packing.counted import counted
 from megatron_packing.errors import InputError, missing
 from megatron_packing.records.batches import RecordBatch
-from megatron_packing.tokenize.encoder import EncodedBatch, Encoder, EncoderOptions
+from megatron_packing.tokenize.encoder import EncodedBatch, Encoder
 from megatron_packing.tokenize.engine import PARALLELISM, Encoders, Results, in_order
+from megatron_packing.tokenize.options import EncoderOptions
 
 _WAIT_SECONDS = 10
 

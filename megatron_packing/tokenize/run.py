@@ -13,12 +13,11 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from megatron_packing.chat.find_template import find_templates
-from megatron_packing.chat.turns import LossOn
 from megatron_packing.corpus.storage import corpus_path, is_remote
 from megatron_packing.errors import InputError
 from megatron_packing.records.batches import RecordBatch
@@ -27,9 +26,8 @@ from megatron_packing.records.inputs import InputFile, find_changed, find_inputs
 from megatron_packing.records.readers import read_batches
 from megatron_packing.records.storage import StorageError, was_replaced
 from megatron_packing.schemas.conversations import SCHEMAS
-from megatron_packing.schemas.record_fields import RecordNames
-from megatron_packing.tokenize.encoder import EncoderOptions
 from megatron_packing.tokenize.engine import Engine, InProcessEngine, Results
+from megatron_packing.tokenize.options import EncoderOptions, EncodingOptions
 from megatron_packing.tokenize.process_engine import ProcessEngine
 from megatron_packing.tokenize.provenance import describe_corpus, describe_job
 from megatron_packing.tokenize.unfinished import (
@@ -42,45 +40,34 @@ from megatron_packing.tokenizers.process import find_tokenizer_apart
 from megatron_packing.tokenizers.tokenizer import token_dtype
 
 EngineName = Literal["local", "ray"]
+OnBadRecord = Literal["error", "skip"]
 
 LARGEST_LIMIT = 1 << 31
 """``max_record_bytes`` is less than this."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TokenizeOptions:
+class TokenizeOptions(EncodingOptions):
     """What is tokenized, and how."""
 
     inputs: Sequence[str | Path]
     """Paths, globs and URLs of records, read in this order."""
     output_prefix: Path
+    """The prefix of the new corpus."""
     tokenizer: str
-    """A folder, a file or a name: see ``find_tokenizer``."""
+    """A folder, a file or a name; see ``find_tokenizer``."""
     chat_template: str | Path | None = None
-    """A Jinja file or a name: see ``find_templates``; None takes the tokenizer's own template."""
-    allow_other_template: bool = False
-    """Go on, and count, where the template leaves out parts of a record that are not trained, or
-    ends answers without a special token of the tokenizer."""
-    template_arguments: dict[str, Any] = field(default_factory=dict)
-    """More variables for the template, such as ``enable_thinking``."""
-    date: str | None = None
-    """ISO 8601: the day that templates write as today; None is today."""
-    loss_on: LossOn = "assistant"
-    schema: str | None = None
-    """One of ``SCHEMAS``; None finds each record's by its fields."""
-    names: RecordNames = field(default_factory=RecordNames)
-    """What fields and roles mean whose names are not standard."""
-    end_token: str | None = None
-    """What ends a plain text; None takes the tokenizer's ``eos_token``."""
-    on_bad_record: Literal["error", "skip"] = "error"
-    max_record_bytes: int = 1 << 24
+    """A Jinja file or a name; see ``find_templates``. None uses the tokenizer's own template."""
+    on_bad_record: OnBadRecord = "error"
+    """Stop at the first bad record, or write bad records to ``PREFIX_rejects.jsonl``."""
     engine: EngineName = "local"
+    """Processes of this machine, or a Ray cluster."""
     workers: int | None = 1
-    """How many encode at a time; None is one for each core."""
+    """The number of encoders; None is one per core."""
     restart: bool = False
-    """Throw away what an unfinished run did."""
+    """Discard the work of an unfinished run."""
     checkpoint_seconds: float = 10.0
-    """How often what was done is made certain: at most so much is lost when a run is killed."""
+    """Seconds between checkpoints; a killed run loses at most this much."""
 
 
 def tokenize(
@@ -191,19 +178,7 @@ def _make_engine(name: EngineName, workers: int | None) -> Engine:
 def _encoder_options(options: TokenizeOptions) -> EncoderOptions:
     source = find_tokenizer_apart(options.tokenizer)
     template, tool_template = find_templates(source, options.chat_template)
-    return EncoderOptions(
-        tokenizer=source,
-        chat_template=template,
-        tool_template=tool_template,
-        allow_other_template=options.allow_other_template,
-        template_arguments=options.template_arguments,
-        date=options.date,
-        loss_on=options.loss_on,
-        schema=options.schema,
-        names=options.names,
-        end_token=options.end_token,
-        max_record_bytes=options.max_record_bytes,
-    )
+    return EncoderOptions.with_template(options, source, template, tool_template)
 
 
 def _unread(

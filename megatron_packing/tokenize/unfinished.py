@@ -305,11 +305,9 @@ class UnfinishedCorpus:
     def _check_same(self, job: dict[str, Any]) -> None:
         changed = self._changed(job)
         if changed:
-            is_one = len(changed) == 1 and not changed[0].endswith("s")
             raise InputError(
-                f"{self.folder} holds an unfinished run of which {', '.join(changed)} "
-                f"{'was' if is_one else 'were'} different; finish it with the same "
-                f"inputs and options, or begin anew with --restart"
+                f"{self.folder} holds an unfinished run that differs in {', '.join(changed)}; "
+                f"resume it with the same inputs and options, or start over with --restart"
             )
 
     def _read_state(self, restart: bool) -> dict[str, Any] | None:

@@ -19,7 +19,8 @@ from megatron_packing.records.inputs import find_inputs
 from megatron_packing.records.readers import read_batches
 from megatron_packing.records.record import RecordError
 from megatron_packing.schemas.conversations import read_record
-from megatron_packing.tokenize.encoder import Encoder, EncoderOptions
+from megatron_packing.tokenize.encoder import Encoder
+from megatron_packing.tokenize.options import EncoderOptions
 from megatron_packing.tokenizers.tokenizer import find_tokenizer
 from tests.schemas.formats import (
     AXOLOTL,

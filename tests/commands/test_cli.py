@@ -233,7 +233,7 @@ def test_ctrl_c_says_that_tokenizing_goes_on(
     command += ["--output-prefix", str(tmp_path / "x"), "--tokenizer", str(chitchat / "tokenizer")]
     monkeypatch.setattr(unfinished.UnfinishedCorpus, "publish", interrupted)
     assert main([*command, "--checkpoint-seconds", "0"]) == 130
-    line = "megatron-packing: error: interrupted; the same command goes on where it stopped\n"
+    line = "megatron-packing: error: interrupted; run the same command again to resume\n"
     assert capsys.readouterr().err == line
     monkeypatch.undo()
     assert main(command) == 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from megatron_packing.tokenize.encoder import EncoderOptions
+from megatron_packing.tokenize.options import EncoderOptions
 from megatron_packing.tokenizers.tokenizer import find_tokenizer
 
 

@@ -132,7 +132,7 @@ def test_workers_end_with_their_parent_and_the_run_goes_on(chitchat, tmp_path, n
     else:
         assert process.returncode == 130, errors.decode()
         assert errors.decode().splitlines()[-1] == (
-            "megatron-packing: error: interrupted; the same command goes on where it stopped"
+            "megatron-packing: error: interrupted; run the same command again to resume"
         )
     deadline = time.monotonic() + 120
     while session_of(process.pid) and time.monotonic() < deadline:

@@ -402,9 +402,9 @@ class TestGoingOn:
     ):
         stopped()
         path = some_conversations
-        with pytest.raises(InputError, match=r"of which loss_on was different; .* --restart"):
+        with pytest.raises(InputError, match=r"that differs in loss_on; .* --restart"):
             run(path, loss_on="all")
-        with pytest.raises(InputError, match=r"of which inputs were different"):
+        with pytest.raises(InputError, match=r"that differs in inputs"):
             run(path, few_conversations)
         run(path, loss_on="all", restart=True)
         assert not Corpus(tmp_path / "out" / "corpus").has_loss_mask
@@ -447,7 +447,7 @@ class TestGoingOn:
         job = json.loads((folder / "job.json").read_text())
         job["versions"]["tokenizers"] = "0.1"
         (folder / "job.json").write_text(json.dumps(job))
-        with pytest.raises(InputError, match="of which versions were different"):
+        with pytest.raises(InputError, match="that differs in versions"):
             run(some_conversations)
 
     @pytest.mark.parametrize("num_renamed", range(5))
@@ -468,7 +468,7 @@ class TestGoingOn:
         assert not (tmp_path / "out" / "corpus.idx").exists()
         monkeypatch.undo()
         if num_renamed % 2:
-            with pytest.raises(InputError, match="of which loss_on was different"):
+            with pytest.raises(InputError, match="that differs in loss_on"):
                 run(few_conversations, loss_on="all")
             run(few_conversations, loss_on="all", restart=True)
         else:
