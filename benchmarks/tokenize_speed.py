@@ -35,7 +35,8 @@ from megatron_packing.tokenize.options import EncoderOptions
 from megatron_packing.tokenize.provenance import describe_job
 from megatron_packing.tokenize.run import TokenizeOptions, tokenize
 from megatron_packing.tokenize.unfinished import Progress, UnfinishedCorpus
-from megatron_packing.tokenizers.tokenizer import TokenizerSource, find_tokenizer
+from megatron_packing.tokenizers.find import find_tokenizer
+from megatron_packing.tokenizers.source import TokenizerSource
 
 console = Console(highlight=False)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron_packing.errors import InputError
-from megatron_packing.tokenizers.tokenizer import TokenizerSource
+from megatron_packing.tokenizers.source import TokenizerSource
 
 _FOR_TOOLS = "tool_use"
 

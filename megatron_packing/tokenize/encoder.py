@@ -24,13 +24,13 @@ from megatron_packing.schemas.conversations import (
 from megatron_packing.schemas.media_placeholders import placeholder_notes
 from megatron_packing.schemas.record_fields import RecordNames
 from megatron_packing.tokenize.options import EncoderOptions
+from megatron_packing.tokenizers.source import token_dtype
 from megatron_packing.tokenizers.text_tokenizer import (
     TokenizedText,
     any_of,
     split_at_edges,
     trained_tokens,
 )
-from megatron_packing.tokenizers.tokenizer import token_dtype
 
 
 @dataclass(frozen=True, slots=True)

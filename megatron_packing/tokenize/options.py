@@ -8,7 +8,7 @@ from typing import Any
 
 from megatron_packing.chat.turns import LossOn
 from megatron_packing.schemas.record_fields import RecordNames
-from megatron_packing.tokenizers.tokenizer import TokenizerSource
+from megatron_packing.tokenizers.source import TokenizerSource
 
 # A field that is added here is a field of TokenizeOptions and EncoderOptions, and an unfinished run
 # can be resumed only with the same value. Its flag is in commands/tokenize.py.

@@ -37,7 +37,7 @@ from megatron_packing.tokenize.unfinished import (
     unfinished_path,
 )
 from megatron_packing.tokenizers.process import find_tokenizer_apart
-from megatron_packing.tokenizers.tokenizer import token_dtype
+from megatron_packing.tokenizers.source import token_dtype
 
 EngineName = Literal["local", "ray"]
 OnBadRecord = Literal["error", "skip"]

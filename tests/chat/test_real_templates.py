@@ -21,7 +21,7 @@ from megatron_packing.records.record import RecordError
 from megatron_packing.schemas.conversations import read_record
 from megatron_packing.tokenize.encoder import Encoder
 from megatron_packing.tokenize.options import EncoderOptions
-from megatron_packing.tokenizers.tokenizer import find_tokenizer
+from megatron_packing.tokenizers.find import find_tokenizer
 from tests.schemas.formats import (
     AXOLOTL,
     DEEPSEEK,

@@ -16,7 +16,7 @@ from megatron_packing.commands.tokenize import add_arguments
 from megatron_packing.tokenize.options import EncoderOptions, EncodingOptions
 from megatron_packing.tokenize.provenance import describe_job
 from megatron_packing.tokenize.run import TokenizeOptions
-from megatron_packing.tokenizers.tokenizer import find_tokenizer
+from megatron_packing.tokenizers.find import find_tokenizer
 
 HI = {"sender": "bing_user", "text": "Hi"}
 HO = {"sender": "bing", "text": "Ho", "time": 3}
