@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a chat template writes each part of a conversation.
+"""Finds where a chat template writes each part of a conversation.
 
-A conversation is rendered once more with a tag of noncharacters inside each of its parts: contents,
-thoughts, tool calls and their arguments, and the definitions of tools. Without its tags that text
-must be the one that is used; the tags then tell where each part was written, and which were not.
-Unlike watching what a template reads, this also holds for templates that read all messages before
-they write the first, and for those that read a part and do not write it.
+The conversation is rendered again with a tag of noncharacters inside each of its parts: contents,
+thoughts, tool calls and their arguments, and definitions of tools. If the text without the tags is
+the original text, the tags show where each part was written, and which parts were not. Unlike
+``message_watch``, this also works for templates that read all messages before they write the first,
+and for those that read a part but do not write it.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
 
-from megatron_packing.chat.template import THOUGHTS, ChatTemplate, Rendering
+from megatron_packing.chat.message_form import THOUGHTS, function_of, with_function
+from megatron_packing.chat.template import ChatTemplate, Rendering
 from megatron_packing.records.record import RecordError
 from megatron_packing.schemas.conversations import Conversation, Message
 
-# A tag is its opening, the part's number in sixteen digits, and its closing.
+# A tag is an opening character, the part's number in hexadecimal, and a closing character.
 _DIGITS = [chr(0xFDD3 + digit) for digit in range(16)]
 _TAG = re.compile(f"\ufdd2([{_DIGITS[0]}-{_DIGITS[-1]}]+)\ufde3")
 _OF_TAGS = re.compile("[\ufdd2-\ufde3]")
-# Found in a text, one so long is not there by chance.
+# A content of this many characters does not occur in a text by chance.
 _LONG = 16
 
 Kind = Literal["content", "thoughts", "tool call", "tool call's arguments", "tool"]
@@ -34,26 +35,26 @@ Kind = Literal["content", "thoughts", "tool call", "tool call's arguments", "too
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Something that a record says."""
+    """A piece of text of a conversation."""
 
     message: int | None
-    """Which message says it; None for the definition of a tool."""
+    """The number of its message; None for the definition of a tool."""
     kind: Kind
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class PartPlaces:
-    """The parts of a conversation, and where its text has them."""
+    """The parts of a conversation, and where the rendered text contains them."""
 
     parts: list[Part]
     places: list[list[int]] | None
-    """For each part, the characters of the text inside it; None where that cannot be known, since
-    the template writes a text with tags differently."""
+    """For each part, the offset of one character of each occurrence. None if that is unknown
+    because tags change the rendering."""
     text: str
 
     def missing(self) -> list[Part]:
-        """The parts that the text has not."""
+        """Return the parts that the text does not contain."""
         if self.places is not None:
             return [part for part, found in zip(self.parts, self.places, strict=True) if not found]
         without_space = "".join(self.text.split())
@@ -66,7 +67,7 @@ class PartPlaces:
         ]
 
     def of_messages(self) -> list[tuple[int, int]] | None:
-        """The places of all parts of messages in order, each with the message's number."""
+        """Return the offsets of all parts of messages in order, each with the message's number."""
         if self.places is None:
             return None
         return sorted(
@@ -83,9 +84,9 @@ def find_parts(
     """Find the parts of a conversation in its rendering.
 
     Args:
-        template: Which rendered it.
-        conversation: What was rendered.
-        rendering: Its text, and what was generated of it; nothing where that is of no matter.
+        template: The template that rendered the conversation.
+        conversation: The conversation.
+        rendering: Its text, and its generated spans if they must stay the same.
     """
     parts: list[Part] = []
     for place in (_middle, _end):
@@ -107,9 +108,9 @@ def find_parts(
 
 
 def is_written_whole(conversation: Conversation, text: str) -> bool:
-    """Whether all parts are long contents that stand in the text one after another.
+    """Whether all parts are long contents that follow one another in the text.
 
-    That is quick to see. Where it does not hold the parts may be there all the same.
+    This is a fast check: if it is False, the text may contain all parts nevertheless.
     """
     if conversation.tools:
         return False
@@ -126,7 +127,7 @@ def is_written_whole(conversation: Conversation, text: str) -> bool:
 
 
 class _Tagger:
-    """Puts tags into messages and tools and notes what they are in."""
+    """Puts tags into messages and tools, and lists the tagged parts."""
 
     def __init__(self, place: Callable[[str], int]) -> None:
         self.parts: list[Part] = []
@@ -148,11 +149,10 @@ class _Tagger:
         return tagged
 
     def tool(self, tool: Any) -> Any:
-        inner = tool.get("function", tool) if isinstance(tool, dict) else None
+        inner = function_of(tool) if isinstance(tool, dict) else None
         if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
             return tool
-        changed = {**inner, "name": self._tagged(None, "tool", inner["name"])}
-        return changed if inner is tool else {**tool, "function": changed}
+        return with_function(tool, {**inner, "name": self._tagged(None, "tool", inner["name"])})
 
     def _content(self, number: int, message: Message) -> str:
         content = str(message["content"])
@@ -169,7 +169,7 @@ class _Tagger:
         )
 
     def _call(self, number: int, call: dict[str, Any]) -> dict[str, Any]:
-        function = call.get("function", call)
+        function = function_of(call)
         changed = {**function, "name": self._tagged(number, "tool call", function["name"])}
         arguments = function.get("arguments")
         if isinstance(arguments, dict):
@@ -177,7 +177,7 @@ class _Tagger:
                 self._tagged(number, "tool call's arguments", key): value
                 for key, value in arguments.items()
             }
-        return {**call, "function": changed} if "function" in call else changed
+        return with_function(call, changed)
 
     def _tagged(self, message: int | None, kind: Kind, text: str) -> str:
         if not text.strip():
@@ -189,7 +189,7 @@ class _Tagger:
 
 
 def _middle(text: str) -> int:
-    """Inside a text, so that what it starts and ends with stays what it was."""
+    """Return the middle of a text, so that its start and its end stay the same."""
     stripped = len(text.strip())
     return len(text) - len(text.lstrip()) + (stripped + 1) // 2
 
@@ -199,8 +199,8 @@ def _end(text: str) -> int:
 
 
 def _without_tags(rendering: Rendering, num_parts: int) -> tuple[Rendering, list[list[int]]]:
-    """Take the tags out of a rendering and say where each part's were."""
-    pieces = _TAG.split(rendering.text)  # texts and the digits of tags in turn
+    """Remove the tags from a rendering and return the offsets of each part."""
+    pieces = _TAG.split(rendering.text)  # texts alternate with the digits of tags
     texts, tags = pieces[::2], pieces[1::2]
     edges = list(accumulate(map(len, texts)))
     places: list[list[int]] = [[] for _ in range(num_parts)]

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_packing.chat.rendered_conversation import RenderedConversation
 from megatron_packing.chat.template import ChatTemplate, Span
-from megatron_packing.chat.turns import RenderedConversation, TurnFinder
+from megatron_packing.chat.turns import TurnFinder
 from megatron_packing.errors import InputError
 from megatron_packing.records.batches import RecordBatch
 from megatron_packing.records.record import RecordError
