@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeVar
 
 from megatron_packing.records.batches import RecordBatch
-from megatron_packing.tokenize.encoder import EncodedBatch, Encoder
+from megatron_packing.tokenize.encoded_batch import EncodedBatch
+from megatron_packing.tokenize.encoder import Encoder
 from megatron_packing.tokenize.options import EncoderOptions
 
 PARALLELISM = "TOKENIZERS_PARALLELISM"

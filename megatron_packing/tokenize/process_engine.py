@@ -18,7 +18,8 @@ from pathlib import Path
 
 from megatron_packing.errors import InputError
 from megatron_packing.records.batches import RecordBatch
-from megatron_packing.tokenize.encoder import EncodedBatch, Encoder
+from megatron_packing.tokenize.encoded_batch import EncodedBatch
+from megatron_packing.tokenize.encoder import Encoder
 from megatron_packing.tokenize.engine import PARALLELISM, Encoders, Results, in_order
 from megatron_packing.tokenize.options import EncoderOptions
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``PREFIX_corpus.json``: what a corpus was made from, and how."""
+"""Describes what a corpus is made from, and how: ``PREFIX_corpus.json``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import megatron_packing
 from megatron_packing.records.inputs import InputFile
 from megatron_packing.tokenize.options import EncoderOptions
-from megatron_packing.tokenize.unfinished import Progress
+from megatron_packing.tokenize.progress import Progress
 
 _PACKAGES = ("jinja2", "mistral-common", "numpy", "tiktoken", "tokenizers", "transformers")
 
@@ -47,13 +47,13 @@ def describe_corpus(
     lengths: NDArray[np.int32],
     vocabulary_size: int,
 ) -> dict[str, Any]:
-    """The record that lies beside a corpus. It is the same for the same corpus.
+    """Return the content of ``PREFIX_corpus.json``. Equal corpora have equal records.
 
     Args:
-        inputs: What was read.
+        inputs: The inputs.
         digests: SHA-256 and bytes of each input.
         options: How records were encoded.
-        progress: What they became.
+        progress: The counts of the finished run.
         lengths: Shape ``(num_documents,)``: tokens of each document.
         vocabulary_size: The tokenizer's highest token + 1.
     """

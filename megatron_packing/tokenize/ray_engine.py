@@ -13,7 +13,8 @@ from typing import Any
 from megatron_packing.counted import counted
 from megatron_packing.errors import InputError, missing
 from megatron_packing.records.batches import RecordBatch
-from megatron_packing.tokenize.encoder import EncodedBatch, Encoder
+from megatron_packing.tokenize.encoded_batch import EncodedBatch
+from megatron_packing.tokenize.encoder import Encoder
 from megatron_packing.tokenize.engine import PARALLELISM, Encoders, Results, in_order
 from megatron_packing.tokenize.options import EncoderOptions
 

@@ -237,7 +237,7 @@ def test_ctrl_c_says_that_tokenizing_goes_on(
     assert capsys.readouterr().err == line
     monkeypatch.undo()
     assert main(command) == 0
-    assert "going on after 200 records" in capsys.readouterr().err
+    assert "resuming after 200 records" in capsys.readouterr().err
 
 
 def test_bad_command_lines_are_refused_by_name(corpus, index, tmp_path, capsys):

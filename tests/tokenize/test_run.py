@@ -177,12 +177,12 @@ def test_what_cannot_be_read_is_named(run, write_jsonl, tmp_path):
         run(good, schema="xml")
     with pytest.raises(InputError, match="--max-record-bytes is 0"):
         run(good, max_record_bytes=0)
-    with pytest.raises(InputError, match=r"--end-token is '<end>', which is no token of"):
+    with pytest.raises(InputError, match=r"--end-token is '<end>', which is not a token of"):
         run(good, end_token="<end>")
     for content, what in (("", "empty"), (" ", "only blank lines"), ("[]", "an empty array")):
         path = write_jsonl(name="empty.jsonl")
         path.write_text(content)
-        with pytest.raises(InputError, match=rf"holds no record \({what}\), nothing was written"):
+        with pytest.raises(InputError, match=rf"holds no record \({what}\); nothing was written"):
             run(path)
 
 
@@ -225,7 +225,7 @@ def test_bad_records_are_skipped_counted_and_written_down(run, write_jsonl, tmp_
 
 def test_records_of_which_none_is_good_make_no_corpus(run, write_jsonl, tmp_path):
     with pytest.raises(
-        InputError, match=r"holds no record that can be used, .* first of 1: .*not JSON"
+        InputError, match=r"holds no record that can be used, .* the reject is .*not JSON"
     ):
         run(write_jsonl("{"), on_bad_record="skip")
     assert list((tmp_path / "out").iterdir()) == []
@@ -413,7 +413,7 @@ class TestGoingOn:
         folder = stopped()
         path = some_conversations
         os.truncate(folder / "tokens", 10)
-        with pytest.raises(InputError, match=r"tokens has 10 bytes where .*--restart"):
+        with pytest.raises(InputError, match=r"tokens has 10 bytes, but .*--restart"):
             run(path)
         (folder / "state.json").write_text("{")
         with pytest.raises(InputError, match=r"state.json is damaged .*--restart"):
