@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from megatron_packing.chat.message_parts import PartPlaces
+from megatron_packing.chat.message_parts import LocatedParts
 from megatron_packing.chat.template import Span
 from megatron_packing.records.record import RecordError
 
 
 def spans_of_turns(
-    generated: list[Span], found: PartPlaces, answers: list[int], turns: list[int]
+    generated: list[Span], found: LocatedParts, answers: list[int], turns: list[int]
 ) -> tuple[dict[int, list[Span]], list[Span]]:
     """Find the spans of each trained turn.
 
@@ -31,18 +31,18 @@ def spans_of_turns(
     Raises:
         RecordError: It is unclear whether a span belongs to a trained turn.
     """
-    places = found.of_messages()
-    if places is None:
+    offsets = found.of_messages()
+    if offsets is None:
         raise _unclear()
     of_turns: dict[int, list[Span]] = {turn: [] for turn in turns}
     of_some: list[Span] = []
     latest = -1
     for start, stop in generated:
-        first, after = bisect_left(places, (start,)), bisect_left(places, (stop,))
-        owners = sorted({message for _, message in places[first:after]})
+        first, after = bisect_left(offsets, (start,)), bisect_left(offsets, (stop,))
+        owners = sorted({message for _, message in offsets[first:after]})
         if not owners:
-            earliest = places[first - 1][1] if first else 0
-            last = places[after][1] if after < len(places) else answers[-1]
+            earliest = offsets[first - 1][1] if first else 0
+            last = offsets[after][1] if after < len(offsets) else answers[-1]
             owners = [answer for answer in answers if earliest <= answer <= last]
         if not owners or owners[0] < latest:
             raise _unclear()

@@ -44,19 +44,19 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class PartPlaces:
+class LocatedParts:
     """The parts of a conversation, and where the rendered text contains them."""
 
     parts: list[Part]
-    places: list[list[int]] | None
+    offsets: list[list[int]] | None
     """For each part, the offset of one character of each occurrence. None if that is unknown
     because tags change the rendering."""
     text: str
 
     def missing(self) -> list[Part]:
         """Return the parts that the text does not contain."""
-        if self.places is not None:
-            return [part for part, found in zip(self.parts, self.places, strict=True) if not found]
+        if self.offsets is not None:
+            return [part for part, found in zip(self.parts, self.offsets, strict=True) if not found]
         without_space = "".join(self.text.split())
         return [
             part
@@ -68,19 +68,19 @@ class PartPlaces:
 
     def of_messages(self) -> list[tuple[int, int]] | None:
         """Return the offsets of all parts of messages in order, each with the message's number."""
-        if self.places is None:
+        if self.offsets is None:
             return None
         return sorted(
-            (place, part.message)
-            for part, places in zip(self.parts, self.places, strict=True)
+            (offset, part.message)
+            for part, offsets in zip(self.parts, self.offsets, strict=True)
             if part.message is not None
-            for place in places
+            for offset in offsets
         )
 
 
 def find_parts(
     template: ChatTemplate, conversation: Conversation, rendering: Rendering
-) -> PartPlaces:
+) -> LocatedParts:
     """Find the parts of a conversation in its rendering.
 
     Args:
@@ -89,8 +89,8 @@ def find_parts(
         rendering: Its text, and its generated spans if they must stay the same.
     """
     parts: list[Part] = []
-    for place in (_middle, _end):
-        tagger = _Tagger(place)
+    for insert_at in (_middle, _end):
+        tagger = _Tagger(insert_at)
         messages = [tagger.message(*item) for item in enumerate(conversation.messages)]
         tools = conversation.tools and [tagger.tool(tool) for tool in conversation.tools]
         parts = tagger.parts
@@ -100,11 +100,11 @@ def find_parts(
             tagged = template.render_marked(messages, tools, conversation.template_arguments)
         except RecordError:
             continue
-        plain, places = _without_tags(tagged, len(parts))
+        plain, offsets = _without_tags(tagged, len(parts))
         same_marks = not rendering.generated or plain.generated == rendering.generated
         if plain.text == rendering.text and same_marks:
-            return PartPlaces(parts, places, rendering.text)
-    return PartPlaces(parts, None, rendering.text)
+            return LocatedParts(parts, offsets, rendering.text)
+    return LocatedParts(parts, None, rendering.text)
 
 
 def is_written_whole(conversation: Conversation, text: str) -> bool:
@@ -114,24 +114,24 @@ def is_written_whole(conversation: Conversation, text: str) -> bool:
     """
     if conversation.tools:
         return False
-    place = 0
+    offset = 0
     for message in conversation.messages:
         content = (message["content"] or "").strip()
         if len(message) > 2 or len(content) < _LONG or "</think>" in content:
             return False
-        place = text.find(content, place)
-        if place < 0:
+        offset = text.find(content, offset)
+        if offset < 0:
             return False
-        place += len(content)
+        offset += len(content)
     return True
 
 
 class _Tagger:
     """Puts tags into messages and tools, and lists the tagged parts."""
 
-    def __init__(self, place: Callable[[str], int]) -> None:
+    def __init__(self, insert_at: Callable[[str], int]) -> None:
         self.parts: list[Part] = []
-        self._place = place
+        self._insert_at = insert_at
 
     def message(self, number: int, message: Message) -> Message:
         tagged = dict(message)
@@ -184,8 +184,8 @@ class _Tagger:
             return text
         digits = "".join(_DIGITS[int(digit, 16)] for digit in f"{len(self.parts):x}")
         self.parts.append(Part(message, kind, text.strip()))
-        place = self._place(text)
-        return f"{text[:place]}\ufdd2{digits}\ufde3{text[place:]}"
+        offset = self._insert_at(text)
+        return f"{text[:offset]}\ufdd2{digits}\ufde3{text[offset:]}"
 
 
 def _middle(text: str) -> int:
@@ -203,12 +203,12 @@ def _without_tags(rendering: Rendering, num_parts: int) -> tuple[Rendering, list
     pieces = _TAG.split(rendering.text)  # texts alternate with the digits of tags
     texts, tags = pieces[::2], pieces[1::2]
     edges = list(accumulate(map(len, texts)))
-    places: list[list[int]] = [[] for _ in range(num_parts)]
+    offsets: list[list[int]] = [[] for _ in range(num_parts)]
     for tag, edge in zip(tags, edges, strict=False):
         number = int("".join(f"{ord(digit) - 0xFDD3:x}" for digit in tag), 16)
         if number < num_parts:
             # The tag follows a character of its part.
-            places[number].append(max(edge - 1, 0))
+            offsets[number].append(max(edge - 1, 0))
     lengths = [len(tag) + 2 for tag in tags]
     starts = [match.start() for match in _TAG.finditer(rendering.text)]
     removed = [0, *accumulate(lengths)]
@@ -216,7 +216,7 @@ def _without_tags(rendering: Rendering, num_parts: int) -> tuple[Rendering, list
         (start - removed[bisect_right(starts, start - 1)], stop - removed[_before(starts, stop)])
         for start, stop in rendering.generated
     ]
-    return Rendering("".join(texts), generated), places
+    return Rendering("".join(texts), generated), offsets
 
 
 def _before(starts: list[int], stop: int) -> int:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 from megatron_packing.chat.message_form import THOUGHTS, function_of
-from megatron_packing.chat.message_parts import Part, PartPlaces, find_parts, is_written_whole
+from megatron_packing.chat.message_parts import LocatedParts, Part, find_parts, is_written_whole
 from megatron_packing.chat.template import ChatTemplate, Rendering
 from megatron_packing.records.record import RecordError
 from megatron_packing.schemas.conversations import Conversation, Message
@@ -42,7 +42,7 @@ def check_written(
     conversation: Conversation,
     turns: list[int],
     text: str,
-    places: PartPlaces | None,
+    located: LocatedParts | None,
     allow_other_template: bool,
 ) -> tuple[str, ...]:
     """Find the parts of a conversation that its text does not contain.
@@ -55,7 +55,7 @@ def check_written(
         conversation: The conversation.
         turns: The numbers of its trained messages.
         text: Its text.
-        places: The offsets of its parts; None if they are not known yet.
+        located: The offsets of its parts; None if they are not known yet.
         allow_other_template: Count omissions of untrained parts instead of refusing them.
 
     Returns:
@@ -68,9 +68,9 @@ def check_written(
     unread = sorted(set(conversation.template_arguments) - template.reads)
     left_out = [f"argument {name}" for name in unread]
     notes = set()
-    if places is None and not is_written_whole(conversation, text):
-        places = find_parts(template, conversation, Rendering(text))
-    for part in places.missing() if places is not None else ():
+    if located is None and not is_written_whole(conversation, text):
+        located = find_parts(template, conversation, Rendering(text))
+    for part in located.missing() if located is not None else ():
         if part.message in turns:
             raise _leaves_out(part.message, conversation.messages[part.message])
         if part.kind == "thoughts":

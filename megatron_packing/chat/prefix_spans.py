@@ -180,11 +180,11 @@ class PrefixSpans:
         white space. Tokens of the generation prompt are never end tokens.
         """
         content = (message["content"] or "").strip()
-        place = -1 if message.get("tool_calls") else text.rfind(content, start, stop)
-        if place >= 0 and content:
-            place += len(content)
-            found = list(self._special.finditer(text, place, stop))
-            if found and not text[place : found[0].start()].strip():
+        said = -1 if message.get("tool_calls") else text.rfind(content, start, stop)
+        if said >= 0 and content:
+            said += len(content)
+            found = list(self._special.finditer(text, said, stop))
+            if found and not text[said : found[0].start()].strip():
                 end = found[0].end()
                 for token in found[1:]:
                     if token.start() != end or token[0] in self.openers:
@@ -207,13 +207,13 @@ class PrefixSpans:
         followed by the content.
         """
         found = re.escape(self._prompt) + r"\s*" + re.escape(content.strip())
-        places = [place.start() for place in re.finditer(found, rendered)]
-        if len(places) != 1 or not content.strip():
+        starts = [match.start() for match in re.finditer(found, rendered)]
+        if len(starts) != 1 or not content.strip():
             raise RecordError(
                 "template",
                 "it starts with an assistant message that cannot be located in the rendered text",
             )
-        return rendered[: places[0] + len(self._prompt)]
+        return rendered[: starts[0] + len(self._prompt)]
 
 
 def _checked(

@@ -13,7 +13,7 @@ from typing import Literal
 
 from megatron_packing.chat.marked_spans import spans_of_turns
 from megatron_packing.chat.message_form import THOUGHTS
-from megatron_packing.chat.message_parts import PartPlaces, find_parts
+from megatron_packing.chat.message_parts import LocatedParts, find_parts
 from megatron_packing.chat.omissions import check_holds, check_written, holds
 from megatron_packing.chat.prefix_spans import PrefixSpans
 from megatron_packing.chat.rendered_conversation import RenderedConversation
@@ -66,15 +66,15 @@ class TurnFinder:
             said = (message["content"] or "").strip()
             if not said and not any(map(message.get, ("tool_calls", *THOUGHTS))):
                 raise RecordError("empty answer", f"its assistant message {turn} is empty")
-        places = None
+        located = None
         if self._loss_on == "all":
             found = self._prefixes.of_all_but(conversation, turns)
         elif self._template.has_marks:
-            found, places = self._from_marks(conversation, turns)
+            found, located = self._from_marks(conversation, turns)
         else:
             found = self._prefixes.of_turns(conversation, turns)
         notes = check_written(
-            *(self._template, conversation, turns, found.text, places, self._allow_other_template)
+            *(self._template, conversation, turns, found.text, located, self._allow_other_template)
         )
         return RenderedConversation(found.text, found.trained, found.ends, notes)
 
@@ -97,18 +97,18 @@ class TurnFinder:
 
     def _from_marks(
         self, conversation: Conversation, turns: list[int]
-    ) -> tuple[RenderedConversation, PartPlaces | None]:
+    ) -> tuple[RenderedConversation, LocatedParts | None]:
         messages, tools = conversation.messages, conversation.tools
         answers = _answers(messages)
         rendering = self._template.render_marked(messages, tools, conversation.template_arguments)
         text, generated = rendering.text, rendering.generated
-        places = None
+        located = None
         spans: list[Span] = []
         if turns == answers and _each_holds_its_own(rendering, messages, answers):
             of_turns = {turn: [span] for turn, span in zip(answers, generated, strict=True)}
         else:
-            places = find_parts(self._template, conversation, rendering)
-            of_turns, spans = spans_of_turns(generated, places, answers, turns)
+            located = find_parts(self._template, conversation, rendering)
+            of_turns, spans = spans_of_turns(generated, located, answers, turns)
         ends: list[tuple[int, int]] = []
         for turn, own in of_turns.items():
             check_holds(turn, messages[turn], "".join(text[a:b] for a, b in own))
@@ -120,7 +120,7 @@ class TurnFinder:
             ends.append((turn, self._with_end_token(text, stop)))
             spans += [*own[:-1], (start, ends[-1][1])]
         spans = sorted(span for span in spans if span[0] < span[1])
-        return RenderedConversation(text, spans, ends), places
+        return RenderedConversation(text, spans, ends), located
 
     def _with_end_token(self, text: str, stop: int) -> int:
         """Return the end of a turn, including its end token if the marks leave that out."""

@@ -149,7 +149,7 @@ def print_result(prefix: Path, progress: Done) -> None:
     )
 
 
-def _notes(notes: Mapping[str, int], places: Mapping[str, str]) -> Iterator[str]:
+def _notes(notes: Mapping[str, int], first_places: Mapping[str, str]) -> Iterator[str]:
     """Yield a line for each phrase with its details, the most frequent first."""
     phrases: dict[str, list[tuple[str, int]]] = {}
     for note, count in sorted(notes.items(), key=lambda item: (-item[1], item[0])):
@@ -160,6 +160,6 @@ def _notes(notes: Mapping[str, int], places: Mapping[str, str]) -> Iterator[str]
         more = [f"and {len(named) - _MAX_DETAILS:,} more"] if len(named) > _MAX_DETAILS else []
         counts = [counted(count, "document") for detail, count in details if not detail]
         if phrase == PHRASE:
-            place = places.get(f"{phrase}: {details[0][0]}", "")
+            place = first_places.get(f"{phrase}: {details[0][0]}", "")
             more.append(f"the first {details[0][0]} is in {place}")
         yield f"{phrase}: {', '.join([*counts, *named[:_MAX_DETAILS], *more])}"

@@ -25,7 +25,7 @@ _Handle = TypeVar("_Handle")
 
 
 class Encoders(Protocol):
-    """Started encoders. Their number and place do not change the results."""
+    """Started encoders. The results do not depend on how many there are, or where they run."""
 
     @property
     def vocabulary_size(self) -> int:

@@ -94,14 +94,18 @@ class Progress:
             InputError: Another release, with other fields, wrote the state.
         """
         if set(state) != {one.name for one in fields(cls)}:
-            raise InputError(
-                "another release of megatron-packing started the unfinished run; start over with "
-                "--restart"
-            )
+            raise other_release()
         known = dict(state)
         known["downloaded"] = {number: tuple(pair) for number, pair in state["downloaded"].items()}
         known["position"] = Position(**state["position"])
         return cls(**known)
+
+
+def other_release() -> InputError:
+    """Return the error for an unfinished run whose files have other fields."""
+    return InputError(
+        "another release of megatron-packing started the unfinished run; start over with --restart"
+    )
 
 
 Listener = Callable[[int, int, Progress], None]

@@ -240,12 +240,13 @@ def _check(inputs: list[InputFile], unfinished: UnfinishedCorpus) -> None:
         raise was_replaced(changed.name)
     if progress.num_documents == 0:
         names = ", ".join(file.name for file in inputs[:3]) + (", ..." if len(inputs) > 3 else "")
+        names += " holds" if len(inputs) == 1 else " hold"
         if progress.num_records == 0:
             what = {"array": "an empty array"}.get(inputs[0].format, "only blank lines")
             what = what if inputs[0].size else "empty"
-            raise InputError(f"{names} holds no record ({what}); nothing was written")
+            raise InputError(f"{names} no record ({what}); nothing was written")
         raise InputError(
-            f"{names} holds no record that can be used, so nothing was written; the "
+            f"{names} no record that can be used, so nothing was written; the "
             f"{'' if progress.num_rejects == 1 else 'first '}reject is {unfinished.first_reject()}"
         )
 

@@ -28,7 +28,7 @@ from megatron_packing.files.whole import prefix_lock, sync, write_whole
 from megatron_packing.records.batches import RecordBatch
 from megatron_packing.records.inputs import InputFile
 from megatron_packing.tokenize.encoded_batch import EncodedBatch
-from megatron_packing.tokenize.progress import Progress
+from megatron_packing.tokenize.progress import Progress, other_release
 
 _TOKENS, _MASK, _LENGTHS, _REJECTS = "tokens", "loss_mask", "lengths", "rejects"
 _FILES = (_TOKENS, _MASK, _LENGTHS, _REJECTS)  # these grow during a run
@@ -242,6 +242,8 @@ class UnfinishedCorpus:
     def _changed(self, job: dict[str, Any]) -> list[str]:
         """Return the keys of a job that differ from the unfinished run, and take its date."""
         before = self._read(_JOB) or {}
+        if before and before.keys() != job.keys():
+            raise other_release()
         now = json.loads(json.dumps(job))
         if now["date"] is None:
             now["date"] = before.get("date")

@@ -442,6 +442,14 @@ class TestGoingOn:
         ):
             run(path)
 
+    def test_not_where_another_release_began_it(self, run, some_conversations, stopped):
+        folder = stopped()
+        job = json.loads((folder / "job.json").read_text())
+        job["an option of that release"] = job.pop("max_record_bytes")
+        (folder / "job.json").write_text(json.dumps(job))
+        with pytest.raises(InputError, match=r"another release of .*; start over with --restart"):
+            run(some_conversations)
+
     def test_not_with_other_versions_of_what_it_uses(self, run, some_conversations, stopped):
         folder = stopped()
         job = json.loads((folder / "job.json").read_text())
