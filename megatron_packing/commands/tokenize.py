@@ -216,7 +216,8 @@ def _mapping(option: str, pairs: list[tuple[str, str]]) -> dict[str, str]:
     for name, meaning in pairs:
         if meanings.setdefault(name, meaning) != meaning:
             raise InputError(
-                f"{option} gives {name!r} two meanings, {meanings[name]} and {meaning}"
+                f"{option} gives {name!r} two meanings, {meanings[name]} and {meaning}; "
+                f"give one of them"
             )
     return meanings
 
