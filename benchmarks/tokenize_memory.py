@@ -24,7 +24,7 @@ from rich.console import Console
 console = Console(highlight=False)
 LOADED = """
 import sys, psutil
-from megatron_packing.tokenizers.tokenizer import find_tokenizer
+from megatron_packing.tokenizers.find import find_tokenizer
 tokenizer = find_tokenizer(sys.argv[1]).open()
 print(psutil.Process().memory_info().rss)
 """

@@ -30,11 +30,14 @@ from megatron_packing.records.batches import Position, RecordBatch
 from megatron_packing.records.inputs import find_inputs
 from megatron_packing.records.readers import read_batches
 from megatron_packing.schemas.conversations import Conversation, read_record
-from megatron_packing.tokenize.encoder import Encoder, EncoderOptions
+from megatron_packing.tokenize.encoder import Encoder
+from megatron_packing.tokenize.options import EncoderOptions
+from megatron_packing.tokenize.progress import Progress
 from megatron_packing.tokenize.provenance import describe_job
 from megatron_packing.tokenize.run import TokenizeOptions, tokenize
-from megatron_packing.tokenize.unfinished import Progress, UnfinishedCorpus
-from megatron_packing.tokenizers.tokenizer import TokenizerSource, find_tokenizer
+from megatron_packing.tokenize.unfinished import UnfinishedCorpus
+from megatron_packing.tokenizers.find import find_tokenizer
+from megatron_packing.tokenizers.source import TokenizerSource
 
 console = Console(highlight=False)
 

@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From messages to text by a chat template, and which of the text is trained."""
+"""Renders conversations by a chat template, and finds which parts of the text are trained.
+
+May import: schemas, records, tokenizers, counted, errors. Does not import torch or Megatron.
+"""

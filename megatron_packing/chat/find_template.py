@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the chat templates that a run renders with."""
+"""Finds the chat templates of a run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from megatron_packing.errors import InputError
-from megatron_packing.tokenizers.tokenizer import TokenizerSource
+from megatron_packing.tokenizers.source import TokenizerSource
 
 _FOR_TOOLS = "tool_use"
 
@@ -14,16 +14,20 @@ _FOR_TOOLS = "tool_use"
 def find_templates(
     source: TokenizerSource, file_or_name: str | Path | None
 ) -> tuple[str | None, str | None]:
-    """Find a template, and the one for conversations with tools where that is another.
+    """Find the chat template, and the one for conversations with tools.
 
     Args:
-        source: Whose own templates are taken where none is given. Of several named ones,
-            ``default`` is used, and ``tool_use`` for conversations with tools, as in transformers.
-        file_or_name: A Jinja file, or the name of one of the tokenizer's own templates.
+        source: A tokenizer. As in transformers, its template ``default`` is used if none is given,
+            and ``tool_use`` for conversations with tools.
+        file_or_name: A Jinja file, or the name of one of the tokenizer's templates.
+
+    Returns:
+        The texts of both templates. The first is None if there is no template, the second if
+        conversations with tools use the first.
 
     Raises:
-        InputError: The file cannot be read, there is no template of this name, or the tokenizer's
-            own have no default.
+        InputError: The file cannot be read, there is no template of this name, or the tokenizer has
+            several templates and no default.
     """
     if file_or_name is None:
         if source.chat_template is None and source.named_templates:
@@ -42,7 +46,7 @@ def find_templates(
         known = sorted(named)
         raise InputError(
             f"the chat template {file_or_name} cannot be read: it is neither a file nor one of the "
-            f"tokenizer's own templates ({', '.join(known) or 'it has none'})"
+            f"tokenizer's templates ({', '.join(known) or 'it has none'})"
         )
     try:
         return path.read_text(encoding="utf-8"), None

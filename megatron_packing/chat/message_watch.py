@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages that notice how far a chat template has read them.
+"""Messages that record when a chat template first reads each of them.
 
-A template that reads messages one after another, and never looks at one before its turn or at how
-many there are, has written nothing of a message, nor anything that depends on it, when it first
-reads it. What stands before that place is then the same whatever follows: every prefix of the
-conversation renders to a prefix of the text, and one rendering tells all their lengths. Rendering
-each prefix instead takes time quadratic in turns.
+Many templates read messages in order, and read neither a later message nor the number of messages
+early. When such a template first reads a message, the text so far does not depend on it. So every
+prefix of the conversation renders to a prefix of the text, and one rendering gives the lengths of
+all of them. Rendering each prefix separately takes time quadratic in the number of turns.
 """
 
 from __future__ import annotations
@@ -17,40 +16,40 @@ from megatron_packing.schemas.conversations import Message
 
 
 class MessageWatch:
-    """How long the text was when each message was first read."""
+    """Records the length of the text when each message is first read."""
 
     def __init__(self, num_messages: int) -> None:
         self.length = 0
-        """Characters written so far; whoever collects the text keeps it."""
+        """Characters written so far, set by the code that collects the text."""
         self._num_messages = num_messages
         self._starts: list[int] = []
         self._looked_ahead = False
 
     @property
     def starts(self) -> list[int] | None:
-        """Where each message began; None if the template looked ahead."""
+        """The start of each message in the text; None if the template looked ahead."""
         if self._looked_ahead or len(self._starts) < self._num_messages:
             return None
         return self._starts
 
     def read(self, number: int) -> None:
-        """Note that a message is read."""
+        """Record that a message is read."""
         if number >= len(self._starts):
             if number > len(self._starts):
                 self._looked_ahead = True
             self._starts += [self.length] * (number + 1 - len(self._starts))
 
     def read_all(self) -> None:
-        """Note that something is read that depends on all messages."""
+        """Record that something is read that depends on all messages."""
         if len(self._starts) < self._num_messages:
             self._looked_ahead = True
 
 
 class WatchedMessages(list[Message]):
-    """A list of messages, or what of it follows its first few, that tells a watch what is read.
+    """A list of messages, or a suffix of it, that reports each read to a MessageWatch.
 
-    It is a list, so that a template renders as with any other; only what reads in order, by number
-    or from a number on is told apart, all else counts as reading everything.
+    It is a list, so templates render as usual. Iteration, a message by its number, and a suffix are
+    reported exactly; everything else counts as reading all messages.
     """
 
     def __init__(self, messages: list[Message], watch: MessageWatch, first: int = 0) -> None:
@@ -85,7 +84,7 @@ class WatchedMessages(list[Message]):
         return True
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("watched messages belong to one rendering")
+        raise TypeError("watched messages cannot be copied or pickled")
 
 
 def _reading_all(name: str) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ from megatron_packing.corpus.record import read_corpus_record
 from megatron_packing.corpus.tokenizers_match import check_same_tokenizer
 from megatron_packing.errors import InputError
 from megatron_packing.tokenizers.of_corpus import find_corpus_tokenizer
-from megatron_packing.tokenizers.tokenizer import TokenizerSource
+from megatron_packing.tokenizers.source import TokenizerSource
 
 
 def choose_end_token(

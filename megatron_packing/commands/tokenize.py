@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from megatron_packing.chat.template import GIVEN_VARIABLES
+from megatron_packing.chat.turns import LossOn
 from megatron_packing.errors import InputError
 from megatron_packing.report.tokenizing import (
     print_result,
@@ -17,10 +20,17 @@ from megatron_packing.report.tokenizing import (
 )
 from megatron_packing.schemas.record_names import RecordNames
 from megatron_packing.schemas.table import SCHEMAS
-from megatron_packing.tokenize.engine import signals_interrupt
-from megatron_packing.tokenize.run import LARGEST_LIMIT, TokenizeOptions, tokenize
+from megatron_packing.tokenize.run import (
+    LARGEST_LIMIT,
+    EngineName,
+    OnBadRecord,
+    TokenizeOptions,
+    tokenize,
+)
+from megatron_packing.tokenize.signals import signals_interrupt
 from megatron_packing.tokenize.unfinished import unfinished_path
 
+_DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(TokenizeOptions)}
 _PYTHON_VALUES = {"True": True, "False": False, "None": None}
 
 HELP = "turn conversations or texts into a Megatron corpus with loss masks"
@@ -28,16 +38,16 @@ EXAMPLE = (
     "megatron-packing tokenize chat.jsonl --output-prefix data/chat --tokenizer data/tokenizer"
 )
 JSON_KEYS = {
-    "prefix": "of the corpus that was written",
+    "prefix": "the prefix of the corpus",
     "num_records": "records that were read",
-    "num_documents": "documents that they became",
-    "num_tokens": "tokens of the documents",
+    "num_documents": "documents in the corpus",
+    "num_tokens": "tokens in the corpus",
     "num_trained_tokens": "tokens that are trained",
-    "longest_document": "in tokens",
+    "longest_document": "tokens of the longest document",
     "num_rejects": "records that were not used",
-    "rejects": "records that were not used, by what was wrong with them",
-    "schemas": "documents by the schema of their records",
-    "num_unmarked_answers": "answers that their own marks leave untrained",
+    "rejects": "number of records that were not used, by reason",
+    "schemas": "number of documents, by the schema of their records",
+    "num_unmarked_answers": "answers that their records mark as untrained",
     "unmatched_mappings": "--field and --role mappings that matched nothing in any record",
 }
 
@@ -53,45 +63,58 @@ def add_arguments(parser: ArgumentParser) -> None:
         "opens",
     )
     parser.add_argument(
-        "--output-prefix", type=Path, required=True, metavar="P", help="writes P.bin, P.idx, ..."
+        "--output-prefix",
+        type=Path,
+        required=True,
+        metavar="P",
+        help="write the corpus to P.bin, P.idx and files beside them",
     )
     parser.add_argument(
         "--tokenizer",
         required=True,
         metavar="PATH_OR_NAME",
         help="a Hugging Face folder, a tokenizer.json, a tekken.json, a tiktoken or SentencePiece "
-        "file, or the name of a model that was downloaded",
+        "file, or the name of a downloaded model",
     )
     parser.add_argument(
         "--chat-template",
         metavar="FILE_OR_NAME",
-        help="a Jinja file, or the name of one of the tokenizer's templates (default: its own)",
+        help="a Jinja file, or the name of one of the tokenizer's templates (default: the "
+        "tokenizer's own template)",
     )
     parser.add_argument(
         "--allow-other-template",
         action="store_true",
-        help="go on, and count, where the template leaves out parts of a record that are not "
-        "trained, or ends answers without a special token (default: refuse)",
+        help="accept and count records of which the template leaves out untrained parts or ends "
+        "answers without a special token (default: refuse them)",
     )
     parser.add_argument(
         "--template-argument",
+        dest="template_arguments",
         type=_name_and_value,
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a variable for the template, such as enable_thinking=false",
+        help="a variable for the template, such as enable_thinking=false; may be repeated",
     )
     parser.add_argument(
-        "--date", metavar="YYYY-MM-DD", help="what templates write as today (default: today)"
+        "--date",
+        default=_DEFAULTS["date"],
+        metavar="YYYY-MM-DD",
+        help="the date that templates write as today (default: the day on which the run started)",
     )
     parser.add_argument(
         "--loss-on",
-        choices=("assistant", "last-assistant", "all"),
-        default="assistant",
-        help="what is trained (default: every assistant turn and the token that ends it)",
+        choices=get_args(LossOn),
+        default=_DEFAULTS["loss_on"],
+        help="the messages that are trained (default: assistant, every assistant message and the "
+        "token that ends it)",
     )
     parser.add_argument(
-        "--schema", choices=SCHEMAS, help="of the records (default: found by their fields)"
+        "--schema",
+        choices=SCHEMAS,
+        default=_DEFAULTS["schema"],
+        help="the schema of the records (default: detected from the fields of each record)",
     )
     parser.add_argument(
         "--field",
@@ -113,65 +136,61 @@ def add_arguments(parser: ArgumentParser) -> None:
         "roles have their standard names)",
     )
     parser.add_argument(
-        "--end-token", metavar="TOKEN", help="what ends a plain text (default: eos_token)"
+        "--end-token",
+        default=_DEFAULTS["end_token"],
+        metavar="TOKEN",
+        help="the token that ends a plain text (default: the tokenizer's eos_token)",
     )
     parser.add_argument(
         "--on-bad-record",
-        choices=("error", "skip"),
-        default="error",
-        help="stop at the first bad record (default), or write them to P_rejects.jsonl",
+        choices=get_args(OnBadRecord),
+        default=_DEFAULTS["on_bad_record"],
+        help="stop at the first bad record, or skip bad records and list them in P_rejects.jsonl "
+        "(default: error)",
     )
     parser.add_argument(
         "--max-record-bytes",
         type=int,
-        default=1 << 24,
+        default=_DEFAULTS["max_record_bytes"],
         metavar="N",
-        help="longer records are bad; one may take 105 times its bytes of memory in a worker "
-        "(default: 16 MiB)",
+        help="the most bytes of a record; longer ones are bad. A worker may use 105 times the "
+        f"bytes of its record as memory (default: {_DEFAULTS['max_record_bytes'] >> 20} MiB)",
     )
     parser.add_argument(
         "--engine",
-        choices=("local", "ray"),
-        default="local",
-        help="processes of this machine (default), or a Ray cluster (RAY_ADDRESS)",
+        choices=get_args(EngineName),
+        default=_DEFAULTS["engine"],
+        help="processes of this machine, or a Ray cluster (RAY_ADDRESS) (default: local)",
     )
     parser.add_argument(
-        "--workers", type=int, default=None, metavar="N", help="default: one for each core"
+        "--workers",
+        type=int,
+        default=None,
+        metavar="N",
+        help="the number of workers (default: one per core)",
     )
     parser.add_argument(
-        "--restart", action="store_true", help="throw away what an unfinished run did"
+        "--restart", action="store_true", help="discard the work of an unfinished run"
     )
     parser.add_argument(
         "--checkpoint-seconds",
         type=float,
-        default=10.0,
+        default=_DEFAULTS["checkpoint_seconds"],
         metavar="S",
-        help="what at most is lost when a run is killed (default: 10)",
+        help="seconds between checkpoints; a killed run loses at most this much (default: "
+        f"{_DEFAULTS['checkpoint_seconds']:g})",
     )
 
 
 def run(args: Namespace) -> dict[str, Any]:
     """Tokenize."""
-    options = TokenizeOptions(
-        inputs=tuple(args.inputs),
-        output_prefix=args.output_prefix,
-        tokenizer=args.tokenizer,
-        chat_template=args.chat_template,
-        allow_other_template=args.allow_other_template,
-        template_arguments=dict(args.template_argument),
-        date=args.date,
-        loss_on=args.loss_on,
-        schema=args.schema,
-        names=RecordNames(_mapping("--field", args.field), _mapping("--role", args.role)),
-        end_token=args.end_token,
-        on_bad_record=args.on_bad_record,
-        max_record_bytes=args.max_record_bytes,
-        engine=args.engine,
-        workers=args.workers,
-        restart=args.restart,
-        checkpoint_seconds=args.checkpoint_seconds,
-    )
-    if options.max_record_bytes < LARGEST_LIMIT:  # else it is refused
+    names = RecordNames(_mapping("--field", args.field), _mapping("--role", args.role))
+    given = {
+        one.name: getattr(args, one.name) for one in fields(TokenizeOptions) if one.name in args
+    }
+    given["template_arguments"] = dict(args.template_arguments)
+    options = TokenizeOptions(names=names, **given)
+    if options.max_record_bytes < LARGEST_LIMIT:  # a larger one is refused
         warn_of_memory(options.max_record_bytes)
     try:
         with signals_interrupt(), progress_line() as show:
@@ -179,7 +198,7 @@ def run(args: Namespace) -> dict[str, Any]:
     except KeyboardInterrupt:
         if not unfinished_path(args.output_prefix).exists():
             raise
-        raise KeyboardInterrupt("interrupted; the same command goes on where it stopped") from None
+        raise KeyboardInterrupt("interrupted; run the same command again to resume") from None
     print_result(args.output_prefix, progress)
     values = {"prefix": str(args.output_prefix), "num_rejects": progress.num_rejects}
     return values | {key: getattr(progress, key) for key in JSON_KEYS if key not in values}
@@ -197,7 +216,8 @@ def _mapping(option: str, pairs: list[tuple[str, str]]) -> dict[str, str]:
     for name, meaning in pairs:
         if meanings.setdefault(name, meaning) != meaning:
             raise InputError(
-                f"{option} gives {name!r} two meanings, {meanings[name]} and {meaning}"
+                f"{option} gives {name!r} two meanings, {meanings[name]} and {meaning}; "
+                f"give one of them"
             )
     return meanings
 
@@ -206,8 +226,8 @@ def _name_and_value(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    if name in ("messages", "tools", "documents", "add_generation_prompt"):
-        raise ArgumentTypeError(f"{name} is what the records give, or the run")
+    if name in GIVEN_VARIABLES:
+        raise ArgumentTypeError(f"{name} is set from the records and cannot be given")
     if value in _PYTHON_VALUES:
         return name, _PYTHON_VALUES[value]
     try:

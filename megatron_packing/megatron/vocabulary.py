@@ -113,7 +113,7 @@ def _digests(name: str) -> set[str]:
     digests: set[str] = set()
     for candidate in candidates:
         try:
-            from megatron_packing.tokenizers.tokenizer import find_recorded_forms
+            from megatron_packing.tokenizers.find import find_recorded_forms
 
             digests.update(source.sha256 for source in find_recorded_forms(candidate))
         except Exception as error:

@@ -18,18 +18,19 @@ from megatron_packing.counted import counted
 from megatron_packing.report.console import PlainConsole, console
 from megatron_packing.report.visible import visible
 from megatron_packing.schemas.media_placeholders import PHRASE
-from megatron_packing.tokenize.unfinished import Listener, rejects_path
-from megatron_packing.tokenize.unfinished import Progress as Done
+from megatron_packing.tokenize.progress import Listener
+from megatron_packing.tokenize.progress import Progress as Done
+from megatron_packing.tokenize.unfinished import rejects_path
 
 _SECONDS_BETWEEN_LINES = 30.0
-_NAMED = 20
+_MAX_DETAILS = 20
 _MANY_INPUTS = 100
-_MEMORY_OF_A_BYTE = 105  # 20 GB for a line of 200 MB, measured
+_MEMORY_PER_BYTE = 105  # measured: 20 GB for a line of 200 MB
 
 
 @contextmanager
 def progress_line() -> Iterator[Listener]:
-    """Show progress and speed on standard error; without a terminal, a line every 30 seconds."""
+    """Show progress and speed on standard error; without a terminal, print a line every 30 s."""
     error_console = PlainConsole(stderr=True)
     live = Progress(
         BarColumn(12),
@@ -50,7 +51,7 @@ def progress_line() -> Iterator[Listener]:
         if began is None:
             began = (now, done, progress.num_records, progress.num_tokens)
             if progress.num_records:
-                sys.stderr.write(f"going on after {counted(progress.num_records, 'record')}\n")
+                sys.stderr.write(f"resuming after {counted(progress.num_records, 'record')}\n")
         seconds = max(now - began[0], 1e-9)
         rejects = f", {counted(progress.num_rejects, 'reject')}" if progress.num_rejects else ""
         records_per_second = (progress.num_records - began[2]) / seconds
@@ -71,14 +72,19 @@ def progress_line() -> Iterator[Listener]:
 
 
 def show_search(done: int, total: int) -> None:
-    """With many inputs, print about ten lines that count the inspected inputs."""
+    """With many inputs, print about ten lines that count the inspected inputs.
+
+    Args:
+        done: Inputs that were inspected.
+        total: All inputs.
+    """
     if total >= _MANY_INPUTS and (done == total or done % (total // 10) == 0):
         sys.stderr.write(f"inspected {done:,} of {total:,} inputs\n")
 
 
 def warn_of_memory(max_record_bytes: int) -> None:
     """Warn on standard error if one record may need more memory than this machine has."""
-    needed = max_record_bytes * _MEMORY_OF_A_BYTE
+    needed = max_record_bytes * _MEMORY_PER_BYTE
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > available:
         sys.stderr.write(
@@ -143,7 +149,7 @@ def print_result(prefix: Path, progress: Done) -> None:
     )
 
 
-def _notes(notes: Mapping[str, int], places: Mapping[str, str]) -> Iterator[str]:
+def _notes(notes: Mapping[str, int], first_places: Mapping[str, str]) -> Iterator[str]:
     """Yield a line for each phrase with its details, the most frequent first."""
     phrases: dict[str, list[tuple[str, int]]] = {}
     for note, count in sorted(notes.items(), key=lambda item: (-item[1], item[0])):
@@ -151,9 +157,9 @@ def _notes(notes: Mapping[str, int], places: Mapping[str, str]) -> Iterator[str]
         phrases.setdefault(phrase, []).append((detail, count))
     for phrase, details in phrases.items():
         named = [f"{detail} ({counted(count, 'document')})" for detail, count in details if detail]
-        more = [f"and {len(named) - _NAMED:,} more"] if len(named) > _NAMED else []
+        more = [f"and {len(named) - _MAX_DETAILS:,} more"] if len(named) > _MAX_DETAILS else []
         counts = [counted(count, "document") for detail, count in details if not detail]
         if phrase == PHRASE:
-            place = places.get(f"{phrase}: {details[0][0]}", "")
+            place = first_places.get(f"{phrase}: {details[0][0]}", "")
             more.append(f"the first {details[0][0]} is in {place}")
-        yield f"{phrase}: {', '.join([*counts, *named[:_NAMED], *more])}"
+        yield f"{phrase}: {', '.join([*counts, *named[:_MAX_DETAILS], *more])}"

@@ -1,2 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs that make a corpus of records: workers, checkpoints, provenance."""
+"""Makes a corpus of records: options, encoders, workers, checkpoints and provenance.
+
+May import: chat, schemas, records, tokenizers, corpus, files, counted, errors. Does not import
+torch or Megatron.
+"""

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``PREFIX_corpus.json``: what a corpus was made from, and how."""
+"""Describes what a corpus is made from, and how: ``PREFIX_corpus.json``."""
 
 from __future__ import annotations
 
 import hashlib
 import platform
 from collections.abc import Sequence
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -14,29 +15,26 @@ from numpy.typing import NDArray
 
 import megatron_packing
 from megatron_packing.records.input_file import InputFile
-from megatron_packing.tokenize.encoder import EncoderOptions
-from megatron_packing.tokenize.unfinished import Progress
+from megatron_packing.tokenize.options import EncoderOptions
+from megatron_packing.tokenize.progress import Progress
 
 _PACKAGES = ("jinja2", "mistral-common", "numpy", "tiktoken", "tokenizers", "transformers")
 
 
 def describe_job(inputs: Sequence[InputFile], options: EncoderOptions) -> dict[str, Any]:
-    """All that the bytes of a corpus depend on, in JSON's types, quick to find."""
+    """Describe everything that decides the bytes of a corpus, as JSON values that are cheap to get.
+
+    An option is named as its field. A run resumes only if all of this is the same.
+    """
+    values = {one.name: getattr(options, one.name) for one in fields(options)}
+    tokenizer, names = values.pop("tokenizer"), values.pop("names")
     return {
         "inputs": [[file.name, file.size, file.modified] for file in inputs],
-        "tokenizer": options.tokenizer.sha256,
-        "special tokens": options.tokenizer.special_tokens,
-        "chat template": options.chat_template,
-        "template for tools": options.tool_template,
-        "allow other template": options.allow_other_template,
-        "template arguments": options.template_arguments,
-        "date": options.date,
-        "loss_on": options.loss_on,
-        "schema": options.schema,
-        "fields": dict(options.names.fields),
-        "roles": dict(options.names.roles),
-        "end token": options.end_token,
-        "max_record_bytes": options.max_record_bytes,
+        "tokenizer": tokenizer.sha256,
+        "special_tokens": tokenizer.special_tokens,
+        **values,
+        "fields": dict(names.fields),
+        "roles": dict(names.roles),
         "versions": _versions(),
     }
 
@@ -49,13 +47,13 @@ def describe_corpus(
     lengths: NDArray[np.int32],
     vocabulary_size: int,
 ) -> dict[str, Any]:
-    """The record that lies beside a corpus. It is the same for the same corpus.
+    """Return the content of ``PREFIX_corpus.json``. Equal corpora have equal records.
 
     Args:
-        inputs: What was read.
+        inputs: The inputs.
         digests: SHA-256 and bytes of each input.
         options: How records were encoded.
-        progress: What they became.
+        progress: The counts of the finished run.
         lengths: Shape ``(num_documents,)``: tokens of each document.
         vocabulary_size: The tokenizer's highest token + 1.
     """

@@ -1,52 +1,87 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encodes batches on a Ray cluster: the one that RAY_ADDRESS names, else one of this machine."""
+"""Encodes batches on a Ray cluster: the one that RAY_ADDRESS names, or else a local one."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import cycle
 from typing import Any
 
+from megatron_packing.counted import counted
 from megatron_packing.errors import InputError, missing
 from megatron_packing.records.batches import RecordBatch
-from megatron_packing.tokenize.encoder import EncodedBatch, Encoder, EncoderOptions
-from megatron_packing.tokenize.engine import Results
+from megatron_packing.tokenize.encoded_batch import EncodedBatch
+from megatron_packing.tokenize.encoder import Encoder
+from megatron_packing.tokenize.engine import PARALLELISM, Encoders, Results, in_order
+from megatron_packing.tokenize.options import EncoderOptions
 
-_BATCHES_PER_WORKER = 4
-
-
-_FREE_SECONDS = 10
+_WAIT_SECONDS = 10
 
 
 def _free_cores(ray: Any, wanted: int) -> int:
-    """The free cores of the cluster; it counts those of workers that just ended some time later."""
+    """Return the number of free cores in the cluster.
+
+    Ray frees the cores of workers that just ended some time later, so this waits for them if there
+    are too few.
+    """
     started = time.monotonic()
     while True:
         cores = int(ray.available_resources().get("CPU", 0))
         can_come = int(ray.cluster_resources().get("CPU", 0)) >= wanted > cores
-        if not can_come or time.monotonic() - started >= _FREE_SECONDS:
+        if not can_come or time.monotonic() - started >= _WAIT_SECONDS:
             return cores
         time.sleep(0.2)
 
 
 class _Worker:
-    """An actor: a tokenizer, ready, on some node."""
+    """An actor with an encoder on a node of the cluster."""
 
     def __init__(self, options: EncoderOptions) -> None:
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        self._encoder = Encoder(options)
+        os.environ[PARALLELISM] = "false"
+        self._options = options
+        self._encoder: Encoder | None = None
+
+    def vocabulary_size(self) -> int:
+        return self._ready().vocabulary_size
 
     def encode(self, batch: RecordBatch) -> EncodedBatch:
-        return self._encoder.encode(batch)
+        return self._ready().encode(batch)
+
+    def _ready(self) -> Encoder:
+        # Not in __init__: Ray reports an error there as a lost actor.
+        if self._encoder is None:
+            self._encoder = Encoder(self._options)
+        return self._encoder
+
+
+class _Actors:
+    def __init__(self, ray: Any, actors: list[Any]) -> None:
+        self._ray = ray
+        self._actors = actors
+        sizes = [actor.vocabulary_size.remote() for actor in actors]  # all begin to load
+        self.vocabulary_size = int(ray.get(sizes[0]))
+
+    def encode(self, batches: Iterable[RecordBatch]) -> Results:
+        """Deal batches to the actors in turn."""
+        turns = cycle(self._actors)
+
+        def submit(batch: RecordBatch) -> Any:
+            return next(turns).encode.remote(batch)
+
+        return in_order(batches, len(self._actors), submit, self._ray.get)
 
 
 class RayEngine:
-    """Actors, each with a core of its own, started anew by Ray where a node is lost."""
+    """Actors, each with one core. Ray starts them again on another node if theirs is lost."""
 
     def __init__(self, workers: int | None) -> None:
-        """Take so many actors; None is one for each core of the cluster.
+        """Choose the number of actors.
+
+        Args:
+            workers: How many; None starts one per core of the cluster.
 
         Raises:
             InputError: Ray is not installed.
@@ -58,7 +93,8 @@ class RayEngine:
         self._ray: Any = ray
         self._workers = workers
 
-    def __call__(self, options: EncoderOptions, batches: Iterable[RecordBatch]) -> Results:
+    @contextmanager
+    def __call__(self, options: EncoderOptions) -> Iterator[Encoders]:
         ray = self._ray
         ours = not ray.is_initialized()
         if ours:
@@ -69,17 +105,18 @@ class RayEngine:
         try:
             cores = _free_cores(ray, self._workers or 1)
             count = self._workers or cores
-            if not 0 < count <= cores:  # an actor without a core waits for ever
+            if not 0 < count <= cores:  # an actor without a core waits forever
                 raise InputError(
-                    f"the Ray cluster has {cores} free cores for {max(count, 1)} workers; wait for "
-                    f"it, or give fewer --workers"
+                    f"the Ray cluster has {counted(cores, 'free core')} for "
+                    f"{counted(max(count, 1), 'worker')}; wait until more are free, or give fewer "
+                    f"--workers"
                 )
             actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(_Worker)
-            yield from self._encode([actor.remote(options) for _ in range(count)], batches)
+            yield _Actors(ray, [actor.remote(options) for _ in range(count)])
         except ray.exceptions.RayActorError as error:
             raise InputError(
-                f"a worker on the Ray cluster was lost ({error}); run the same command again, it "
-                f"goes on where it stopped"
+                f"a worker on the Ray cluster was lost ({error}); run the same command again to "
+                f"continue where it stopped"
             ) from error
         except ray.exceptions.RayTaskError as error:
             cause = error.as_instanceof_cause()
@@ -89,15 +126,3 @@ class RayEngine:
         finally:
             if ours:
                 ray.shutdown()
-
-    def _encode(self, actors: list[Any], batches: Iterable[RecordBatch]) -> Results:
-        """Deal batches to the actors in turn; results are taken in the same order."""
-        pending: deque[tuple[RecordBatch, Any]] = deque()
-        for number, batch in enumerate(batches):
-            if len(pending) >= len(actors) * _BATCHES_PER_WORKER:
-                done, result = pending.popleft()
-                yield done, self._ray.get(result)
-            pending.append((batch, actors[number % len(actors)].encode.remote(batch)))
-        while pending:
-            done, result = pending.popleft()
-            yield done, self._ray.get(result)

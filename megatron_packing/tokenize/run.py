@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenizes records with all workers and writes a corpus.
+"""Runs tokenization: reads records, encodes them with workers, and writes a corpus.
 
-Records are read in order by this process, encoded in batches by workers, and written in order by
-this process, so the bytes written depend neither on the number of workers nor on the engine.
+This process reads records in order and writes documents in order. So the bytes of the corpus depend
+neither on the number of workers nor on the engine.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from megatron_packing.chat.find_template import find_templates
-from megatron_packing.chat.turns import LossOn
 from megatron_packing.corpus.storage import corpus_path, is_remote
+from megatron_packing.counted import counted
 from megatron_packing.errors import InputError
 from megatron_packing.records.batches import RecordBatch
 from megatron_packing.records.digests import Digests, reading_digests
@@ -27,59 +27,45 @@ from megatron_packing.records.input_file import InputFile
 from megatron_packing.records.inputs import find_changed, find_inputs
 from megatron_packing.records.readers import read_batches
 from megatron_packing.records.storage import StorageError, was_replaced
-from megatron_packing.schemas.record_names import RecordNames
 from megatron_packing.schemas.table import RECOGNIZED_BY, SCHEMAS
-from megatron_packing.tokenize.encoder import Encoder, EncoderOptions
-from megatron_packing.tokenize.engine import Engine, LocalEngine, Results
+from megatron_packing.tokenize.engine import Engine, InProcessEngine, Results
+from megatron_packing.tokenize.options import EncoderOptions, EncodingOptions
+from megatron_packing.tokenize.process_engine import ProcessEngine
+from megatron_packing.tokenize.progress import Listener, Progress
 from megatron_packing.tokenize.provenance import describe_corpus, describe_job
-from megatron_packing.tokenize.unfinished import (
-    Listener,
-    Progress,
-    UnfinishedCorpus,
-    unfinished_path,
-)
+from megatron_packing.tokenize.unfinished import UnfinishedCorpus, unfinished_path
 from megatron_packing.tokenizers.process import find_tokenizer_apart
+from megatron_packing.tokenizers.source import token_dtype
 
 EngineName = Literal["local", "ray"]
+OnBadRecord = Literal["error", "skip"]
 
 LARGEST_LIMIT = 1 << 31
-"""``max_record_bytes`` is less than this."""
+"""``max_record_bytes`` must be less than this."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TokenizeOptions:
+class TokenizeOptions(EncodingOptions):
     """What is tokenized, and how."""
 
     inputs: Sequence[str | Path]
     """Paths, globs and URLs of records, read in this order."""
     output_prefix: Path
+    """The prefix of the new corpus."""
     tokenizer: str
-    """A folder, a file or a name: see ``find_tokenizer``."""
+    """A folder, a file or a name; see ``find_tokenizer``."""
     chat_template: str | Path | None = None
-    """A Jinja file or a name: see ``find_templates``; None takes the tokenizer's own template."""
-    allow_other_template: bool = False
-    """Go on, and count, where the template leaves out parts of a record that are not trained, or
-    ends answers without a special token of the tokenizer."""
-    template_arguments: dict[str, Any] = field(default_factory=dict)
-    """More variables for the template, such as ``enable_thinking``."""
-    date: str | None = None
-    """ISO 8601: the day that templates write as today; None is today."""
-    loss_on: LossOn = "assistant"
-    schema: str | None = None
-    """One of ``SCHEMAS``; None finds each record's by its fields."""
-    names: RecordNames = field(default_factory=RecordNames)
-    """What fields and roles mean whose names are not standard."""
-    end_token: str | None = None
-    """What ends a plain text; None takes the tokenizer's ``eos_token``."""
-    on_bad_record: Literal["error", "skip"] = "error"
-    max_record_bytes: int = 1 << 24
+    """A Jinja file or a name; see ``find_templates``. None uses the tokenizer's own template."""
+    on_bad_record: OnBadRecord = "error"
+    """Stop at the first bad record, or write bad records to ``PREFIX_rejects.jsonl``."""
     engine: EngineName = "local"
+    """Processes of this machine, or a Ray cluster."""
     workers: int | None = 1
-    """How many encode at a time; None is one for each core."""
+    """The number of encoders; None is one per core."""
     restart: bool = False
-    """Throw away what an unfinished run did."""
+    """Discard the work of an unfinished run."""
     checkpoint_seconds: float = 10.0
-    """How often what was done is made certain: at most so much is lost when a run is killed."""
+    """Seconds between checkpoints; a killed run loses at most this much."""
 
 
 def tokenize(
@@ -87,23 +73,26 @@ def tokenize(
     on_progress: Listener | None = None,
     on_find: Callable[[int, int], None] | None = None,
 ) -> Progress:
-    """Tokenize records into ``PREFIX.bin/.idx``.
+    """Tokenize records into the corpus ``PREFIX.bin/.idx``.
 
-    Beside them lie ``PREFIX_loss_mask.bin/.idx``, unless every token is trained;
-    ``PREFIX_corpus.json``, how it was made; and ``PREFIX_rejects.jsonl``, what was not used, if
-    anything. A run that is stopped goes on when it is called again with the same options; workers
-    and engine may differ.
+    This also writes ``PREFIX_loss_mask.bin/.idx``, unless every token is trained;
+    ``PREFIX_corpus.json``, which describes how the corpus was made; and ``PREFIX_rejects.jsonl``,
+    which lists records that were not used, if any. A stopped run resumes when this is called again
+    with the same options; workers and engine may differ.
 
     Args:
         options: What is tokenized, and how.
-        on_progress: Called with the bytes of input that were read, those of all inputs, and what
-            was done so far.
-        on_find: Called, before that, with the inputs that were looked into and how many there are.
+        on_progress: Called with the bytes of input read so far, the bytes of all inputs, and the
+            progress.
+        on_find: Called before that, with the number of inspected inputs and of all inputs.
+
+    Returns:
+        The counts of the finished run.
 
     Raises:
-        InputError: An input, the tokenizer or the template cannot be used, the corpus exists, a
-            record is bad and ``on_bad_record`` is ``error``, or the disk is full. No corpus is
-            left under the name then.
+        InputError: An option, an input, the tokenizer or the template cannot be used, the corpus
+            exists, a record is bad and ``on_bad_record`` is ``error``, or the disk is full. The
+            corpus does not exist then.
     """
     if options.schema is not None and options.schema not in SCHEMAS:
         raise InputError(f"--schema is {options.schema!r}; it must be one of {', '.join(SCHEMAS)}")
@@ -121,17 +110,16 @@ def tokenize(
     if is_remote(options.output_prefix):
         raise InputError(
             f"--output-prefix is the address {corpus_path(options.output_prefix)}; a corpus is "
-            f"written to a local folder: give one, and copy the files from there"
+            f"written to a local folder: give a path, and copy the files from there"
         )
     if not options.output_prefix.name or options.output_prefix.is_dir():
         raise InputError(
-            f"--output-prefix is '{options.output_prefix}', a folder; add the name that the "
-            f"corpus's files begin with"
+            f"--output-prefix is '{options.output_prefix}', a folder; add the name with which the "
+            f"files of the corpus start"
         )
     engine = _make_engine(options.engine, options.workers)
     inputs = find_inputs([str(pattern) for pattern in options.inputs], on_find, RECOGNIZED_BY)
     encoder_options = _encoder_options(options)
-    encoder = Encoder(encoder_options)
     prefix = options.output_prefix
     job = describe_job(inputs, encoder_options)
     with _machine_errors(prefix), UnfinishedCorpus(prefix, job, options.restart) as unfinished:
@@ -140,13 +128,17 @@ def tokenize(
             return unfinished.progress
         encoder_options = replace(encoder_options, date=unfinished.job["date"])
         with reading_digests(inputs, unfinished.progress.downloaded) as digests:
-            results = engine(encoder_options, _unread(inputs, unfinished, options, digests))
-            with closing(results):
+            batches = _unread(inputs, unfinished, options, digests)
+            with (
+                engine(encoder_options) as encoders,
+                closing(encoders.encode(batches)) as results,
+            ):
+                vocabulary_size = encoders.vocabulary_size
                 try:
                     _write(options, inputs, results, unfinished, on_progress)
                 except StorageError:
                     if unfinished.progress.num_records:
-                        unfinished.checkpoint()  # the same command goes on from here
+                        unfinished.checkpoint()  # the next run resumes from here
                     raise
             progress = unfinished.progress
             progress.unmatched_mappings = [
@@ -158,18 +150,18 @@ def tokenize(
             hashes = digests.all()
         lengths = unfinished.lengths()
         record = describe_corpus(
-            *(inputs, hashes, encoder_options, progress, lengths, encoder.vocabulary_size)
+            *(inputs, hashes, encoder_options, progress, lengths, vocabulary_size)
         )
-        unfinished.publish(encoder.dtype, record)
+        unfinished.publish(token_dtype(vocabulary_size), record)
     return progress
 
 
 def _make_engine(name: EngineName, workers: int | None) -> Engine:
-    """The engine of a name.
+    """Return an engine.
 
     Args:
         name: ``local`` for processes of this machine, ``ray`` for a Ray cluster.
-        workers: How many encode at a time; None is one for each core.
+        workers: The number of workers; None is one per core.
 
     Raises:
         InputError: The number of workers is not positive, or Ray is not installed.
@@ -180,25 +172,14 @@ def _make_engine(name: EngineName, workers: int | None) -> Engine:
         from megatron_packing.tokenize.ray_engine import RayEngine
 
         return RayEngine(workers)
-    return LocalEngine(workers or len(os.sched_getaffinity(0)))
+    workers = workers or len(os.sched_getaffinity(0))
+    return InProcessEngine() if workers == 1 else ProcessEngine(workers)
 
 
 def _encoder_options(options: TokenizeOptions) -> EncoderOptions:
     source = find_tokenizer_apart(options.tokenizer)
     template, tool_template = find_templates(source, options.chat_template)
-    return EncoderOptions(
-        tokenizer=source,
-        chat_template=template,
-        tool_template=tool_template,
-        allow_other_template=options.allow_other_template,
-        template_arguments=options.template_arguments,
-        date=options.date,
-        loss_on=options.loss_on,
-        schema=options.schema,
-        names=options.names,
-        end_token=options.end_token,
-        max_record_bytes=options.max_record_bytes,
-    )
+    return EncoderOptions.with_template(options, source, template, tool_template)
 
 
 def _unread(
@@ -210,9 +191,9 @@ def _unread(
     progress = unfinished.progress
     if options.on_bad_record == "error" and progress.num_rejects:
         raise InputError(
-            f"{unfinished_path(options.output_prefix)} holds a run that skipped "
-            f"{progress.num_rejects:,} records; finish it with --on-bad-record skip, or begin anew "
-            f"with --restart"
+            f"{unfinished_path(options.output_prefix)} holds an unfinished run that skipped "
+            f"{counted(progress.num_rejects, 'record')}; finish it with --on-bad-record skip, or "
+            f"start over with --restart"
         )
     return read_batches(
         inputs, progress.position, options.max_record_bytes, unfinished.folder, digests.add
@@ -231,19 +212,19 @@ def _write(
         position = unfinished.progress.position
         before = sum(file.size for file in inputs[: position.input])
         on_progress(before + position.offset, total, unfinished.progress)
-    certain = time.monotonic()
+    last_checkpoint = time.monotonic()
     for batch, encoded in results:
         file = inputs[batch.input]
         if encoded.rejects and options.on_bad_record == "error":
             first = encoded.rejects[0]
             raise InputError(
                 f"{file.name}, {file.unit} {first.number} cannot be used: {first.reason} "
-                f"(--on-bad-record skip goes on without such records)"
+                f"(give --on-bad-record skip to skip such records)"
             )
         unfinished.add(file, batch, encoded)
-        if time.monotonic() - certain >= options.checkpoint_seconds:
+        if time.monotonic() - last_checkpoint >= options.checkpoint_seconds:
             unfinished.checkpoint()
-            certain = time.monotonic()
+            last_checkpoint = time.monotonic()
         if on_progress is not None:
             on_progress(batch.progress, total, unfinished.progress)
 
@@ -260,26 +241,27 @@ def _check(inputs: list[InputFile], unfinished: UnfinishedCorpus) -> None:
         raise was_replaced(changed.name)
     if progress.num_documents == 0:
         names = ", ".join(file.name for file in inputs[:3]) + (", ..." if len(inputs) > 3 else "")
+        names += " holds" if len(inputs) == 1 else " hold"
         if progress.num_records == 0:
             what = {"array": "an empty array"}.get(inputs[0].format, "only blank lines")
             what = what if inputs[0].size else "empty"
-            raise InputError(f"{names} holds no record ({what}), nothing was written")
+            raise InputError(f"{names} no record ({what}); nothing was written")
         raise InputError(
-            f"{names} holds no record that can be used, nothing was written; the first of "
-            f"{progress.num_rejects:,}: {unfinished.first_reject()}"
+            f"{names} no record that can be used, so nothing was written; the "
+            f"{'' if progress.num_rejects == 1 else 'first '}reject is {unfinished.first_reject()}"
         )
 
 
 @contextmanager
 def _machine_errors(prefix: Path) -> Iterator[None]:
-    """Say in a sentence what a full disk or a folder that cannot be written to means."""
+    """Convert the errors of a full disk or a read-only folder to InputError."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise InputError(
-                f"the disk is full ({error.strerror}) and {prefix} is not finished; make room and "
-                f"run the same command again, it goes on where it stopped"
+                f"the disk is full ({error.strerror}) and {prefix} is not finished; free space and "
+                f"run the same command again to resume"
             ) from error
         ours = str(error.filename or "").startswith(str(prefix.parent))
         if ours and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):

@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenizers from files or by name, and texts to tokens."""
+"""Finds tokenizers in files or by name, and tokenizes texts with them.
+
+May import: corpus, counted, errors. Does not import torch or Megatron.
+"""

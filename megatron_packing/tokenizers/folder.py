@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads what lies beside a tokenizer's file: special tokens, chat templates, added tokens.
+"""Reads the files beside a tokenizer: special tokens, chat templates and added tokens.
 
 transformers writes these files: ``tokenizer_config.json``, ``special_tokens_map.json``,
 ``added_tokens.json``, ``chat_template.jinja`` and ``additional_chat_templates/NAME.jinja``.
@@ -17,22 +17,26 @@ from megatron_packing.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class FolderFacts:
-    """What the files of a folder say about its tokenizer."""
+    """What the files in a folder say about its tokenizer."""
 
     special_tokens: dict[str, str] = field(default_factory=dict)
-    """``bos_token`` and so on; those of null are left out."""
+    """``bos_token`` and so on, without those that are null."""
     names_ends: bool = False
-    """Whether ``bos_token`` and ``eos_token`` are named, if only as null. Where they are not,
-    transformers knows them by the tokenizer's class."""
+    """Whether the files name ``bos_token`` and ``eos_token``, possibly as null. If not,
+    transformers takes them from the tokenizer's class."""
     added: dict[int, tuple[str, bool | None]] = field(default_factory=dict)
-    """By number the text of each added token, and whether it is a special one."""
+    """Added tokens by id: the text, and whether the token is special (None if not stated)."""
     has_own_code: bool = False
-    """Whether the tokenizer is a class of the model's own code."""
+    """Whether the tokenizer's class comes with the model."""
     chat_templates: dict[str, str] = field(default_factory=dict)
-    """By name; the usual one is ``default``."""
+    """Chat templates by name; the main one is ``default``."""
 
-    def other_tokens(self, tokenizer: dict[str, Any]) -> list[str]:
-        """The tokens that a ``tokenizer.json`` has not, or has otherwise, of those named here."""
+    def differing_tokens(self, tokenizer: dict[str, Any]) -> list[str]:
+        """Return the tokens that a ``tokenizer.json`` lacks or defines differently.
+
+        Args:
+            tokenizer: The content of the ``tokenizer.json``.
+        """
         inside = {
             token["id"]: (token["content"], bool(token.get("special")))
             for token in tokenizer.get("added_tokens") or []
@@ -50,10 +54,10 @@ class FolderFacts:
 
 
 def read_folder(folder: Path) -> FolderFacts:
-    """Read the files of a folder; those that are not there say nothing.
+    """Read the files in a folder that exist.
 
     Raises:
-        InputError: One of them cannot be read.
+        InputError: A file cannot be read.
     """
     config = _json(folder / "tokenizer_config.json")
     tokens = {**_json(folder / "special_tokens_map.json"), **config}
@@ -80,23 +84,23 @@ def read_folder(folder: Path) -> FolderFacts:
     )
 
 
-def _templates(folder: Path, of_config: Any) -> dict[str, str]:
+def _templates(folder: Path, in_config: Any) -> dict[str, str]:
     templates: dict[str, str] = {}
-    if isinstance(of_config, str):
-        templates["default"] = of_config
-    elif isinstance(of_config, list):
-        for one in of_config:
+    if isinstance(in_config, str):
+        templates["default"] = in_config
+    elif isinstance(in_config, list):
+        for one in in_config:
             if not isinstance(one, dict) or not {"name", "template"} <= one.keys():
                 raise InputError(
-                    f"{folder / 'tokenizer_config.json'} has a chat_template without name and "
+                    f"{folder / 'tokenizer_config.json'} has a chat_template without a name or "
                     f"template; copy the tokenizer again"
                 )
             templates[str(one["name"])] = str(one["template"])
-    usual = folder / "chat_template.jinja"
-    if usual.exists():
-        templates["default"] = _read(usual)
+    main = folder / "chat_template.jinja"
+    if main.exists():
+        templates["default"] = read_text(main)
     for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
-        templates[path.stem] = _read(path)
+        templates[path.stem] = read_text(path)
     return templates
 
 
@@ -104,14 +108,14 @@ def _object(folder: Path, config: dict[str, Any], name: str) -> dict[str, Any]:
     value = config.get(name) or {}
     if not isinstance(value, dict):
         raise InputError(
-            f"{folder / 'tokenizer_config.json'} has {name} that is no object; copy the tokenizer "
-            f"again"
+            f"{folder / 'tokenizer_config.json'} has {name} that is not a JSON object; copy the "
+            f"tokenizer again"
         )
     return value
 
 
 def _text(token: Any) -> str | None:
-    """The text of a token, which stands alone or with its properties."""
+    """Return the text of a token, which is a string or an object with properties."""
     content = token.get("content") if isinstance(token, dict) else token
     return content if isinstance(content, str) else None
 
@@ -120,15 +124,20 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        value = json.loads(_read(path))
+        value = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}); copy the tokenizer again") from error
+        raise InputError(f"{path} is not valid JSON ({error}); copy the tokenizer again") from error
     if not isinstance(value, dict):
-        raise InputError(f"{path} is no JSON object; copy the tokenizer again")
+        raise InputError(f"{path} is not a JSON object; copy the tokenizer again")
     return value
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Read a file of a tokenizer.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -8,31 +8,28 @@ from pathlib import Path
 
 from megatron_packing.corpus.record import CorpusRecord, read_corpus_record
 from megatron_packing.errors import InputError
-from megatron_packing.tokenizers.tokenizer import (
-    TokenizerSource,
-    find_recorded_forms,
-    find_tokenizer,
-)
+from megatron_packing.tokenizers.find import find_recorded_forms, find_tokenizer
+from megatron_packing.tokenizers.source import TokenizerSource
 
 
 def find_corpus_tokenizer(
     prefix: Path, path_or_name: str | None = None, *, allow_other: bool = False
 ) -> TokenizerSource | None:
-    """Find the tokenizer that is named, or the one that a corpus records.
+    """Find the given tokenizer, or else the one that a corpus records.
 
-    A recorded path that is relative is looked for from the current folder and from the corpus's
-    folder and those above it, one of which it was given in.
+    A recorded relative path is searched from the current folder, from the corpus's folder and from
+    the folders above that.
 
     Args:
-        prefix: Of the corpus.
-        path_or_name: As ``find_tokenizer`` takes it; None for the recorded one.
-        allow_other: Accept another tokenizer than the recorded one.
+        prefix: The prefix of the corpus.
+        path_or_name: An argument of ``find_tokenizer``; None finds the recorded tokenizer.
+        allow_other: Accept a tokenizer that is not the recorded one.
 
     Returns:
-        None where no tokenizer is named and none is recorded.
+        None if no tokenizer is given and none is recorded.
 
     Raises:
-        InputError: It cannot be loaded, or the corpus was made with another.
+        InputError: The tokenizer cannot be loaded, or the corpus was made with another one.
     """
     record = read_corpus_record(prefix) or CorpusRecord()
     if path_or_name is not None:
@@ -44,14 +41,14 @@ def find_corpus_tokenizer(
     if allow_other or record.tokenizer_sha256 in (None, source.sha256):
         return source
     raise InputError(
-        f"the tokenizer {source.name!r} is not the one that {prefix} was made with, so its tokens "
-        f"would read wrongly; give that one with --tokenizer"
+        f"the tokenizer {source.name!r} is not the one that {prefix} was made with, so it would "
+        f"decode the tokens wrongly; give the right one with --tokenizer"
     )
 
 
 def _find_recorded(name: str, prefix: Path, sha256: str | None) -> TokenizerSource:
     found = None
-    for path in _places(name, prefix):
+    for path in _candidates(name, prefix):
         source = _find_form(str(path), sha256)
         if sha256 in (None, source.sha256):
             return source
@@ -60,7 +57,7 @@ def _find_recorded(name: str, prefix: Path, sha256: str | None) -> TokenizerSour
 
 
 def _find_form(path_or_name: str, sha256: str | None) -> TokenizerSource:
-    """The form whose content a corpus recorded; if none is, the tokenizer as it is found."""
+    """Return the form whose content a corpus recorded, or else the first form."""
     forms = []
     for source in find_recorded_forms(path_or_name):
         if sha256 in (None, source.sha256):
@@ -69,8 +66,8 @@ def _find_form(path_or_name: str, sha256: str | None) -> TokenizerSource:
     return forms[0]
 
 
-def _places(name: str, prefix: Path) -> Iterator[Path]:
-    """Where a recorded path may lead to: those that exist."""
+def _candidates(name: str, prefix: Path) -> Iterator[Path]:
+    """Yield the existing files and folders that a recorded relative path may mean."""
     if not Path(name).is_absolute():
         folders = dict.fromkeys([*prefix.absolute().parents, *prefix.resolve().parents])
         for folder in (Path(), *folders):

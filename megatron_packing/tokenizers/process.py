@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds a tokenizer in a process of its own, whose memory is gone afterwards.
+"""Finds a tokenizer in a separate process, which frees its memory at its end.
 
-transformers, which knows where tokenizers are, imports torch where it is installed: half a gigabyte
-that tokenizing never needs.
+transformers imports torch if it is installed. That takes half a gigabyte, which tokenizing does not
+need.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import subprocess
 import sys
 
 from megatron_packing.errors import InputError
-from megatron_packing.tokenizers.tokenizer import TokenizerSource, find_tokenizer
+from megatron_packing.tokenizers.find import find_tokenizer
+from megatron_packing.tokenizers.source import TokenizerSource
 
 
 def find_tokenizer_apart(path_or_name: str) -> TokenizerSource:
-    """What ``find_tokenizer`` finds, without importing what it imports.
+    """Find a tokenizer as ``find_tokenizer`` does, without its imports in this process.
 
     Raises:
-        InputError: It cannot be used.
+        InputError: There is no such tokenizer, or it cannot be used.
     """
     if "transformers" in sys.modules:
         return find_tokenizer(path_or_name)
@@ -31,18 +32,18 @@ def find_tokenizer_apart(path_or_name: str) -> TokenizerSource:
         check=False,
     )
     if process.returncode != 0 or not process.stdout:
-        return find_tokenizer(path_or_name)  # this package is not where a new process finds it
+        return find_tokenizer(path_or_name)  # a new process cannot import this package
     found = pickle.loads(process.stdout)
     if isinstance(found, InputError):
         raise found
     if not isinstance(found, TokenizerSource):
-        raise AssertionError(f"{type(found)} is no tokenizer")
+        raise AssertionError(f"{type(found)} is not a tokenizer")
     return found
 
 
 def main() -> None:
-    """Write what was found, or why it cannot be used, to standard output."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent says what Ctrl-C means
+    """Write the tokenizer, or the error, to standard output."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent handles Ctrl-C
     output, sys.stdout = sys.stdout.buffer, sys.stderr
     found: TokenizerSource | InputError
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns a SentencePiece model into a ``tokenizer.json`` that gives the same tokens."""
+"""Converts a SentencePiece model to a ``tokenizer.json`` that gives the same tokens."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ _SPACE = "\u2581"
 
 @dataclass(frozen=True, slots=True)
 class SentencePieceModel:
-    """A model as a ``tokenizer.json``, and what it says beside its pieces."""
+    """A model as a ``tokenizer.json``, and its other settings."""
 
     tokenizer_json: str
     special_tokens: dict[str, str]
-    """``bos_token``, ``eos_token``, ``unk_token`` and ``pad_token``, those that it has."""
+    """``bos_token``, ``eos_token``, ``unk_token`` and ``pad_token``, if the model has them."""
     text_prefix: str
-    """What it puts before a text: a space, or nothing."""
+    """What the model puts before a text: a space or nothing."""
 
 
 def read_sentencepiece(path: Path) -> SentencePieceModel:
-    """Convert a BPE model with byte fallback and no normalization, as Llama 2's and Gemma's.
+    """Convert a BPE model with byte fallback and no normalization, such as Llama 2's or Gemma's.
 
-    Each word is merged by the scores of the pieces, where other converters go by their order.
-    Symbols that the user defined are found before anything else, the longest first. The space
-    before the first word (``add_dummy_prefix``) is left to the chat template; a plain text gets it.
+    Merges are ordered by the scores of the pieces; other converters use the order of the pieces.
+    User-defined symbols are matched first, the longest of them before others. The space before the
+    first word (``add_dummy_prefix``) is added to plain texts only; chat templates write their own.
 
     Raises:
-        InputError: The model is of another kind.
+        InputError: The model is of an unsupported kind.
     """
     from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -44,7 +44,7 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
     kinds = [description.pieces[number].type for number in numbers]
     kind = sentencepiece_model_pb2.ModelProto.SentencePiece
     defined = [number for number in numbers if kinds[number] == kind.USER_DEFINED]
-    # In a text such a symbol has spaces where other pieces have their sign for it.
+    # User-defined symbols contain spaces; other pieces contain the space symbol instead.
     names = {
         number: pieces.id_to_piece(number).replace(_SPACE, " ")
         if kinds[number] == kind.USER_DEFINED
@@ -54,12 +54,12 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
     vocabulary = {name: number for number, name in names.items()}
     if len(vocabulary) != len(pieces):
         raise InputError(
-            f"the SentencePiece model {path} defines two symbols that differ in spaces alone; "
-            f"convert it to a tokenizer.json with the model's own tools"
+            f"the SentencePiece model {path} defines two symbols that differ only in spaces; "
+            f"convert it to a tokenizer.json with the tools of the model"
         )
     normal = {name for number, name in names.items() if kinds[number] == kind.NORMAL}
-    # SentencePiece joins the two neighbors whose whole has the best score, the leftmost of equals:
-    # runs of spaces, whose scores are equal, grow from the left as long as there is a longer piece.
+    # SentencePiece merges the two neighbors whose merged piece has the best score, and the leftmost
+    # pair if scores are equal. Runs of spaces have equal scores, so they grow from the left.
     merges = [
         (-pieces.get_score(number), -len(piece), piece[:cut], piece[cut:])
         for piece, number in vocabulary.items()
@@ -94,22 +94,22 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
 
 
 def _check_kind(path: Path, description: Any) -> None:
-    trainer, normaliser = description.trainer_spec, description.normalizer_spec
+    trainer, normalizer = description.trainer_spec, description.normalizer_spec
     unused = any(piece.type == piece.UNUSED for piece in description.pieces)
     reasons = {
         "it is not BPE": trainer.model_type != trainer.BPE,
         "it has no byte fallback": not trainer.byte_fallback,
-        "it normalizes texts": normaliser.name not in ("identity", "")
-        or bool(normaliser.precompiled_charsmap)
-        or bool(normaliser.normalization_rule_tsv),
-        "it takes white space out": normaliser.remove_extra_whitespaces,
-        "it keeps spaces as they are": not normaliser.escape_whitespaces,
-        "it puts white space behind words": trainer.treat_whitespace_as_suffix,
-        "it has pieces that are not used": unused,
+        "it normalizes texts": normalizer.name not in ("identity", "")
+        or bool(normalizer.precompiled_charsmap)
+        or bool(normalizer.normalization_rule_tsv),
+        "it removes extra white space": normalizer.remove_extra_whitespaces,
+        "it does not escape spaces": not normalizer.escape_whitespaces,
+        "it puts white space after words": trainer.treat_whitespace_as_suffix,
+        "it has unused pieces": unused,
     }
     found = [reason for reason, holds in reasons.items() if holds]
     if found:
         raise InputError(
-            f"the SentencePiece model {path} is of a kind that is not read ({', '.join(found)}); "
-            f"convert it to a tokenizer.json with the model's own tools"
+            f"the SentencePiece model {path} is of an unsupported kind ({', '.join(found)}); "
+            f"convert it to a tokenizer.json with the tools of the model"
         )

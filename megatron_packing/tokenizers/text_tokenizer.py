@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts to tokens, with the bytes of the text that each token stands for."""
+"""Tokenizes texts, and finds the bytes of the text that each token covers."""
 
 from __future__ import annotations
 
@@ -24,36 +24,37 @@ class TokenizedText:
     starts: NDArray[np.int64]
     """Shape ``(num_tokens,)``: first byte of each token in the text's UTF-8."""
     stops: NDArray[np.int64]
-    """Shape ``(num_tokens,)``: where it ends."""
+    """Shape ``(num_tokens,)``: the byte after the last of each token."""
 
 
 class TextTokenizer(Protocol):
-    """What the corpus needs of a tokenizer."""
+    """The interface of tokenizers."""
 
     vocabulary_size: int
-    """One more than the largest token."""
+    """The largest token id + 1."""
     special: frozenset[str]
-    """Tokens of the model's format, such as ``<|im_end|>``."""
+    """Special tokens, such as ``<|im_end|>``."""
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenizedText]:
-        """Tokens of texts, special tokens in them recognized, none added."""
+        """Tokenize texts. Special tokens in a text are recognized, and none are added."""
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of tokens, special ones included."""
+        """Return the text of tokens, including special tokens."""
 
     def token_of(self, text: str) -> int | None:
-        """The token that is written so; None if there is none."""
+        """Return the id of the token with this text; None if there is none."""
 
     def normalize(self, text: str) -> str:
-        """The text in Unicode's composed form (NFC), where that is what the model reads."""
+        """Return the text in Unicode NFC if the tokenizer normalizes to it, or else unchanged."""
 
 
 class HuggingFaceTokenizer:
     """A ``tokenizer.json``.
 
-    Where every token stands for certain bytes (byte-level BPE, or BPE with byte fallback), the
-    bytes of a text's tokens are put together and compared with the text, which proves where each
-    token is, and is faster than asking the library for offsets. Others give their own offsets.
+    In byte-level BPE, and in BPE with byte fallback, every token is a fixed sequence of bytes.
+    There the joined bytes of a text's tokens are compared with the text. If they are equal, the
+    lengths of the tokens give their offsets, which is faster than the library's offsets. Otherwise
+    the library's offsets are used.
     """
 
     def __init__(self, content: str) -> None:
@@ -69,8 +70,8 @@ class HuggingFaceTokenizer:
         self.special = frozenset(token["content"] for token in added if token.get("special"))
         self._bytes = _token_bytes(description, vocabulary, self.vocabulary_size)
         self._num_bytes = _lengths(self._bytes or [])
-        normaliser = description.get("normalizer") or {}
-        self._composes = normaliser.get("type") == "NFC"
+        normalizer = description.get("normalizer") or {}
+        self._composes = normalizer.get("type") == "NFC"
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenizedText]:
         texts = list(texts)
@@ -93,7 +94,7 @@ class HuggingFaceTokenizer:
     def _from_bytes(self, text: str, ids: list[int]) -> TokenizedText:
         assert self._bytes is not None
         if b"".join(map(self._bytes.__getitem__, ids)) != text.encode():
-            return self._with_offsets(text)  # it prepends, strips or replaces something
+            return self._with_offsets(text)  # the tokenizer changes the text
         return _from_lengths(ids, self._num_bytes)
 
     def _with_offsets(self, text: str) -> TokenizedText:
@@ -106,7 +107,7 @@ class HuggingFaceTokenizer:
 
 
 class RankTokenizer:
-    """Byte-level BPE by ranks, as in tiktoken's files and Tekken's: tiktoken encodes."""
+    """Byte-level BPE by ranks, from a tiktoken file or a ``tekken.json``, encoded by tiktoken."""
 
     def __init__(
         self,
@@ -146,14 +147,14 @@ class RankTokenizer:
         return unicodedata.normalize("NFC", text) if self._composes else text
 
     def _tokenize_one(self, text: str) -> TokenizedText:
-        # Those that occur: the library copies the set at every call.
+        # Only those that occur, because the library copies the set in each call.
         present = set(self._find_special.findall(text))
         ids = self._encoding.encode(text, allowed_special=present, disallowed_special=())
         return _from_lengths(ids, self._num_bytes)
 
 
 def any_of(texts: Iterable[str]) -> re.Pattern[str]:
-    """An expression that finds texts, the longest first, or nothing where there are none."""
+    """Return a pattern that matches any of the texts, the longest first; none match no text."""
     longest_first = sorted(texts, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
@@ -172,7 +173,7 @@ def _lengths(pieces: list[bytes]) -> NDArray[np.int64]:
 def _token_bytes(
     description: dict[str, Any], vocabulary: dict[str, int], size: int
 ) -> list[bytes] | None:
-    """The bytes that each token stands for; None where tokens stand for no certain bytes."""
+    """Return the bytes of each token; None if a token is not a fixed sequence of bytes."""
     if description["model"].get("type") != "BPE":
         return None
     if "ByteLevel" in _types(description.get("pre_tokenizer")):
@@ -194,13 +195,13 @@ def _token_bytes(
     try:
         for piece, token in vocabulary.items():
             pieces[token] = piece.encode() if piece in added else piece_bytes(piece)
-    except KeyError:  # a piece of other symbols than the alphabet's
+    except KeyError:  # a piece with a symbol outside the byte-level alphabet
         return None
     return pieces
 
 
 def _types(component: dict[str, Any] | None) -> set[str]:
-    """The types of a component of a tokenizer.json and of those in a sequence."""
+    """Return the type of a component of a ``tokenizer.json`` and of its parts."""
     if not component:
         return set()
     parts = component.get("pretokenizers") or []
@@ -208,7 +209,7 @@ def _types(component: dict[str, Any] | None) -> set[str]:
 
 
 def _byte_level_alphabet() -> list[str]:
-    """The symbol of each byte in GPT-2's byte-level BPE: itself if printable, else from U+0100."""
+    """Return the symbol of each byte in GPT-2's byte-level BPE: itself, or one from U+0100 on."""
     printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)}
     symbols = []
     shifted = 0x100
@@ -224,23 +225,23 @@ def split_at_edges(
     text: str,
     spans: Sequence[tuple[int, int]],
 ) -> TokenizedText:
-    """Tokenize anew where a token lies across an edge of a span.
+    """Tokenize a text again if one of its tokens crosses an edge of a span.
 
-    An answer that begins with a line break can share a token with the line break that ends the
-    prompt. A model is given the prompt's tokens and then writes its own: it never sees that token
-    there. A text in which that happens is cut at all edges; others stay as they are.
+    If an answer begins with a line break, one token can contain it and the line break that ends the
+    prompt. In use, a model gets the tokens of the prompt and then writes its own, so it never sees
+    that token. A text with such a token is cut at all edges; other texts keep their tokens.
 
     Args:
-        tokenizer: Which tokenized.
+        tokenizer: The tokenizer of the text.
         tokenized: The tokens of ``text``.
-        text: What was tokenized.
+        text: The text.
         spans: Ranges of characters, in order.
     """
     characters = [edge for span in spans for edge in span]
     edges = np.asarray(_in_bytes(text, characters), np.int64)
     end = tokenized.stops.max(initial=0)
     bounds = np.append(tokenized.starts, end)
-    edges = np.minimum(edges, end)  # what the tokenizer strips from the end has no tokens
+    edges = np.minimum(edges, end)  # the tokenizer may strip the end of a text
     if np.array_equal(bounds[np.searchsorted(bounds, edges)], edges):
         return tokenized
     cuts = zip([0, *characters], [*characters, len(text)], strict=True)
@@ -249,30 +250,30 @@ def split_at_edges(
     lengths = np.concatenate([part.stops - part.starts for part in parts])
     stops = np.cumsum(lengths)
     if stops[-1] != tokenized.stops[-1]:
-        return tokenized  # the tokenizer adds to the beginning of a text: leave that token out
+        return tokenized  # the tokenizer adds to the start of each part
     return TokenizedText(ids, stops - lengths, stops)
 
 
 def _in_bytes(text: str, edges: list[int]) -> list[int]:
-    """Places in a text's UTF-8 of ascending places in its characters."""
+    """Convert ascending character offsets in a text to byte offsets in its UTF-8."""
     if text.isascii():
         return edges
-    # Each stretch between edges is measured once.
-    stretches = zip([0, *edges], edges, strict=False)
-    return list(accumulate(len(text[start:stop].encode()) for start, stop in stretches))
+    # The text between two edges is encoded once.
+    pieces = zip([0, *edges], edges, strict=False)
+    return list(accumulate(len(text[start:stop].encode()) for start, stop in pieces))
 
 
 def trained_tokens(
     tokenized: TokenizedText, text: str, spans: Sequence[tuple[int, int]]
 ) -> NDArray[np.uint8]:
-    """Mark the tokens that lie inside a span with 1.
+    """Return the loss mask: 1 for each token inside a span.
 
-    A token that starts before a span is not marked: the prompt would have ended inside it.
+    A token that starts before a span is not marked, because the prompt would end inside it.
 
     Args:
         tokenized: The tokens of ``text``.
-        text: What was tokenized.
-        spans: Ranges of characters, in order, the end excluded; they may not overlap.
+        text: The text.
+        spans: Ranges of characters, in order, without their end; they must not overlap.
     """
     mask = np.zeros(len(tokenized.ids), np.uint8)
     if not spans:

@@ -29,8 +29,9 @@ from tokenizers import Tokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from megatron_packing.records.batches import Position, RecordBatch
-from megatron_packing.tokenize.encoder import Encoder, EncoderOptions
-from megatron_packing.tokenizers.tokenizer import find_tokenizer
+from megatron_packing.tokenize.encoder import Encoder
+from megatron_packing.tokenize.options import EncoderOptions
+from megatron_packing.tokenizers.find import find_tokenizer
 from tests.schemas.formats import TRL, packaged
 
 

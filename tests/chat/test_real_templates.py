@@ -19,8 +19,9 @@ from megatron_packing.records.inputs import find_inputs
 from megatron_packing.records.readers import read_batches
 from megatron_packing.records.record import RecordError
 from megatron_packing.schemas.conversations import read_record
-from megatron_packing.tokenize.encoder import Encoder, EncoderOptions
-from megatron_packing.tokenizers.tokenizer import find_tokenizer
+from megatron_packing.tokenize.encoder import Encoder
+from megatron_packing.tokenize.options import EncoderOptions
+from megatron_packing.tokenizers.find import find_tokenizer
 from tests.schemas.formats import (
     AXOLOTL,
     DEEPSEEK,
@@ -100,13 +101,13 @@ ANSWERED = [
 @pytest.mark.parametrize(
     ("path", "messages", "reason"),
     [
-        ("trl:qwen3", ANSWERED * 2, "renders message 1 differently when more follows"),
-        ("trl:gptoss", ANSWERED * 2, "renders message 1 differently when more follows"),
-        ("trl:deepseekv3", ANSWERED, "does not open message 1 as its generation prompt does"),
+        ("trl:qwen3", ANSWERED * 2, "renders message 1 differently when more messages follow"),
+        ("trl:gptoss", ANSWERED * 2, "renders message 1 differently when more messages follow"),
+        ("trl:deepseekv3", ANSWERED, "does not begin message 1 with its generation prompt"),
         (
             "axolotl:mistral_v3_tekken",
             [{"role": "system", "content": "Be brief."}, *ANSWERED * 2],
-            "does not open message 2 as its generation prompt does",
+            "does not begin message 2 with its generation prompt",
         ),
     ],
 )
@@ -210,7 +211,7 @@ def test_calls_beside_no_content_are_written_for_deepseek_r1(marked, content):
     for loss_on in ("assistant", "last-assistant"):
         found = encode_one({"messages": messages}, DEEPSEEK, template, loss_on=loss_on)
         if not marked and loss_on == "assistant":  # it opens a thought in the prompt, not here
-            assert "does not open message" in found
+            assert "does not begin message" in found
             continue
         trained, notes, text = found
         assert text.count('weather\n```json\n{"city": "Oslo"}') == 2

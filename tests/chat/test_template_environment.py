@@ -46,7 +46,7 @@ def test_it_may_be_asked_for(source):
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "macros within each other"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "more than 100 macro calls"),
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "steps"),
         ("{{ 'a' * 10 ** 9 }}", "characters"),
         ("{{ 'a'.ljust(10 ** 9) }}", "characters"),

@@ -142,7 +142,7 @@ def test_a_template_that_renders_turns_differently_later_is_refused(byte_tokeniz
             {"role": "assistant", "content": "<think>hm</think>Yes"},
         ]
     }
-    with pytest.raises(RecordError, match="message 1 differently when more follows"):
+    with pytest.raises(RecordError, match="message 1 differently when more messages follow"):
         trained_texts(byte_tokenizer, FORGETFUL, record)
 
 
@@ -214,7 +214,7 @@ def test_a_template_that_hides_part_of_an_answer_is_refused(byte_tokenizer):
 
 def test_a_generation_prompt_that_answers_do_not_begin_with_is_refused(byte_tokenizer):
     thinks = CHATML.replace("assistant\n' }}{% endif", "assistant\n<think>' }}{% endif")
-    with pytest.raises(RecordError, match="does not open message 2 as its generation prompt"):
+    with pytest.raises(RecordError, match="does not begin message 2 with its generation prompt"):
         trained_texts(byte_tokenizer, thinks, CONVERSATION)
 
 
@@ -287,7 +287,7 @@ def test_a_first_answer_is_not_looked_for_in_the_templates_own_words(byte_tokeni
     assert trained_texts(byte_tokenizer, template, record) == ["You<|im_end|>"]
     bare = "{% for message in messages %}{{ message.content + '<|im_end|>' }}{% endfor %}"
     twice = "{{ 'You: ' }}" + bare
-    with pytest.raises(RecordError, match="whose place in its rendering is not certain"):
+    with pytest.raises(RecordError, match="that cannot be located in the rendered text"):
         trained_texts(byte_tokenizer, twice, record)
 
 
@@ -317,8 +317,8 @@ def test_one_rendering_finds_the_turns_that_all_prefixes_find(byte_tokenizer, mo
     conversation = read_record(CONVERSATION)
     for template in (CHATML, LLAMA3, GEMMA):
         finder = TurnFinder(ChatTemplate(template), byte_tokenizer.special)
-        at_once = finder._from_one_rendering(conversation, [2, 4])
+        at_once = finder._prefixes._from_one_rendering(conversation, [2, 4])
         assert at_once is not None
         with monkeypatch.context() as patch:
-            patch.setattr(finder, "_from_one_rendering", lambda *_: None)
+            patch.setattr(finder._prefixes, "_from_one_rendering", lambda *_: None)
             assert finder.render(conversation) == at_once

@@ -233,11 +233,11 @@ def test_ctrl_c_says_that_tokenizing_goes_on(
     command += ["--output-prefix", str(tmp_path / "x"), "--tokenizer", str(chitchat / "tokenizer")]
     monkeypatch.setattr(unfinished.UnfinishedCorpus, "publish", interrupted)
     assert main([*command, "--checkpoint-seconds", "0"]) == 130
-    line = "megatron-packing: error: interrupted; the same command goes on where it stopped\n"
+    line = "megatron-packing: error: interrupted; run the same command again to resume\n"
     assert capsys.readouterr().err == line
     monkeypatch.undo()
     assert main(command) == 0
-    assert "going on after 200 records" in capsys.readouterr().err
+    assert "resuming after 200 records" in capsys.readouterr().err
 
 
 def test_bad_command_lines_are_refused_by_name(corpus, index, tmp_path, capsys):

@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 
 from megatron_packing.cli import main
 from megatron_packing.corpus.record import corpus_record_path
-from megatron_packing.tokenizers.tokenizer import find_tokenizer
+from megatron_packing.tokenizers.find import find_tokenizer
 from tests.conftest import write_corpus
 
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import json
 import os
+from argparse import ArgumentParser
+from dataclasses import MISSING, fields
 
 import pytest
 
@@ -10,6 +12,11 @@ pytest.importorskip("transformers")
 
 from megatron_packing import Corpus
 from megatron_packing.cli import main
+from megatron_packing.commands.tokenize import add_arguments
+from megatron_packing.tokenize.options import EncoderOptions, EncodingOptions
+from megatron_packing.tokenize.provenance import describe_job
+from megatron_packing.tokenize.run import TokenizeOptions
+from megatron_packing.tokenizers.find import find_tokenizer
 
 HI = {"sender": "bing_user", "text": "Hi"}
 HO = {"sender": "bing", "text": "Ho", "time": 3}
@@ -121,7 +128,7 @@ def test_an_unfinished_run_goes_on_only_with_the_same_names(
     monkeypatch.setattr(unfinished.UnfinishedCorpus, "finish_publishing", publish)
     capsys.readouterr()
     assert main([*command(path), *options, "body=prompt"]) == 1
-    assert "of which fields were different" in capsys.readouterr().err
+    assert "that differs in fields" in capsys.readouterr().err
     assert main([*command(path), *options, "body=text"]) == 0
 
 
@@ -142,6 +149,25 @@ def test_many_inputs_and_a_large_limit_are_told_before_the_run(
     said = capsys.readouterr().err
     assert "it must be positive and under 2 GiB" in said
     assert "warning" not in said
+
+
+@pytest.mark.parametrize("option", fields(TokenizeOptions), ids=lambda option: option.name)
+def test_each_option_has_a_flag_with_its_default(option, chitchat):
+    parser = ArgumentParser()
+    add_arguments(parser)
+    flags = {action.dest: action for action in parser._actions}
+    if option.name == "names":
+        assert {"field", "role"} <= set(flags)
+        return
+    action = flags[option.name]
+    if option.default is MISSING:
+        assert action.required or action.default == []
+    elif option.name != "workers":  # a command uses all cores, a call in Python one
+        assert action.default == option.default
+    if option.name in {one.name for one in fields(EncodingOptions)}:
+        source = find_tokenizer(str(chitchat / "tokenizer"))
+        job = describe_job([], EncoderOptions(tokenizer=source, chat_template=None))
+        assert option.name in job
 
 
 PAIR = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]

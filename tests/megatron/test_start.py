@@ -18,7 +18,7 @@ from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
 from megatron_packing.corpus.record import corpus_record_path
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.vocabulary import check_tokenizer
-from megatron_packing.tokenizers.tokenizer import find_tokenizer
+from megatron_packing.tokenizers.find import find_tokenizer
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.trainer import ROW, needs_trainer, pretrain, train
 

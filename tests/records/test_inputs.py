@@ -281,6 +281,24 @@ def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
         find_inputs([str(tmp_path)])
 
 
+def test_the_folder_of_a_data_set_is_listed_once(tmp_path, monkeypatch):
+    from fsspec.implementations.local import LocalFileSystem
+
+    listed = []
+    find = LocalFileSystem.find
+
+    def counted(self, path, **options):
+        listed.append(path)
+        return find(self, path, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "find", counted)
+    (file,) = find_inputs([str(write_dataset(tmp_path))])
+    assert listed == [str(tmp_path / "saved")]
+    assert find_changed([file]) is None
+    (tmp_path / "saved" / "new").touch()
+    assert find_changed([file]) is file
+
+
 def test_files_of_fsspecs_memory_are_read():
     import fsspec
 

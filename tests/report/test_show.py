@@ -31,7 +31,7 @@ def test_runs_are_alike_and_end_where_turns_end():
 
 def test_turns_end_with_the_special_tokens_that_end_trained_ones(chitchat):
     pytest.importorskip("transformers")
-    from megatron_packing.tokenizers.tokenizer import find_tokenizer
+    from megatron_packing.tokenizers.find import find_tokenizer
 
     tokenizer = find_tokenizer(str(chitchat / "tokenizer")).open()
     end = tokenizer.token_of("</s>")
@@ -148,7 +148,7 @@ def test_documents_of_several_corpora_are_named_and_decoded(chat, tmp_path, caps
 
 def test_tokens_that_the_tokenizer_lacks_are_shown_as_ids(chitchat):
     pytest.importorskip("transformers")
-    from megatron_packing.tokenizers.tokenizer import find_tokenizer
+    from megatron_packing.tokenizers.find import find_tokenizer
 
     tokenizer = find_tokenizer(str(chitchat / "tokenizer")).open()
     assert decode([1, 10**8, 2], tokenizer) == "<s><token 100000000></s>"

@@ -10,8 +10,8 @@ import numpy as np
 from megatron_packing.records.batches import Position, RecordBatch
 from megatron_packing.records.input_file import InputFile
 from megatron_packing.report.tokenizing import print_result, show_search, warn_of_memory
-from megatron_packing.tokenize.encoder import EncodedBatch
-from megatron_packing.tokenize.unfinished import Progress
+from megatron_packing.tokenize.encoded_batch import EncodedBatch
+from megatron_packing.tokenize.progress import Progress
 
 FILE = InputFile("in.jsonl", 1, "", "lines")
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from megatron_packing.tokenize.encoder import EncoderOptions
-from megatron_packing.tokenizers.tokenizer import find_tokenizer
+from megatron_packing.tokenize.options import EncoderOptions
+from megatron_packing.tokenizers.find import find_tokenizer
 
 
 def packaged(package: str, path: str) -> Path:

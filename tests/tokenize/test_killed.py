@@ -132,7 +132,7 @@ def test_workers_end_with_their_parent_and_the_run_goes_on(chitchat, tmp_path, n
     else:
         assert process.returncode == 130, errors.decode()
         assert errors.decode().splitlines()[-1] == (
-            "megatron-packing: error: interrupted; the same command goes on where it stopped"
+            "megatron-packing: error: interrupted; run the same command again to resume"
         )
     deadline = time.monotonic() + 120
     while session_of(process.pid) and time.monotonic() < deadline:
@@ -201,7 +201,7 @@ def test_a_run_killed_many_times_ends_with_the_bytes_of_one_left_alone(
             begin_again()
             continue
         subprocess.run(["pkill", "-KILL", "-s", str(process.pid)], check=True)
-        with_progress += b"going on after" in process.communicate()[1]
+        with_progress += b"resuming after" in process.communicate()[1]
         kills += 1
         if Path(f"{prefix}.idx").exists() and not state.parent.exists():
             begin_again()  # killed when all was done
@@ -244,11 +244,11 @@ def test_a_full_disk_gives_a_sentence_and_room_lets_the_run_go_on(
     show = f'ls {folder}; mount -o remount,size=100m {folder}; "$@" || exit; ls {folder}'
     process = mounted("size=1m", f'"$@" && exit; {show}', folder, *run)
     assert process.returncode == 0, process.stderr
-    full, _, after = process.stderr.partition("going on after ")
+    full, _, after = process.stderr.partition("resuming after ")
     # A slow machine says how far it is, too.
     (line,) = (line for line in full.splitlines() if not line.startswith("tokenizing "))
     assert line.startswith("megatron-packing: error: the disk is full (No space left on device)")
-    assert "run the same command again, it goes on where it stopped" in line
+    assert "run the same command again to resume" in line
     assert int(after.split()[0].replace(",", "")) > 100
     first, *made = process.stdout.splitlines()
     assert first == "corpus.unfinished"  # and nothing that would be taken for a corpus

@@ -23,6 +23,7 @@ from megatron_packing.errors import InputError
 from megatron_packing.files.publication import rename_new
 from megatron_packing.files.whole import prefix_lock
 from megatron_packing.tokenize import unfinished
+from megatron_packing.tokenize.encoder import Encoder
 from megatron_packing.tokenize.run import TokenizeOptions, tokenize
 from megatron_packing.tokenize.unfinished import UnfinishedCorpus
 from tests.schemas.formats import QWEN, is_installed, packaged
@@ -63,6 +64,34 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(run, few_conversations
     for ending in (".bin", ".idx", "_loss_mask.bin", "_loss_mask.idx", "_corpus.json"):
         one, three = (tmp_path / "out" / f"{name}{ending}" for name in ("one", "three"))
         assert one.read_bytes() == three.read_bytes()
+
+
+def test_a_run_loads_its_tokenizer_once(run, few_conversations, monkeypatch):
+    made = []
+    start = Encoder.__init__
+
+    def counted(self, options):
+        made.append(options)
+        start(self, options)
+
+    monkeypatch.setattr(Encoder, "__init__", counted)
+    run(few_conversations, name="alone")
+    assert len(made) == 1
+    run(few_conversations, name="workers", workers=2)
+    assert len(made) == 1  # each worker loads its own, and this process none
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_tokenizer_that_cannot_be_loaded_is_named_from_where_it_is_used(
+    run, write_jsonl, tmp_path, workers
+):
+    (tmp_path / "broken").mkdir()
+    path = tmp_path / "broken" / "tokenizer.json"
+    path.write_text('{"model": 3}')
+    with pytest.raises(InputError, match=r"the tokenizer '.*' could not be loaded"):
+        run(write_jsonl(GOOD), tokenizer=str(path), workers=workers)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert multiprocessing.active_children() == []
 
 
 def test_several_files_are_read_one_after_another(run, write_jsonl, tmp_path):
@@ -148,12 +177,12 @@ def test_what_cannot_be_read_is_named(run, write_jsonl, tmp_path):
         run(good, schema="xml")
     with pytest.raises(InputError, match="--max-record-bytes is 0"):
         run(good, max_record_bytes=0)
-    with pytest.raises(InputError, match=r"--end-token is '<end>', which is no token of"):
+    with pytest.raises(InputError, match=r"--end-token is '<end>', which is not a token of"):
         run(good, end_token="<end>")
     for content, what in (("", "empty"), (" ", "only blank lines"), ("[]", "an empty array")):
         path = write_jsonl(name="empty.jsonl")
         path.write_text(content)
-        with pytest.raises(InputError, match=rf"holds no record \({what}\), nothing was written"):
+        with pytest.raises(InputError, match=rf"holds no record \({what}\); nothing was written"):
             run(path)
 
 
@@ -196,7 +225,7 @@ def test_bad_records_are_skipped_counted_and_written_down(run, write_jsonl, tmp_
 
 def test_records_of_which_none_is_good_make_no_corpus(run, write_jsonl, tmp_path):
     with pytest.raises(
-        InputError, match=r"holds no record that can be used, .* first of 1: .*not JSON"
+        InputError, match=r"holds no record that can be used, .* the reject is .*not JSON"
     ):
         run(write_jsonl("{"), on_bad_record="skip")
     assert list((tmp_path / "out").iterdir()) == []
@@ -373,9 +402,9 @@ class TestGoingOn:
     ):
         stopped()
         path = some_conversations
-        with pytest.raises(InputError, match=r"of which loss_on was different; .* --restart"):
+        with pytest.raises(InputError, match=r"that differs in loss_on; .* --restart"):
             run(path, loss_on="all")
-        with pytest.raises(InputError, match=r"of which inputs were different"):
+        with pytest.raises(InputError, match=r"that differs in inputs"):
             run(path, few_conversations)
         run(path, loss_on="all", restart=True)
         assert not Corpus(tmp_path / "out" / "corpus").has_loss_mask
@@ -384,7 +413,7 @@ class TestGoingOn:
         folder = stopped()
         path = some_conversations
         os.truncate(folder / "tokens", 10)
-        with pytest.raises(InputError, match=r"tokens has 10 bytes where .*--restart"):
+        with pytest.raises(InputError, match=r"tokens has 10 bytes, but .*--restart"):
             run(path)
         (folder / "state.json").write_text("{")
         with pytest.raises(InputError, match=r"state.json is damaged .*--restart"):
@@ -413,12 +442,20 @@ class TestGoingOn:
         ):
             run(path)
 
+    def test_not_where_another_release_began_it(self, run, some_conversations, stopped):
+        folder = stopped()
+        job = json.loads((folder / "job.json").read_text())
+        job["an option of that release"] = job.pop("max_record_bytes")
+        (folder / "job.json").write_text(json.dumps(job))
+        with pytest.raises(InputError, match=r"another release of .*; start over with --restart"):
+            run(some_conversations)
+
     def test_not_with_other_versions_of_what_it_uses(self, run, some_conversations, stopped):
         folder = stopped()
         job = json.loads((folder / "job.json").read_text())
         job["versions"]["tokenizers"] = "0.1"
         (folder / "job.json").write_text(json.dumps(job))
-        with pytest.raises(InputError, match="of which versions were different"):
+        with pytest.raises(InputError, match="that differs in versions"):
             run(some_conversations)
 
     @pytest.mark.parametrize("num_renamed", range(5))
@@ -439,7 +476,7 @@ class TestGoingOn:
         assert not (tmp_path / "out" / "corpus.idx").exists()
         monkeypatch.undo()
         if num_renamed % 2:
-            with pytest.raises(InputError, match="of which loss_on was different"):
+            with pytest.raises(InputError, match="that differs in loss_on"):
                 run(few_conversations, loss_on="all")
             run(few_conversations, loss_on="all", restart=True)
         else:

@@ -13,8 +13,8 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from megatron_packing.chat.find_template import find_templates
 from megatron_packing.errors import InputError
+from megatron_packing.tokenizers.find import find_recorded_forms, find_tokenizer
 from megatron_packing.tokenizers.folder import read_folder
-from megatron_packing.tokenizers.tokenizer import find_recorded_forms, find_tokenizer
 
 
 @pytest.fixture
@@ -72,16 +72,16 @@ def test_a_special_tokens_map_is_read_and_the_config_goes_before_it(folder):
 )
 def test_a_file_whose_neighbors_name_other_tokens_is_refused(folder, name, content):
     write(folder, name, content)
-    with pytest.raises(InputError, match="name tokens that it has not, or has otherwise"):
+    with pytest.raises(InputError, match="tokens that it does not have or defines differently"):
         find_tokenizer(str(folder / "tokenizer.json"))
 
 
 def test_a_damaged_neighbor_is_named(folder):
     write(folder, "tokenizer_config.json", "{")
-    with pytest.raises(InputError, match=r"tokenizer_config\.json is not JSON"):
+    with pytest.raises(InputError, match=r"tokenizer_config\.json is not valid JSON"):
         find_tokenizer(str(folder / "tokenizer.json"))
     write(folder, "tokenizer_config.json", "[]")
-    with pytest.raises(InputError, match=r"tokenizer_config\.json is no JSON object"):
+    with pytest.raises(InputError, match=r"tokenizer_config\.json is not a JSON object"):
         find_tokenizer(str(folder))
 
 

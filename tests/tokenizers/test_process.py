@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("transformers")
 
 from megatron_packing.errors import InputError
+from megatron_packing.tokenizers.find import find_tokenizer
 from megatron_packing.tokenizers.process import find_tokenizer_apart
-from megatron_packing.tokenizers.tokenizer import find_tokenizer
 
 APART = """
 import pickle, sys

@@ -11,7 +11,7 @@ pytest.importorskip("sentencepiece")
 import sentencepiece
 
 from megatron_packing.errors import InputError
-from megatron_packing.tokenizers.tokenizer import find_tokenizer
+from megatron_packing.tokenizers.find import find_tokenizer
 
 SYMBOLS = ["<start_of_turn>", "<end_of_turn>", "\n\n", "\n", "\u2581\u2581", "<b>"]
 TEXTS = [
@@ -85,8 +85,8 @@ def test_a_model_like_gemmas(train, add_dummy_prefix):
         ({"model_type": "unigram", "vocab_size": 275}, "it is not BPE"),
         ({"byte_fallback": False, "vocab_size": 60}, "it has no byte fallback"),
         ({"normalization_rule_name": "nmt_nfkc"}, "it normalizes texts"),
-        ({"remove_extra_whitespaces": True}, "it takes white space out"),
-        ({"treat_whitespace_as_suffix": True}, "it puts white space behind words"),
+        ({"remove_extra_whitespaces": True}, "it removes extra white space"),
+        ({"treat_whitespace_as_suffix": True}, "it puts white space after words"),
     ],
 )
 def test_other_kinds_are_refused(train, options, reason):

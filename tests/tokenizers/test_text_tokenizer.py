@@ -10,12 +10,12 @@ pytest.importorskip("transformers")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megatron_packing.tokenizers.find import find_tokenizer
 from megatron_packing.tokenizers.text_tokenizer import (
     HuggingFaceTokenizer,
     split_at_edges,
     trained_tokens,
 )
-from megatron_packing.tokenizers.tokenizer import find_tokenizer
 from tests.schemas.formats import QWEN, is_installed, packaged
 
 WORDS = [

@@ -12,7 +12,8 @@ pytest.importorskip("transformers")
 pytest.importorskip("mistral_common")
 
 from megatron_packing.errors import InputError
-from megatron_packing.tokenizers.tokenizer import find_tokenizer, token_dtype
+from megatron_packing.tokenizers.find import find_tokenizer
+from megatron_packing.tokenizers.source import token_dtype
 from tests.schemas.formats import LLAMA, QWEN, TEKKEN, is_installed, packaged
 
 ODD = [
@@ -123,7 +124,7 @@ def test_tokenizers_that_change_texts_tell_where_tokens_were(normaliser):
 
 
 def find_tokenizer_of(tokenizer):
-    from megatron_packing.tokenizers.tokenizer import TokenizerSource
+    from megatron_packing.tokenizers.source import TokenizerSource
 
     return TokenizerSource(kind="tokenizer.json", content=tokenizer.to_str(), name="made here")
 
