@@ -79,7 +79,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a variable for the template, such as enable_thinking=false",
+        help="a variable for the template, such as enable_thinking=false; may be repeated "
+        "(default: those that the records give)",
     )
     parser.add_argument(
         "--date", metavar="YYYY-MM-DD", help="what templates write as today (default: today)"
@@ -91,7 +92,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="what is trained (default: every assistant turn and the token that ends it)",
     )
     parser.add_argument(
-        "--schema", choices=SCHEMAS, help="of the records (default: found by their fields)"
+        "--schema",
+        choices=SCHEMAS,
+        help="what the records are (default: found by their fields)",
     )
     parser.add_argument(
         "--field",
@@ -126,8 +129,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=int,
         default=1 << 24,
         metavar="N",
-        help="longer records are bad; one may take 105 times its bytes of memory in a worker "
-        "(default: 16 MiB)",
+        help="records of more bytes are bad; one may take 105 times its bytes of memory in a "
+        "worker (default: 16 MiB)",
     )
     parser.add_argument(
         "--engine",
@@ -136,17 +139,23 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="processes of this machine (default), or a Ray cluster (RAY_ADDRESS)",
     )
     parser.add_argument(
-        "--workers", type=int, default=None, metavar="N", help="default: one for each core"
+        "--workers",
+        type=int,
+        default=None,
+        metavar="N",
+        help="processes that tokenize (default: one for each core)",
     )
     parser.add_argument(
-        "--restart", action="store_true", help="throw away what an unfinished run did"
+        "--restart",
+        action="store_true",
+        help="throw away what an unfinished run did (default: go on where it stopped)",
     )
     parser.add_argument(
         "--checkpoint-seconds",
         type=float,
         default=10.0,
         metavar="S",
-        help="what at most is lost when a run is killed (default: 10)",
+        help="a run that is killed loses the work of so many seconds at most (default: 10)",
     )
 
 
