@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -79,6 +80,7 @@ class LocalEngine:
                 done, future = pending.popleft()
                 yield done, future.result()
         except BrokenProcessPool as error:
+            _let_end(pool)
             raise InputError(
                 "a tokenizing worker died, most likely for want of memory; run the same command "
                 "with fewer --workers"
@@ -87,9 +89,22 @@ class LocalEngine:
             # A worker that has a result to hand over would wait for ever for it to be taken.
             for worker in set(multiprocessing.active_children()) - not_ours:
                 worker.kill()
+            _let_end(pool)
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _let_end(pool: ProcessPoolExecutor) -> None:
+    """Keep ``shutdown`` of a pool whose workers have died from waiting forever.
+
+    Before Python 3.11.5 (cpython issue 94777) it does if the pipe to the workers is full: this
+    process, which has the pipe's other end too, still waits for a reader.
+    """
+    if sys.version_info < (3, 11, 5):
+        queue = vars(pool).get("_call_queue")
+        if queue is not None:
+            queue._reader.close()
 
 
 @contextmanager

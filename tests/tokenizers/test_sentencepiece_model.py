@@ -103,7 +103,7 @@ def test_it_is_said_that_protobuf_is_missing(train, monkeypatch):
     monkeypatch.delattr(sentencepiece, "sentencepiece_model_pb2", raising=False)
     monkeypatch.setitem(sys.modules, "google", None)
     monkeypatch.setitem(sys.modules, "google.protobuf", None)
-    with pytest.raises(InputError, match="this tokenizer needs protobuf, .* --no-deps protobuf$"):
+    with pytest.raises(InputError, match=r"this tokenizer needs protobuf, .* --no-deps protobuf$"):
         find_tokenizer(str(path))
 
 
