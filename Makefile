@@ -1,5 +1,6 @@
 # Two lanes: Python 3.12 with the newest megatron-core, whose trainer the demo and the tests run, and
-# Python 3.11 with megatron-core 0.16.1, which has none. Versions between run a part of the tests.
+# Python 3.11 with megatron-core 0.16.1, which has none. Versions between run a part of the tests, and
+# so do Python 3.10 and 3.13, on which packs are planned and data are prepared.
 
 export MEGATRON_PACKING_WERROR ?= 1
 # Processes that share the tests, a file of tests to each; 0 runs them in one.
@@ -8,7 +9,9 @@ PYTEST = -m pytest -n $(JOBS) --dist loadfile
 
 DOCS ?= build/docs
 
-.PHONY: demo docs test test-all test-3.11 test-older-cores lint sanitize aarch64 wheel sbom environment-3.12 environment-3.11 clean
+.PHONY: demo docs test test-all coverage test-3.11 test-older-cores test-other-pythons test-wheels \
+  lint sanitize aarch64 wheel sbom environment-3.10 environment-3.11 environment-3.12 \
+  environment-3.13 clean
 
 DEMO ?= .demo
 
@@ -21,6 +24,10 @@ test: environment-3.12 ## Run the tests, without those that prove at length (min
 test-all: environment-3.12 ## Run all tests
 	.venv-3.12/bin/python $(PYTEST)
 
+coverage: environment-3.12 ## Run all tests in one process, and print the share of lines that they ran
+	.venv-3.12/bin/python -m coverage run -m pytest
+	.venv-3.12/bin/python -m coverage report
+
 test-3.11: environment-3.11 ## Run all tests with Python 3.11 and megatron-core 0.16.1
 	.venv-3.11/bin/python $(PYTEST)
 
@@ -29,6 +36,17 @@ test-older-cores: environment-3.12 ## Prove packing with megatron-core 0.17.1 an
 
 docs: environment-3.12 ## Build the documentation into build/docs, with warnings as errors
 	NO_MKDOCS_2_WARNING=1 .venv-3.12/bin/python -W ignore -m mkdocs build --strict --site-dir $(DOCS)
+
+# What needs neither torch nor Megatron, less tests of the core alone that take long, as it is the same.
+LIGHT_TESTS = $(addprefix tests/,core records schemas chat tokenizers tokenize index planning corpus commands) \
+  -m "not slow" -k "not no_stretch_of_planning"
+
+test-other-pythons: environment-3.10 environment-3.13 ## Test planning and preparing data with Python 3.10 and 3.13
+	.venv-3.10/bin/python $(PYTEST) $(LIGHT_TESTS)
+	.venv-3.13/bin/python $(PYTEST) $(LIGHT_TESTS)
+
+test-wheels: environment-3.10 environment-3.11 environment-3.12 environment-3.13 ## Build the wheel of each Python and plan packs with it where nothing compiles
+	for version in 3.10 3.11 3.12 3.13; do .venv-$$version/bin/python -m pytest tests/test_wheel.py || exit; done
 
 lint: environment-3.12 ## Check style and types
 	.venv-3.12/bin/python -m ruff check .
@@ -49,8 +67,8 @@ wheel: environment-3.12 ## Build a wheel for this machine into dist
 sbom: environment-3.12 ## Write a CycloneDX bill of materials of the run-time packages into dist
 	tools/make_sbom.sh .venv-3.12/bin/python dist/sbom.json
 
-environment-3.12 environment-3.11: environment-%:
+environment-3.10 environment-3.11 environment-3.12 environment-3.13: environment-%:
 	@tools/make_environment.sh $*
 
 clean:
-	rm -rf .venv-3.12 .venv-3.11 .demo build *.egg-info megatron_packing/*.so megatron_packing/_strategy.py
+	rm -rf .venv-3.1[0-3] .demo .coverage build *.egg-info megatron_packing/*.so megatron_packing/_strategy.py

@@ -8,4 +8,4 @@ from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.planning.strategies import STRATEGIES
 
 __all__ = ["STRATEGIES", "Corpus", "PackIndex", "PackPlan", "PlanSettings", "plan_packs"]
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # the only place; pyproject.toml reads it

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
+import textwrap
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +26,7 @@ try:
         tokenize,
         verify,
     )
+    from megatron_packing.commands.completion import complete
     from megatron_packing.commands.parser import Parser
     from megatron_packing.corpus.storage import corpus_path, is_remote
     from megatron_packing.report.console import close_standard_output
@@ -47,15 +51,33 @@ COMMANDS: dict[str, ModuleType] = {
     "export": export,
     "import": import_packed,
 }
+FIRST_STEPS = """\
+usage: megatron-packing COMMAND ...
+
+With conversations in chat.jsonl and the folder of your model's tokenizer, start with:
+  megatron-packing tokenize chat.jsonl --output-prefix data/chat --tokenizer TOKENIZER_FOLDER
+  megatron-packing compare data/chat --sequence-length 4096 --overlong split
+  megatron-packing pack data/chat --sequence-length 4096 --overlong split --output data/packs
+  megatron-packing show data/packs --pack 0
+Then train on data/packs with Megatron or Megatron-Bridge, as the README says.
+
+megatron-packing --help lists all commands; megatron-packing COMMAND --help explains one.
+"""
 _BROKEN_PIPE = 141  # as shells report a process that SIGPIPE ended
 
 
 def make_parser() -> tuple[Parser, Mapping[str, Parser]]:
     """The whole command line, and the parser of each verb."""
     parser = Parser(
-        prog="megatron-packing", description="Sequence packing for Megatron-style trainers."
+        prog="megatron-packing",
+        description="Sequence packing for Megatron-style trainers.",
+        epilog="megatron-packing alone shows the first steps.\n"
+        "megatron-packing COMMAND --help has an example, all flags and their defaults.\n\n"
+        "To complete commands in the shell, install megatron-packing[completion] and add this to\n"
+        '~/.bashrc or ~/.zshrc:  eval "$(register-python-argcomplete megatron-packing)"',
     )
-    parser.add_argument("--version", action="version", version=megatron_packing.__version__)
+    version = f"%(prog)s {megatron_packing.__version__}"
+    parser.add_argument("--version", action="version", version=version)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     verbs = {}
     for name, module in COMMANDS.items():
@@ -68,7 +90,7 @@ def make_parser() -> tuple[Parser, Mapping[str, Parser]]:
             type=Path,
             metavar="FILE",
             help="write the results there too, as JSON; - writes them, and nothing else, to "
-            "standard output",
+            "standard output (default: no JSON)",
         )
         verb.set_defaults(run=module.run, flags=frozenset(verb.flags))
         verbs[name] = verb
@@ -76,8 +98,12 @@ def make_parser() -> tuple[Parser, Mapping[str, Parser]]:
 
 
 def _epilog(module: ModuleType) -> str:
-    width = max(map(len, module.JSON_KEYS))
-    keys = "\n".join(f"  {key:{width}}  {about}" for key, about in module.JSON_KEYS.items())
+    indent = max(map(len, module.JSON_KEYS)) + 4
+    width = max(shutil.get_terminal_size().columns - 2, indent + 20)
+    keys = "\n".join(
+        textwrap.fill(f"  {key:{indent - 2}}{about}", width, subsequent_indent=" " * indent)
+        for key, about in module.JSON_KEYS.items()
+    )
     return f"example:\n  {module.EXAMPLE}\n\nkeys of --json:\n{keys}"
 
 
@@ -91,6 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with suppress(AttributeError):  # a stand-in of a test or of a notebook
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     parser, verbs = make_parser()
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what may come next
+        complete(parser)
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser.exit(2, FIRST_STEPS)
     args, unknown = parser.parse_known_args(arguments)
     if unknown:
         verbs[args.command].refuse(unknown)

@@ -56,9 +56,11 @@ def missing(what: str, package: str, extra: str) -> InputError:
 
     Args:
         what: Who needs it: "tokenizing".
-        package: What is missing.
+        package: The package or the module that is missing.
         extra: The extra of this project that has it.
     """
+    if package.partition(".")[0] == "google":  # no other package that is used has this module
+        package = "protobuf"
     return InputError(
         f"{what} needs {package}, which is not installed; install it with: "
         f"pip install 'megatron-packing[{extra}]', or in NVIDIA's images with: "

@@ -53,7 +53,9 @@ if [ "$(cat "$venv/state" 2> /dev/null)" != "$state" ]; then
   site=$("$venv/bin/python" -c "import sysconfig; print(sysconfig.get_path('purelib'))")
   "$packages/bin/python" -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
     > "$site/packages.pth"
-  ln -s "$packages/bin/ruff" "$venv/bin/ruff"  # a program, not a module
+  if [ -e "$packages/bin/ruff" ]; then
+    ln -s "$packages/bin/ruff" "$venv/bin/ruff"  # a program, not a module
+  fi
   "$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --no-deps \
     --no-build-isolation --editable .
   echo "$state" > "$venv/state"

@@ -48,7 +48,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     add_planning_arguments(parser, without=("strategy", "min_packs", "packs_multiple_of"))
     parser.add_argument(
-        "--global-batch-size", type=int, default=128, metavar="N", help="in rows (default 128)"
+        "--global-batch-size",
+        type=int,
+        default=128,
+        metavar="N",
+        help="rows of a step (default: 128)",
     )
     model = parser.add_argument_group(
         "model", "whose floating-point operations the expected speed-up is computed from"
@@ -56,8 +60,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     model.add_argument(
         "--model", choices=MODELS, default="8b", help="a Llama 3 by its size (default: 8b)"
     )
-    for flag in _SHAPE_FLAGS:
-        model.add_argument(flag, type=int, metavar="N", help="default: that of --model")
+    for flag, field in _SHAPE_FLAGS.items():
+        model.add_argument(
+            flag,
+            type=int,
+            metavar="N",
+            help=f"{_SHAPE_HELP.get(field, field.replace('_', ' '))} (default: that of --model)",
+        )
 
 
 _SHAPE_FLAGS = {
@@ -67,6 +76,12 @@ _SHAPE_FLAGS = {
     "--heads": "num_heads",
     "--query-groups": "num_query_groups",
     "--vocabulary-size": "vocabulary_size",
+}
+_SHAPE_HELP = {
+    "num_layers": "transformer layers",
+    "num_heads": "attention heads",
+    "num_query_groups": "heads of keys and values",
+    "vocabulary_size": "tokens that the output layer tells apart",
 }
 
 

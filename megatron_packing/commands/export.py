@@ -50,10 +50,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--allow-other-tokenizer",
         action="store_true",
-        help="accept corpora of different tokenizers, and an end token that is not the tokenizer's",
+        help="accept corpora of different tokenizers, and an end token that is not the tokenizer's "
+        "(default: refuse them)",
     )
     parser.add_argument(
-        "--corpus", type=Path, metavar="PREFIX", help="default: where the index was made from"
+        "--corpus",
+        type=Path,
+        metavar="PREFIX",
+        help="the corpus of the index (default: where the index was made from)",
     )
 
 

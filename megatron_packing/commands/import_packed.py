@@ -34,14 +34,18 @@ def add_arguments(parser: ArgumentParser) -> None:
         "inputs", nargs="+", type=Path, metavar="FILE", help=".npy or .parquet, or folders of them"
     )
     parser.add_argument(
-        "--output-prefix", type=Path, required=True, metavar="PREFIX", help="of the corpus to write"
+        "--output-prefix",
+        type=Path,
+        required=True,
+        metavar="PREFIX",
+        help="writes PREFIX.bin, PREFIX.idx, ...",
     )
     parser.add_argument(
         "--padding-token",
         type=int,
         metavar="ID",
-        help="leave out what sequences were padded with, which else stays in the documents, "
-        "untrained: the tokenizer's eos_id; for files made with pad_seq_to_mult over 1",
+        help="leave out this token where it pads a sequence: the tokenizer's eos_id; for files "
+        "made with pad_seq_to_mult over 1 (default: it stays in the documents, untrained)",
     )
     parser.add_argument(
         "--mix-splits",

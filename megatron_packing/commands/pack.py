@@ -23,13 +23,15 @@ from megatron_packing.report.console import console, progress_bar
 from megatron_packing.report.figures import describe_index, index_record
 
 HELP = "plan the packs of a corpus and write a pack index"
-EXAMPLE = "megatron-packing pack data/chat --sequence-length 4096 --overlong split --output packs"
+EXAMPLE = (
+    "megatron-packing pack data/chat --sequence-length 4096 --overlong split --output data/packs"
+)
 JSON_KEYS = {
     "index": "the folder that was written",
     "plan": "the settings of the plan",
     "corpus": "what it was made from: prefix, fingerprint, first document, number of documents",
     "figures": "as in manifest.json: packs, lower bound, positions, utilisation, what was left out",
-    "seconds": "what it took",
+    "seconds": "of planning, hashing and writing",
 }
 
 
@@ -42,7 +44,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--documents",
         metavar="FIRST:STOP",
-        help="pack only this range, as Megatron's --split does; the first document is 0",
+        help="pack only this range, as Megatron's --split does; the first document is 0 "
+        "(default: all)",
     )
     parser.add_argument(
         "--no-content-hashes",

@@ -22,13 +22,15 @@ def add_planning_arguments(parser: ArgumentParser, without: Collection[str] = ()
         "prefixes",
         nargs="*",
         metavar="PREFIX[:EPOCHS]",
-        help="of PREFIX.bin and PREFIX.idx; several are packed together, each so many times",
+        help="a corpus, PREFIX.bin and PREFIX.idx; several are packed together, each EPOCHS times "
+        "(default: 1)",
     )
     parser.add_argument(
         "--lengths",
         type=Path,
         metavar="FILE.npy",
-        help="in place of a corpus: positions (tokens less one) of each document",
+        help="in place of a corpus: an array of positions (tokens less one) of each document "
+        "(default: none)",
     )
     PlanSettings.add_arguments(parser, without=without)
     parser.add_argument(

@@ -32,24 +32,37 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("path", metavar="DIR|PREFIX", help="a pack index, or a corpus")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--pack", type=int, metavar="I", help="the pack to print; the first is 0")
     what.add_argument(
-        "--document", type=int, metavar="I", help="the document to print; the first is 0"
+        "--pack",
+        type=int,
+        metavar="I",
+        help="print this pack; the first is 0 (default: the figures of all)",
+    )
+    what.add_argument(
+        "--document",
+        type=int,
+        metavar="I",
+        help="print this document; the first is 0 (default: the figures of all)",
     )
     parser.add_argument(
-        "--corpus", type=Path, metavar="PREFIX", help="default: where the index was made from"
+        "--corpus",
+        type=Path,
+        metavar="PREFIX",
+        help="the corpus of the index (default: where the index was made from)",
     )
     parser.add_argument(
-        "--tokenizer", metavar="PATH_OR_NAME", help="default: the one the corpus was made with"
+        "--tokenizer",
+        metavar="PATH_OR_NAME",
+        help="what decodes tokens (default: the tokenizer that the corpus was made with)",
     )
     parser.add_argument(
-        "--ids", action="store_true", help="print the ids of tokens instead of their text"
+        "--ids", action="store_true", help="print the ids of tokens (default: their text)"
     )
     parser.add_argument(
         "--max-tokens",
         type=int,
         metavar="N",
-        help="tokens of each document (default: 80 in a pack, else 4096)",
+        help="print so many tokens of each document (default: 80 in a pack, else 4096)",
     )
 
 

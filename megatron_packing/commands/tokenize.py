@@ -95,7 +95,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a variable for the template, such as enable_thinking=false; may be repeated",
+        help="a variable for the template, such as enable_thinking=false; may be repeated "
+        "(default: those that the records give)",
     )
     parser.add_argument(
         "--date",
@@ -170,7 +171,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="the number of workers (default: one per core)",
     )
     parser.add_argument(
-        "--restart", action="store_true", help="discard the work of an unfinished run"
+        "--restart",
+        action="store_true",
+        help="discard the work of an unfinished run (default: continue it)",
     )
     parser.add_argument(
         "--checkpoint-seconds",

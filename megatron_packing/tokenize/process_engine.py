@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -57,6 +58,7 @@ class ProcessEngine:
         try:
             yield pool
         except BrokenProcessPool as error:
+            _close_reader(pool)
             raise InputError(
                 "a tokenizing worker died, most likely because memory ran out; run the same "
                 "command with fewer --workers"
@@ -65,9 +67,22 @@ class ProcessEngine:
             # A worker with a result to hand over would wait forever for this process to take it.
             for worker in set(multiprocessing.active_children()) - not_ours:
                 worker.kill()
+            _close_reader(pool)
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _close_reader(pool: ProcessPoolExecutor) -> None:
+    """Let ``shutdown`` of a pool of dead workers return.
+
+    Before Python 3.11.5 (cpython issue 94777) it waits forever if the pipe to the workers is full,
+    because this process holds the pipe's reading end open.
+    """
+    if sys.version_info < (3, 11, 5):
+        queue = vars(pool).get("_call_queue")
+        if queue is not None:
+            queue._reader.close()
 
 
 class _Workers:

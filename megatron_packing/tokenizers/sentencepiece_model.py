@@ -31,9 +31,18 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
     first word (``add_dummy_prefix``) is added to plain texts only; chat templates write their own.
 
     Raises:
-        InputError: The model is of an unsupported kind.
+        InputError: The model is of an unsupported kind, or protobuf does not fit sentencepiece.
     """
-    from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
+    try:
+        from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # releases of protobuf have different ones for it
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"{path} is read with sentencepiece, which the installed protobuf does not fit "
+            f"({reason}); install another with: pip install --upgrade --no-deps protobuf"
+        ) from error
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     description = sentencepiece_model_pb2.ModelProto()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import os
 import stat
@@ -15,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_packing.cli import COMMANDS, main, make_parser
+import megatron_packing
+from megatron_packing.cli import COMMANDS, FIRST_STEPS, main, make_parser
 from megatron_packing.counted import counted
 from megatron_packing.report.visible import visible, visible_line
 from tests.conftest import chat_like_lengths, write_corpus
 
-COMMAND = [sys.executable, "-m", "megatron_packing.cli"]
+COMMAND = [sys.executable, "-m", "megatron_packing"]
 
 
 @pytest.fixture
@@ -59,11 +61,104 @@ def test_help_has_an_example_that_is_accepted_and_every_default(verb, capsys):
     assert COMMANDS[verb].EXAMPLE in shown
     formatter = verbs[verb].formatter_class(verb)
     for action in verbs[verb]._actions:
+        if isinstance(action, argparse._HelpAction):
+            continue
         help_text = formatter._get_help_string(action) or ""
-        flag = action.option_strings and not isinstance(action, argparse._HelpAction)
-        if flag and action.default not in (None, False, []):
-            assert "default" in help_text, action.option_strings
-        assert action.help or not flag, f"{action.option_strings} has no help"
+        name = action.option_strings or action.dest
+        assert help_text.partition("(default")[0].strip(), f"{name} has no help"
+        assert not help_text.startswith("default"), f"{name} says its default alone"
+        if action.option_strings and not action.required:
+            assert "default" in help_text, f"{name} does not say its default"
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_help_fits_the_terminal(verb, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [
+        line
+        for line in lines
+        if len(line) > 80 and COMMANDS[verb].EXAMPLE not in line and "{" not in line
+    ] == []
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_each_flag_is_suggested_where_two_of_its_letters_are_swapped(verb, capsys):
+    flags = [flag for flag in make_parser()[1][verb].flags if flag.startswith("--")]
+    for flag in flags:
+        middle = len(flag) // 2
+        mistyped = flag[:middle] + flag[middle + 1] + flag[middle] + flag[middle + 2 :]
+        if mistyped in flags or any(other.startswith(mistyped) for other in flags):
+            continue
+        line = wrong_usage(capsys, *COMMANDS[verb].EXAMPLE.split()[1:], mistyped)
+        assert f"did you mean {flag} in place of {mistyped}?" in line
+
+
+def test_without_arguments_it_says_what_to_do_first(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown == FIRST_STEPS
+    assert len(shown.splitlines()) <= 12
+    assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_the_first_steps_are_right(chitchat, tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
+    lines = (chitchat / "conversations.jsonl").read_text(encoding="utf-8").splitlines()[:30]
+    (tmp_path / "chat.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    steps = FIRST_STEPS.replace("TOKENIZER_FOLDER", str(chitchat / "tokenizer"))
+    words = [line.split() for line in steps.splitlines() if line.startswith("  megatron-packing ")]
+    assert [step[1] for step in words] == ["tokenize", "compare", "pack", "show"]
+    for step in words:
+        assert main(step[1:]) == 0
+
+
+def test_the_package_runs_as_the_command_and_says_its_version():
+    version = f"megatron-packing {megatron_packing.__version__}\n"
+    done = subprocess.run([*COMMAND, "--version"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, version)
+    assert importlib.metadata.version("megatron-packing") == megatron_packing.__version__
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("megatron-packing ver", ["verify"]),
+        ("megatron-packing pack data --overl", ["--overlong"]),
+        ("megatron-packing pack data --overlong ", ["error", "drop", "truncate", "split"]),
+        ("megatron-packing compare data --strategy", []),
+    ],
+)
+def test_shells_complete_verbs_flags_and_choices(typed, offered, tmp_path):
+    pytest.importorskip("argcomplete")
+    environment = {
+        **os.environ,
+        "_ARGCOMPLETE": "1",
+        "_ARGCOMPLETE_IFS": "\n",
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "offered"),
+        "COMP_LINE": typed,
+        "COMP_POINT": str(len(typed)),
+        "COMP_TYPE": "9",
+    }
+    subprocess.run(COMMAND, env=environment, cwd=tmp_path, timeout=60, check=True)
+    assert (tmp_path / "offered").read_text().split() == offered
+
+
+def test_a_shell_that_asks_an_install_without_argcomplete_gets_nothing():
+    program = "import sys; sys.modules['argcomplete'] = None; import megatron_packing.__main__"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "_ARGCOMPLETE": "1"},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
 
 
 def test_mistyped_words_are_answered_with_what_was_meant(capsys):

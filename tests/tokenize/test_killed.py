@@ -141,6 +141,31 @@ def test_workers_end_with_their_parent_and_the_run_goes_on(chitchat, tmp_path, n
     assert json.loads(state.read_text())["num_records"] > 0
 
 
+@pytest.mark.timeout(300)
+def test_a_worker_that_is_killed_for_its_memory_ends_the_run(chitchat, tmp_path):
+    path = tmp_path / "long.jsonl"
+    path.write_bytes((chitchat / "conversations.jsonl").read_bytes() * 5)
+    run = command(path, tmp_path / "out", chitchat, "--checkpoint-seconds", "0", "--workers", "2")
+    process = subprocess.Popen(
+        run, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    while not (tmp_path / "out.unfinished" / "state.json").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    worker = next(
+        number
+        for number in session_of(process.pid)
+        if b"spawn_main" in Path(f"/proc/{number}/cmdline").read_bytes()
+    )
+    os.kill(worker, signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert errors.decode().splitlines()[-1] == (
+        "megatron-packing: error: a tokenizing worker died, most likely for want of memory; run "
+        "the same command with fewer --workers"
+    )
+
+
 @pytest.fixture
 def conversations(chitchat, tmp_path) -> Path:
     """The real conversations with a bad line after every hundred."""

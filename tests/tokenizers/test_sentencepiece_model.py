@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 pytest.importorskip("transformers")
@@ -92,3 +94,34 @@ def test_a_model_like_gemmas(train, add_dummy_prefix):
 def test_other_kinds_are_refused(train, options, reason):
     with pytest.raises(InputError, match=reason):
         find_tokenizer(str(train(**options)))
+
+
+def test_it_is_said_that_protobuf_is_missing(train, monkeypatch):
+    path = train()
+    for name in [name for name in sys.modules if name.startswith("sentencepiece.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(sentencepiece, "sentencepiece_model_pb2", raising=False)
+    monkeypatch.setitem(sys.modules, "google", None)
+    monkeypatch.setitem(sys.modules, "google.protobuf", None)
+    with pytest.raises(InputError, match=r"this tokenizer needs protobuf, .* --no-deps protobuf$"):
+        find_tokenizer(str(path))
+
+
+def test_it_is_said_that_protobuf_is_of_another_release(train, monkeypatch):
+    from google.protobuf import runtime_version
+
+    path = train()
+    for name in [name for name in sys.modules if name.startswith("sentencepiece.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(sentencepiece, "sentencepiece_model_pb2", raising=False)
+
+    def older(*_):
+        raise runtime_version.VersionError("gencode 7.36.1 runtime 6.33.0.\nMore of it.")
+
+    monkeypatch.setattr(runtime_version, "ValidateProtobufRuntimeVersion", older)
+    with pytest.raises(InputError) as caught:
+        find_tokenizer(str(path))
+    assert str(caught.value) == (
+        f"{path} is read with sentencepiece, which the installed protobuf does not fit (gencode "
+        f"7.36.1 runtime 6.33.0.); install another with: pip install --upgrade --no-deps protobuf"
+    )
