@@ -33,7 +33,8 @@ from tests.trainer import HAS_TRAINER, needs_trainer
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.glob("**/*.md"))
 KINDS = {"console", "python", "sh", "json", "jsonl", "text", "diff", "toml"}
 RUN_ELSEWHERE = {
-    ("bridge.md", 0): "tests/test_readme.py",
+    ("bridge.md", 0): "tests/docs/test_bridge_page.py",
+    ("bridge.md", 1): "tests/bridge/test_finetune.py",
 }
 """``python`` blocks, by page and number among the page's ``python`` blocks, and what runs them."""
 
