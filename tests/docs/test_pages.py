@@ -35,6 +35,8 @@ KINDS = {"console", "python", "sh", "json", "jsonl", "text", "diff", "toml"}
 RUN_ELSEWHERE = {
     ("bridge.md", 0): "tests/docs/test_bridge_page.py",
     ("bridge.md", 1): "tests/bridge/test_finetune.py",
+    ("pretrain-gpt.md", 0): "tests/docs/test_pretrain_gpt_page.py",
+    ("pretrain-gpt.md", 1): "tests/docs/test_pretrain_gpt_page.py",
 }
 """``python`` blocks, by page and number among the page's ``python`` blocks, and what runs them."""
 
