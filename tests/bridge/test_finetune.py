@@ -7,7 +7,6 @@ import functools
 import itertools
 import json
 import os
-import re
 from collections import Counter
 from pathlib import Path
 from unittest import mock
@@ -28,7 +27,8 @@ from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.ranks import open_index_and_corpus
 from megatron_packing.thd.rows import PackedRows
 from tests.bridge.conftest import BRIDGE, SOURCES, needs_bridge
-from tests.conftest import ROOT, chat_like_lengths, write_corpus
+from tests.conftest import chat_like_lengths, write_corpus
+from tests.docs.pages import blocks
 from tests.ranks import run_ranks
 from tests.trainer import needs_trainer, train
 
@@ -208,8 +208,8 @@ def test_a_blend_reads_each_index_at_its_weight(folder, results):
         assert results["blend begun"][name] + results["blend resumed"][name] == result[name]
 
 
-@pytest.mark.skipif(BRIDGE < (0, 6), reason="the README has the settings of Bridge 0.6")
-def test_bridge_trains_on_exported_packs_with_the_settings_of_the_readme(folder):
+@pytest.mark.skipif(BRIDGE < (0, 6), reason="the page has the settings of Bridge 0.6")
+def test_bridge_trains_on_exported_packs_with_the_settings_of_the_page(folder):
     """One step of all rows, as Bridge has an order of its own."""
     end_token, packs = VOCABULARY - 1, {}
     for name in ("train", "valid"):
@@ -222,11 +222,10 @@ def test_bridge_trains_on_exported_packs_with_the_settings_of_the_readme(folder)
         export_packs(
             packs[name], corpus, folders[name], file_format="bridge-parquet", end_token=end_token
         )
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (program,) = [
-        block
-        for block in re.findall(r"^```python\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
-        if "offline_packing_specs" in block
+        block.text
+        for block in blocks("bridge.md")
+        if block.kind == "python" and "offline_packing_specs" in block.text
     ]
     for old, new in (("4096", f"{ROW}"), ('"data/', f'"{folder}/data/')):
         assert old in program

@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -28,38 +27,18 @@ from megatron_packing.cli import make_parser
 from megatron_packing.planning.strategies import STRATEGY_TABLE
 from tests.conftest import ROOT
 from tests.docs.commands import run_command, without_seconds
+from tests.docs.pages import DOCS, blocks
 from tests.trainer import HAS_TRAINER, needs_trainer
 
-DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.glob("**/*.md"))
 KINDS = {"console", "python", "sh", "json", "jsonl", "text", "diff", "toml"}
 RUN_ELSEWHERE = {
-    ("bridge.md", 0): "tests/test_readme.py",
+    ("bridge.md", 0): "tests/docs/test_bridge_page.py",
+    ("bridge.md", 1): "tests/bridge/test_finetune.py",
+    ("pretrain-gpt.md", 0): "tests/docs/test_pretrain_gpt_page.py",
+    ("pretrain-gpt.md", 1): "tests/docs/test_pretrain_gpt_page.py",
 }
 """``python`` blocks, by page and number among the page's ``python`` blocks, and what runs them."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a page."""
-
-    kind: str
-    text: str
-    number: int
-    """Among the blocks of its kind in the page."""
-    title: str
-    """The file that a reader puts it in, or nothing."""
-
-
-def blocks(page: str) -> Iterator[Block]:
-    text = (DOCS / page).read_text(encoding="utf-8")
-    counts: dict[str, int] = {}
-    for indent, kind, title, body in re.findall(
-        r'^( *)```(\w*)(?: title="(.*?)")?\n(.*?)^\1```$', text, re.DOTALL | re.MULTILINE
-    ):
-        lines = (line.removeprefix(indent) for line in body.splitlines(keepends=True))
-        yield Block(kind, "".join(lines), counts.get(kind, 0), title)
-        counts[kind] = counts.get(kind, 0) + 1
 
 
 @pytest.mark.parametrize("page", PAGES)
