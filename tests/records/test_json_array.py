@@ -7,7 +7,7 @@ import io
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_packing.records import json_array
@@ -76,6 +76,7 @@ def test_white_space_before_an_array_is_not_counted_as_its_element():
     between=st.sampled_from(["", " ", "\n", ",\n", "\ufeff"]),
     limit=st.sampled_from([10, 1 << 20]),
 )
+@settings(max_examples=30)
 def test_objects_are_the_parsers(values, indent, between, limit):
     texts = [json.dumps(value, indent=indent).encode() for value in values]
     found = list(read_objects(io.BytesIO(between.encode().join(texts)), limit))
