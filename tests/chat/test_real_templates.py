@@ -292,7 +292,7 @@ def test_chatml_with_another_models_tokenizer_is_refused_and_its_pieces_named():
     template = packaged("axolotl", f"{AXOLOTL}/chatml.jinja").read_text(encoding="utf-8")
     source = find_once(str(packaged(*LLAMA)))
     batch = RecordBatch(0, 1, [{"messages": ANSWERED}], 1, Position(), 0)
-    with pytest.raises(InputError, match=r"no special token of the tokenizer .* 'im'"):
+    with pytest.raises(InputError, match=r"not a special token of the tokenizer .* 'im'"):
         Encoder(EncoderOptions(tokenizer=source, chat_template=template)).encode(batch)
     options = EncoderOptions(tokenizer=source, chat_template=template, allow_other_template=True)
     assert Encoder(options).encode(batch).notes == {"answers that no special token ends": 1}
