@@ -24,9 +24,8 @@ test: environment-3.12 ## Run the tests, without those that prove at length (min
 test-all: environment-3.12 ## Run all tests
 	.venv-3.12/bin/python $(PYTEST)
 
-coverage: environment-3.12 ## Run all tests in one process, and print the share of lines that they ran
-	.venv-3.12/bin/python -m coverage run -m pytest
-	.venv-3.12/bin/python -m coverage report
+coverage: environment-3.12 ## Run all tests, and print the share of lines that they ran
+	tools/measure_coverage.sh .venv-3.12/bin/python
 
 test-3.11: environment-3.11 ## Run all tests with Python 3.11 and megatron-core 0.16.1
 	.venv-3.11/bin/python $(PYTEST)

@@ -15,7 +15,7 @@ ANSWERED = {"role": "assistant", "content": "2"}
 PAGE = (ROOT / "docs" / "prepare.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=str)
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=lambda schema: schema.name)
 def test_a_schema_is_found_by_its_fields_unless_it_must_be_named(schema):
     fields = RecordFields(dict.fromkeys(schema.needs, "a text"), RecordNames())
     assert schema.matches(fields) is not schema.only_if_named
@@ -26,7 +26,7 @@ def test_a_schema_is_found_by_its_fields_unless_it_must_be_named(schema):
         assert not schema.matches(RecordFields(others, named))
 
 
-@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=str)
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=lambda schema: schema.name)
 def test_other_names_map_to_the_fields_of_every_schema(schema):
     for field in (*schema.needs, *schema.others):
         names = RecordNames({"mine": field})
