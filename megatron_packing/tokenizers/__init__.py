@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds tokenizers in files or by name, and tokenizes texts with them.
 
-May import: corpus, counted, errors. Does not import torch or Megatron.
+May import: corpus, errors. Does not import torch or Megatron.
 """
