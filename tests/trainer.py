@@ -9,6 +9,8 @@ import importlib.util
 import itertools
 import json
 import re
+import subprocess
+import sys
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -180,3 +182,27 @@ def _server() -> RankServer:
     # Megatron asks for one connection under tensor parallelism.
     settings = {"OMP_NUM_THREADS": "1", "CUDA_DEVICE_MAX_CONNECTIONS": "1"}
     return RankServer(SERVERS / "trainer_server.py", environment=settings)
+
+
+@functools.cache
+def megatrons_flags() -> dict[str, list[str]]:
+    """The flags of each argument of Megatron's parser, by the argument's name.
+
+    Another process finds them: Megatron asks for CUDA as it is imported.
+    """
+    program = (
+        "import sys, argparse, json; sys.path.insert(0, sys.argv[1]); import cpu_trainer; "
+        "cpu_trainer.run_cuda_code_on_cpu(); "
+        "from megatron.training.arguments import add_megatron_arguments as add; flags = {}; "
+        "[flags.setdefault(a.dest, []).extend(a.option_strings) "
+        "for a in add(argparse.ArgumentParser(add_help=False))._actions]; print(json.dumps(flags))"
+    )
+    process = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, EXAMPLES],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    flags: dict[str, list[str]] = json.loads(process.stdout.splitlines()[-1])
+    return flags

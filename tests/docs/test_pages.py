@@ -17,8 +17,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+from argparse import ArgumentParser
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,7 +28,7 @@ from megatron_packing.planning.strategies import STRATEGY_TABLE
 from tests.conftest import ROOT
 from tests.docs.commands import run_command, without_seconds
 from tests.docs.pages import DOCS, blocks
-from tests.trainer import HAS_TRAINER, needs_trainer
+from tests.trainer import HAS_TRAINER, megatrons_flags, needs_trainer
 
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.glob("**/*.md"))
 KINDS = {"console", "python", "sh", "json", "jsonl", "text", "diff", "toml"}
@@ -135,25 +135,12 @@ TORCHRUN_FLAGS = {
 }
 
 
-@cache
-def pretrain_flags() -> frozenset[str]:
+def pretrain_flags() -> set[str]:
     """All flags of Megatron's parser, and those of packing."""
-    program = (
-        "import sys, argparse; sys.path.insert(0, sys.argv[1]); import cpu_trainer; "
-        "cpu_trainer.run_cuda_code_on_cpu(); "
-        "from megatron.training.arguments import add_megatron_arguments as add; "
-        "from megatron_packing.megatron.arguments import add_packing_arguments as packing; "
-        "parser = packing(add(argparse.ArgumentParser())); "
-        "print(*parser._option_string_actions)"
-    )
-    process = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, ROOT / "examples"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    return frozenset(process.stdout.splitlines()[-1].split())
+    from megatron_packing.megatron.arguments import add_packing_arguments
+
+    packing = add_packing_arguments(ArgumentParser())._option_string_actions
+    return {*packing, *(flag for flags in megatrons_flags().values() for flag in flags)}
 
 
 @pytest.mark.slow

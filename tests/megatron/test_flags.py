@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import functools
 import re
-import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
 from collections import Counter
@@ -31,7 +29,7 @@ from megatron_packing.megatron.checks import check_packing_arguments
 from megatron_packing.megatron.flags import REFUSED, flag_of
 from tests.conftest import ROOT
 from tests.megatron.flag_table import CHECKED, FIELDS, HARMLESS, MEGATRON, PACKING
-from tests.trainer import needs_trainer
+from tests.trainer import megatrons_flags, needs_trainer
 
 LISTS = [set(REFUSED), CHECKED, PACKING, MEGATRON, FIELDS, *map(set, HARMLESS.values())]
 SOURCES = Path(next(iter(megatron.core.__path__))).parent
@@ -41,25 +39,6 @@ def undecided(names: set[str]) -> set[str]:
     return names - set().union(*LISTS)
 
 
-@functools.cache
-def of_megatrons_parser() -> frozenset[str]:
-    """In another process: Megatron asks for CUDA as it is imported."""
-    program = (
-        "import sys, argparse; sys.path.insert(0, sys.argv[1]); import cpu_trainer; "
-        "cpu_trainer.run_cuda_code_on_cpu(); "
-        "from megatron.training.arguments import add_megatron_arguments as add; "
-        "print(*(a.dest for a in add(argparse.ArgumentParser())._actions))"
-    )
-    process = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, ROOT / "examples"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    return frozenset(process.stdout.splitlines()[-1].split()) - {"help"}
-
-
 def test_no_argument_has_two_decisions():
     counts = Counter(name for names in LISTS for name in names)
     assert not [name for name, count in counts.items() if count > 1]
@@ -67,7 +46,7 @@ def test_no_argument_has_two_decisions():
 
 @needs_trainer
 def test_every_argument_of_megatrons_parser_is_decided_and_an_invented_one_is_not():
-    names = of_megatrons_parser()
+    names = frozenset(megatrons_flags())
     assert len(names) > 700
     assert undecided(names) == set(), "decide what they mean for packed rows: see flag_table.py"
     assert undecided(names | {"train_backwards"}) == {"train_backwards"}
@@ -88,7 +67,7 @@ def test_what_megatron_is_said_to_read_stands_in_its_code():
     """In 0.19; other versions have names of their own."""
     texts = [path.read_text() for path in SOURCES.glob("[ct]*/**/*.py")]
     words = Counter(word for text in texts for word in re.findall(r"\w+", text))
-    assert not [name for name in MEGATRON & of_megatrons_parser() if not words[name]]
+    assert not [name for name in MEGATRON & frozenset(megatrons_flags()) if not words[name]]
 
 
 def test_what_packing_is_said_to_read_stands_in_its_code():
