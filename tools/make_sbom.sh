@@ -19,7 +19,14 @@ import json
 import re
 import sys
 
-components = json.load(open(sys.argv[1]))["components"]
+import megatron_packing
+
+bom = json.load(open(sys.argv[1]))
+# cyclonedx_py does not read the version, which pyproject.toml takes from the package.
+bom["metadata"]["component"]["version"] = megatron_packing.__version__
+with open(sys.argv[1], "w") as file:
+    json.dump(bom, file, indent=2)
+components = bom["components"]
 found = {component["name"].lower() for component in components}
 locked = {name.lower() for name in re.findall(r"^([\w.-]+)==", open(sys.argv[2]).read(), re.M)}
 if locked - found:
