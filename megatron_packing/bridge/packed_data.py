@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron_packing.bridge.advice import advise, check_trained
-from megatron_packing.bridge.checks import check_run
+from megatron_packing.bridge.checks import check_kernels, check_run
 from megatron_packing.bridge.containers import show_settings_when_validated
 from megatron_packing.bridge.dataset import PackedRowDataset
 from megatron_packing.bridge.moved_names import PackedSequenceSpecs
@@ -16,6 +16,7 @@ from megatron_packing.bridge.stream import Beginning, is_first_rank, keep_stream
 from megatron_packing.bridge.versions import takes_padding_mask
 from megatron_packing.bridge.vocabulary import check_tokens
 from megatron_packing.errors import InputError
+from megatron_packing.megatron.packed_rotation import index_rotary_positions
 from megatron_packing.report.console import console
 from megatron_packing.thd.layout import Attention, positions_of
 from megatron_packing.thd.rows import PackedRows
@@ -76,6 +77,8 @@ class PackedData(_Watcher):
     """Do not compare the corpora's tokenizers with the run's."""
     allow_untested_bridge: bool = False
     """Accept a Megatron-Bridge that is newer than the newest tested release."""
+    allow_unfused_attention: bool = False
+    """Train even if Transformer Engine has no fused attention kernel for packed rows."""
     dataloader_type: str = "single"
 
     # From 0.5 on, the next three make Bridge pass cu_seqlens to the pipeline stages between the
@@ -136,7 +139,8 @@ def build_datasets(config: PackedData, tokenizer: Any) -> Datasets:
 
     Raises:
         InputError: An index or its corpus cannot be opened, or the run would train wrongly because
-            of its settings, its tokenizer and vocabulary, or its checkpoint.
+            of its settings, its tokenizer and vocabulary, or its checkpoint; or Transformer Engine
+            has no fused attention for it.
     """
     cfg = config._cfg
     if cfg is None or cfg.dataset is not config:
@@ -155,6 +159,10 @@ def build_datasets(config: PackedData, tokenizer: Any) -> Datasets:
                 cfg.model,
                 allow_other_tokenizer=config.allow_other_tokenizer,
             )
+    index_rotary_positions()  # most of Bridge's recipes do not fuse rotary embeddings
+    for line in check_kernels(cfg, splits):
+        if is_first_rank():
+            console.print(line)
     beginning = keep_stream(cfg, splits["train"], config.seed, new_stream=config.new_stream)
     if not config._is_described and is_first_rank():
         for line in advise(cfg, splits):

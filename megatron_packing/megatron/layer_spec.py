@@ -21,6 +21,9 @@ from megatron.core.utils import log_single_rank
 from torch import Tensor
 
 from megatron_packing.errors import InputError
+from megatron_packing.megatron.attention_limits import attention_problems
+from megatron_packing.megatron.flags import flag_of
+from megatron_packing.megatron.packed_rotation import index_rotary_positions
 from megatron_packing.thd.attention import (
     BACKENDS,
     Backend,
@@ -67,6 +70,8 @@ def choose_backend(config: TransformerConfig, told: str | None = None) -> Backen
             raise InputError(
                 "Transformer Engine is not installed: install it, or give --transformer-impl local"
             )
+        for problem in attention_problems(config, flag_of):
+            raise InputError(problem)
         _check_head_size(config)
         return backend
     if config.transformer_impl != "local":
@@ -112,6 +117,7 @@ def packed_layer_spec(
         InputError: As ``choose_backend`` does.
     """
     chosen = choose_backend(config, backend)
+    index_rotary_positions()
     log_single_rank(logger, logging.INFO, f"attention backend for packed rows: {chosen}")
     is_te = chosen == "transformer_engine"
     block = get_gpt_decoder_block_spec(
