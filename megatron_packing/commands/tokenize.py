@@ -210,7 +210,7 @@ def run(args: Namespace) -> dict[str, Any]:
 def _pair(text: str) -> tuple[str, str]:
     name, equals, meaning = text.rpartition("=")
     if not equals or not name or not meaning:
-        raise ArgumentTypeError(f"{text!r} is not NAME=MEANING")
+        raise ArgumentTypeError(f"{text!r} is not NAME=FIELD or NAME=ROLE")
     return name, meaning
 
 

@@ -248,17 +248,19 @@ def _check(
     index: PackIndex, corpus: Corpus | JoinedCorpus, config: PackedDatasetConfig
 ) -> PackIndex:
     check_source(index, corpus)
+    first = index.corpus.first_document
+    documents = range(first, first + index.corpus.num_documents)
     if index.plan.sequence_length != config.sequence_length:
+        plan = replace(index.plan, sequence_length=config.sequence_length)
+        command = plan.command(str(corpus.prefix), documents)
         raise InputError(
             f"the pack index {index.path} has rows of {index.plan.sequence_length} positions, but "
-            f"--seq-length is {config.sequence_length}; make one for that length"
+            f"--seq-length is {config.sequence_length}; give --seq-length "
+            f"{index.plan.sequence_length}, or make an index with: {command}"
         )
     if index.plan.alignment % config.smallest_alignment:
-        first = index.corpus.first_document
         aligned = replace(index.plan, alignment=config.smallest_alignment)
-        command = aligned.command(
-            str(corpus.prefix), range(first, first + index.corpus.num_documents)
-        )
+        command = aligned.command(str(corpus.prefix), documents)
         raise InputError(
             f"the pack index {index.path} has segments aligned to {index.plan.alignment}, but "
             f"--context-parallel-size {config.context_parallel_size} cuts them into "

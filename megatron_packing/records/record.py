@@ -38,7 +38,7 @@ def parse_json(text: bytes) -> Any:
         ) from error
     except json.JSONDecodeError as error:
         raise RecordError(
-            "not JSON", f"it is not JSON ({error.msg} at column {error.colno})"
+            "not JSON", f"it is not JSON ({error.msg.removesuffix(' at')} at column {error.colno})"
         ) from error
     except RecursionError as error:
         raise RecordError("nested too deeply", "its JSON is nested too deeply") from error

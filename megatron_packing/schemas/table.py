@@ -3,7 +3,7 @@
 
 To add a schema, write a module with its reading function and add a row here. ``--schema``,
 ``--field``, errors and ``read_record`` use this table. A record has the first schema in it that it
-matches.
+matches: ``conversations`` looks for it.
 """
 
 from __future__ import annotations
