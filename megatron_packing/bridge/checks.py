@@ -20,6 +20,7 @@ from megatron_packing.bridge.versions import (
 )
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.megatron.attention_limits import attention_problems, width_problem
 from megatron_packing.thd.alignment import row_multiple, segment_alignment
 from megatron_packing.thd.layout import ATTENTION
 
@@ -41,6 +42,7 @@ def check_recipe(cfg: Any, *, allow_untested_bridge: bool = False) -> None:
     check_recurrent_layers(cfg.model)
     check_stages(cfg.model)
     check_model(cfg.model)
+    check_attention(cfg)
     check_virtual_stages(cfg)
 
 
@@ -110,6 +112,27 @@ def check_model(model: Any) -> None:
             f"cfg.model.cuda_graph_impl is {model.cuda_graph_impl}, but a captured graph reuses "
             f"the document boundaries of one row; set it to none"
         )
+
+
+def check_attention(cfg: Any) -> None:
+    """Refuse attention that Transformer Engine cannot compute on packed rows, or trains wrongly.
+
+    Args:
+        cfg: Bridge's ``ConfigContainer``.
+
+    Raises:
+        InputError: Names the setting.
+    """
+    if getattr(cfg.model, "transformer_impl", "transformer_engine") != "transformer_engine":
+        return
+    precision = _precision(cfg)
+    part = "model" if precision is cfg.model else "mixed_precision"
+    for problem in attention_problems(
+        cfg.model,
+        lambda name: f"cfg.{part if name.startswith('fp8') else 'model'}.{name}",
+        precision=precision,
+    ):
+        raise InputError(problem)
 
 
 def check_virtual_stages(cfg: Any) -> None:
@@ -222,6 +245,8 @@ def check_index(index: PackIndex, row: int, cfg: Any) -> None:
             f"training rows have {row}; make both with the same --sequence-length"
         )
     for ranks in {model.context_parallel_size, evaluation_context_parallel_size(cfg)}:
+        if problem := width_problem(index.figures.max_documents_per_pack + 2, ranks):
+            raise InputError(f"the pack index {index.path}: {problem}")
         least = segment_alignment(ranks)
         if plan.alignment % least:
             raise InputError(

@@ -138,6 +138,7 @@ def run_model(model: Any, batch: PackedBatch) -> Tensor:
         rank = parallel_state.get_tensor_model_parallel_rank()
         padding_mask = padding_mask.chunk(ranks, dim=1)[rank]
     packed = batch.packed_seq_params
+    _check_scaling(model)
     if _rotates_segment_by_segment(model):
         packed = _without_empty_segments(packed)
     if batch.row_denominator is not None:
@@ -166,6 +167,23 @@ def _rotates_segment_by_segment(model: Any) -> bool:
         return False
     kind = get_attr_wrapped_model(model, "position_embedding_type", allow_none=True)
     return bool(kind not in ("learned_absolute", "none"))
+
+
+def _check_scaling(model: Any) -> None:
+    """Refuse fused YaRN: Megatron's fused kernel drops its scaling factor on packed rows.
+
+    ``_apply_rotary_pos_emb_thd`` never receives ``mscale`` where rotary embeddings are fused
+    (``models/common/embeddings/rope_utils.py``).
+    """
+    config = get_model_config(model)
+    if config.apply_rope_fusion and not config.multi_latent_attention:
+        kind = get_attr_wrapped_model(model, "position_embedding_type", allow_none=True)
+        if kind == "yarn":
+            raise InputError(
+                "the model has YaRN position embeddings and apply_rope_fusion, but Megatron's "
+                "fused kernel leaves YaRN's scaling factor out on packed rows: set "
+                "apply_rope_fusion to False (--no-rope-fusion)"
+            )
 
 
 def _without_empty_segments(packed: PackedSeqParams) -> PackedSeqParams:

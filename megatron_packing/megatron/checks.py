@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import megatron.core
 
 from megatron_packing.errors import InputError
+from megatron_packing.megatron.attention_limits import attention_problems
 from megatron_packing.megatron.flags import REFUSED, flag_of
 from megatron_packing.megatron.storage_checks import storage_problems
 from megatron_packing.megatron.versions import (
@@ -88,6 +89,8 @@ def _problems(args: Namespace) -> Iterator[str]:
         )
     yield from storage_problems(args)
     yield from _model_problems(args)
+    if getattr(args, "transformer_impl", None) == "transformer_engine":
+        yield from attention_problems(args, flag_of)
     if args.num_experts is not None:
         yield from _expert_problems(args)
     yield from _length_problems(args)

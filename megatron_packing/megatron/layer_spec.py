@@ -21,6 +21,8 @@ from megatron.core.utils import log_single_rank
 from torch import Tensor
 
 from megatron_packing.errors import InputError
+from megatron_packing.megatron.attention_limits import attention_problems
+from megatron_packing.megatron.flags import flag_of
 from megatron_packing.thd.attention import (
     BACKENDS,
     Backend,
@@ -67,6 +69,8 @@ def choose_backend(config: TransformerConfig, told: str | None = None) -> Backen
             raise InputError(
                 "Transformer Engine is not installed: install it, or give --transformer-impl local"
             )
+        for problem in attention_problems(config, flag_of):
+            raise InputError(problem)
         _check_head_size(config)
         return backend
     if config.transformer_impl != "local":

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.arguments import check_packing_arguments, dataset_config_from_args
+from megatron_packing.megatron.attention_limits import width_problem
 from megatron_packing.megatron.balance import balance_steps
 from megatron_packing.megatron.batch import (
     get_batch,
@@ -113,6 +114,9 @@ def _on_first_rank(what: str, vp_stage: int | None, work: Callable[[], None]) ->
 
 
 def _check_and_report(splits: Sequence[Any], args: Namespace) -> None:
+    for part in (part for split in splits for part in parts_of(split)):
+        if problem := width_problem(part.rows.cu_seqlens_width, args.context_parallel_size):
+            raise InputError(problem)
     check_tokens((part for split in splits for part in parts_of(split)), args)
     train, valid, test = splits
     for line in describe_start(train, valid, test, args):

@@ -57,6 +57,18 @@ CASES: dict[str, dict] = {
     },
     "mtp": {"arguments": {"train": "packs"}, "model": {"mtp_num_layers": 1}},
     "graphs": {"arguments": {"train": "packs"}, "model": {"cuda_graph_impl": "local"}},
+    "fp8 attention": {
+        "arguments": {"train": "packs"},
+        "model": {"fp8": "e4m3", "fp8_dot_product_attention": True},
+    },
+    "yarn": {
+        "arguments": {"train": "packs"},
+        "model": {"position_embedding_type": "yarn", "apply_rope_fusion": True},
+    },
+    "window": {
+        "arguments": {"train": "aligned"},
+        "model": {"context_parallel_size": 2, "window_size": [4095, 0], "cp_comm_type": "p2p"},
+    },
     "no index": {"arguments": {"train": "nothing"}},
     "samples": {"arguments": {"train": "packs"}, "train": {"train_samples": 8000}},
     "ramp": {"arguments": {"train": "packs"}, "train": {"rampup_batch_size": [8, 8, 100]}},
@@ -111,6 +123,10 @@ CHANGED_AFTERWARDS: dict[str, tuple[dict, str]] = {
     "fp8": ({"model": {"fp8": "e4m3", "fp8_recipe": "blockwise"}}, "a multiple of 128"),
     "mtp": ({"model": {"mtp_num_layers": 1}}, "cfg.model.mtp_num_layers is 1"),
     "graphs": ({"model": {"cuda_graph_impl": "local"}}, "set it to none"),
+    "sink": (
+        {"model": {"softmax_type": "learnable", "context_parallel_size": 2}},
+        "gradient of its offsets 2 times too large",
+    ),
     "index": ({"dataset": {"train": "/nothing/here"}}, "/nothing/here is not a pack index"),
     "sequence parallelism": (
         {"model": {"sequence_parallel": True, "tensor_model_parallel_size": 64}},
@@ -324,6 +340,9 @@ def test_rows_that_the_layout_can_cut_are_taken(results, case):
         ("fp8 odd", "that is a multiple of 32"),
         ("mtp", "cfg.model.mtp_num_layers is 1"),
         ("graphs", "set it to none"),
+        ("fp8 attention", "cfg.model.fp8_dot_product_attention is not supported with packing"),
+        ("yarn", "give cfg.model.apply_rope_fusion = False"),
+        ("window", "use cfg.model.cp_comm_type a2a"),
         (
             "samples",
             "train_samples is 8000, which counts rows, but the global batch changes from 8",

@@ -19,9 +19,11 @@ def _names(text: str) -> set[str]:
 
 CHECKED = _names(
     """
-        attention_dropout calculate_per_token_loss create_attention_mask_in_dataloader
-        cuda_graph_impl dataloader_inter_document_masking dataloader_type deterministic_mode
-        eval_micro_batch_size experimental_attention_variant fp4 fp8 full_validation
+        apply_rope_fusion attention_dropout calculate_per_token_loss cp_comm_type
+        create_attention_mask_in_dataloader cuda_graph_impl
+        dataloader_inter_document_masking dataloader_type deterministic_mode
+        eval_micro_batch_size experimental_attention_variant fp4 fp8
+        fp8_dot_product_attention fp8_multi_head_attention full_validation
         heterogeneous_layers_config_encoded_json heterogeneous_layers_config_path
         layernorm_zero_centered_gamma log_max_attention_logit micro_batch_size
         moe_router_enable_expert_bias moe_router_load_balancing_type
@@ -227,7 +229,7 @@ MEGATRON = _names(
         activation_offload_fraction adam_beta1 adam_beta2 adam_eps add_bias_linear
         add_position_embedding add_qkv_bias adlr_autoresume adlr_autoresume_interval
         align_grad_reduce align_param_gather app_tag_run_name app_tag_run_version
-        apply_query_key_layer_scaling apply_rope_fusion apply_wd_to_qk_layernorm
+        apply_query_key_layer_scaling apply_wd_to_qk_layernorm
         async_ckpt_cpu_priority async_ckpt_io_priority async_ckpt_use_cpu_shm async_save
         async_strategy attention_backend attention_output_gate attention_softmax_in_fp32
         auto_detect_ckpt_format barrier_with_L1_time batch_invariant_mode bf16
@@ -238,7 +240,7 @@ MEGATRON = _names(
         ckpt_fully_parallel_load_exchange_algo ckpt_fully_parallel_load_process_group
         ckpt_fully_parallel_save ckpt_fully_parallel_save_process_group
         ckpt_load_validate_sharding_integrity ckpt_step clip_grad
-        clone_scatter_output_in_embedding config_logger_dir cp_comm_type
+        clone_scatter_output_in_embedding config_logger_dir
         cpu_offloading_num_layers cpu_offloading_retain_pinned_cpu_buffers
         create_all_gather_group cross_entropy_fusion_impl cross_entropy_loss_fusion
         data_args_path data_parallel_random_init data_parallel_sharding_strategy data_path
@@ -405,7 +407,7 @@ FIELDS = _names(
         disable_parameter_transpose_cache drop_last_partial_validation_sequence
         embedding_init_method enable_autocast experimental_attention_variant_loss_scale_func
         expert_gtp_weight_remat_size fast_cache_load finalize_model_grads_func fp4_param
-        fp8_dot_product_attention fp8_multi_head_attention fp8_param
+        fp8_param
         fsdp_all_gather_in_start_param_sync fused_single_qkv_rope gated_linear_unit
         grad_norm_skip_threshold grad_reduce_in_fp32 grad_scale_func grad_sync_func
         gtp_weight_remat_size hetereogenous_dist_checkpoint heterogeneous_block_specs
