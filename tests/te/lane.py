@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs ``packed_through_te`` with one release of Transformer Engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.ranks import run_ranks
+from tests.te.wheels import NoWheelError, wheel_folder
+
+Run = Callable[..., dict[str, Any]]
+
+
+def lane(script: str, release: str) -> Run:
+    """Return a function that runs a check; fail if there is no wheel."""
+    try:
+        wheel_folder(release)
+    except NoWheelError as error:
+        pytest.fail(str(error))
+    path = Path(__file__).with_name(f"{script}.py")
+
+    def run(*arguments: object, ranks: int = 1) -> dict[str, Any]:
+        return json.loads(run_ranks(path, *arguments, ranks=ranks)[0].splitlines()[-1])
+
+    return run
+
+
+def check_alone(run: Run, option: str) -> None:
+    """Each document of a row has the losses and gradients that it has alone.
+
+    And the attention kernel gets what its contract asks for. It checks the rest itself: see
+    ``fake.attention_kernel``.
+    """
+    found = run("alone", option)
+    assert found["loss"] == 0
+    assert found["gradient"] < 1e-6
+    attention = [call for call in found["calls"] if call["kernel"] == "fused_attn_fwd"]
+    assert len(attention) == 2  # layers
+    window = [16, 0] if "window" in option else [-1, 0]
+    for call in attention:
+        assert call["attn_mask_type"] == "padding_causal"
+        assert call["qkv_layout"] == "thd_thd_thd"
+        assert call["window_size"] == window
+        assert call["max_seqlen_q"] == call["max_seqlen_kv"] == found["longest"]
+    rotated = any(call["kernel"] == "fused_rope" for call in found["calls"])
+    unfused = ("unfused", "latent", "learned", "yarn")
+    assert rotated is not any(word in option for word in unfused)
+
+
+def check_shared(run: Run, option: str, kind: str, ranks: int, folder: Path) -> dict[str, Any]:
+    """A row that ranks share has the losses and gradients that it has on one rank."""
+    path = folder / "row.pt"
+    run("row", option, path)
+    found = run("shared", option, path, kind, ranks=ranks)
+    assert found["loss"] < 2e-6
+    assert found["gradient"] < 1e-6
+    assert any(call["kernel"] == "fused_attn_fwd" for call in found["calls"])
+    return found
