@@ -20,9 +20,12 @@ from megatron_packing.bridge.versions import (
 )
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.megatron.attention_choice import (
+    check_attention as check_attention_kernels,
+)
 from megatron_packing.megatron.attention_limits import attention_problems, width_problem
 from megatron_packing.thd.alignment import row_multiple, segment_alignment
-from megatron_packing.thd.layout import ATTENTION
+from megatron_packing.thd.layout import ATTENTION, bucket_max_seqlen
 
 _TWO_STAGES = 2
 
@@ -133,6 +136,36 @@ def check_attention(cfg: Any) -> None:
         precision=precision,
     ):
         raise InputError(problem)
+
+
+def check_kernels(cfg: Any, splits: Mapping[str, Split]) -> list[str]:
+    """Refuse a run whose attention Transformer Engine has no fused kernel for.
+
+    Call it once each rank has set its CUDA device.
+
+    Args:
+        cfg: Bridge's ``ConfigContainer``, whose ``dataset`` is a ``PackedData``.
+        splits: The splits of the run, by name.
+
+    Returns:
+        Lines for the log: what computes attention.
+
+    Raises:
+        InputError: There is no fused kernel, with Transformer Engine's reasons.
+    """
+    row = cfg.dataset.seq_length
+    indexes = [index for split in splits.values() for index in split.indexes]
+    return check_attention_kernels(
+        cfg.model,
+        lambda name: f"cfg.model.{name}",
+        positions=row,
+        width=max(index.figures.max_documents_per_pack for index in indexes) + 2,
+        max_seqlen=bucket_max_seqlen(row, row),
+        allow_unfused=(
+            "use_packed_data(..., allow_unfused_attention=True)",
+            cfg.dataset.allow_unfused_attention,
+        ),
+    )
 
 
 def check_virtual_stages(cfg: Any) -> None:

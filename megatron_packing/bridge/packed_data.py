@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron_packing.bridge.advice import advise, check_trained
-from megatron_packing.bridge.checks import check_run
+from megatron_packing.bridge.checks import check_kernels, check_run
 from megatron_packing.bridge.containers import show_settings_when_validated
 from megatron_packing.bridge.dataset import PackedRowDataset
 from megatron_packing.bridge.moved_names import PackedSequenceSpecs
@@ -76,6 +76,8 @@ class PackedData(_Watcher):
     """Do not compare the corpora's tokenizers with the run's."""
     allow_untested_bridge: bool = False
     """Accept a Megatron-Bridge that is newer than the newest tested release."""
+    allow_unfused_attention: bool = False
+    """Train even if Transformer Engine has no fused attention kernel for packed rows."""
     dataloader_type: str = "single"
 
     # From 0.5 on, the next three make Bridge pass cu_seqlens to the pipeline stages between the
@@ -136,7 +138,8 @@ def build_datasets(config: PackedData, tokenizer: Any) -> Datasets:
 
     Raises:
         InputError: An index or its corpus cannot be opened, or the run would train wrongly because
-            of its settings, its tokenizer and vocabulary, or its checkpoint.
+            of its settings, its tokenizer and vocabulary, or its checkpoint; or Transformer Engine
+            has no fused attention for it.
     """
     cfg = config._cfg
     if cfg is None or cfg.dataset is not config:
@@ -155,6 +158,9 @@ def build_datasets(config: PackedData, tokenizer: Any) -> Datasets:
                 cfg.model,
                 allow_other_tokenizer=config.allow_other_tokenizer,
             )
+    for line in check_kernels(cfg, splits):
+        if is_first_rank():
+            console.print(line)
     beginning = keep_stream(cfg, splits["train"], config.seed, new_stream=config.new_stream)
     if not config._is_described and is_first_rank():
         for line in advise(cfg, splits):

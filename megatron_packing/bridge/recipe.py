@@ -58,6 +58,7 @@ def use_packed_data(
     new_stream: bool = False,
     allow_other_tokenizer: bool = False,
     allow_untested_bridge: bool = False,
+    allow_unfused_attention: bool = False,
     quiet: bool = False,
 ) -> list[Change]:
     """Train a recipe on pack indexes.
@@ -93,6 +94,8 @@ def use_packed_data(
             be in the model's vocabulary in any case.
         allow_untested_bridge: Accept a Megatron-Bridge that is newer than the newest tested
             release, which is refused otherwise.
+        allow_unfused_attention: Train even if Transformer Engine has no fused attention kernel for
+            packed rows, so that it stores all attention scores. Such runs are refused otherwise.
         quiet: Print nothing.
 
     Returns:
@@ -133,6 +136,7 @@ def use_packed_data(
         new_stream=new_stream,
         allow_other_tokenizer=allow_other_tokenizer,
         allow_untested_bridge=allow_untested_bridge,
+        allow_unfused_attention=allow_unfused_attention,
         **{
             name: getattr(cfg.dataset, name)
             for name in _LOADER_SETTINGS

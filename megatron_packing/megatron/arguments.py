@@ -60,6 +60,13 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
         "torch's variable-length kernels on GPUs and the reference on CPUs).",
     )
     group.add_argument(
+        "--packing-allow-unfused-attention",
+        action="store_true",
+        help="Train even if Transformer Engine has no fused attention kernel for packed rows, so "
+        "that it stores all attention scores. Off by default: such runs are refused before the "
+        "first step.",
+    )
+    group.add_argument(
         "--packing-normaliser",
         choices=NORMALISERS,
         default="token",

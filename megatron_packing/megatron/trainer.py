@@ -30,6 +30,7 @@ from torch import Tensor
 
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.arguments import check_packing_arguments, dataset_config_from_args
+from megatron_packing.megatron.attention_choice import check_attention
 from megatron_packing.megatron.attention_limits import width_problem
 from megatron_packing.megatron.balance import balance_steps
 from megatron_packing.megatron.batch import (
@@ -60,6 +61,7 @@ from megatron_packing.megatron.versions import (
 )
 from megatron_packing.megatron.vocabulary import check_tokenizer, check_tokens
 from megatron_packing.ranks import on_first_rank
+from megatron_packing.thd.layout import bucket_max_seqlen
 
 
 def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tuple[Any, Any, Any]:
@@ -114,13 +116,33 @@ def _on_first_rank(what: str, vp_stage: int | None, work: Callable[[], None]) ->
 
 
 def _check_and_report(splits: Sequence[Any], args: Namespace) -> None:
-    for part in (part for split in splits for part in parts_of(split)):
+    parts = [part for split in splits for part in parts_of(split)]
+    for part in parts:
         if problem := width_problem(part.rows.cu_seqlens_width, args.context_parallel_size):
             raise InputError(problem)
-    check_tokens((part for split in splits for part in parts_of(split)), args)
+    _check_attention(parts, args)
+    check_tokens(parts, args)
     train, valid, test = splits
     for line in describe_start(train, valid, test, args):
         print_rank_0(line)
+
+
+def _check_attention(parts: Sequence[PackedDataset], args: Namespace) -> None:
+    if not parts:
+        return
+    lines = check_attention(
+        args,
+        flag_of,
+        positions=args.seq_length,
+        width=max(part.rows.cu_seqlens_width for part in parts),
+        max_seqlen=bucket_max_seqlen(args.seq_length, args.seq_length),
+        allow_unfused=(
+            "--packing-allow-unfused-attention",
+            args.packing_allow_unfused_attention,
+        ),
+    )
+    for line in lines:
+        print_rank_0(f"> {line}")
 
 
 def _without_end(dataset: Any, args: Namespace) -> Any:

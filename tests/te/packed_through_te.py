@@ -8,6 +8,7 @@ Run by the tests beside it, in ranks forked from ``newest`` or ``oldest``. Print
     shared OPTION FILE KIND    the same row under context parallelism, against FILE
     swapped OPTION FILE KIND   the same, but two chunks of a document change places
     fault NAME             a row with a planted fault, against the row without
+    table, refusals, settings, paths   what backend_table.py says
 """
 
 from __future__ import annotations
@@ -46,8 +47,7 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron_packing.megatron import batch as batches
 from megatron_packing.megatron.layer_spec import packed_layer_spec
 from megatron_packing.thd.layout import place
-
-take_float32_for_half_precision()
+from tests.te.backend_table import check_paths, check_settings, make_table, refusals
 
 ROW, VOCABULARY, WIDTH = 256, 256, 9
 DOCUMENTS = (60, 33, 7, 100)
@@ -100,6 +100,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def start(context_parallel_size: int = 1, **sizes: Any) -> None:
     """Start torch.distributed and Megatron's groups as the environment says."""
+    take_float32_for_half_precision()
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     torch.distributed.init_process_group("gloo")
     parallel_state.initialize_model_parallel(
@@ -324,6 +325,10 @@ CHECKS = {
     "shared": compare_shared,
     "swapped": partial(compare_shared, is_swapped=True),
     "fault": plant_fault,
+    "table": lambda: {"table": make_table()},
+    "refusals": refusals,
+    "settings": check_settings,
+    "paths": check_paths,
 }
 
 

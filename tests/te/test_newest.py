@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 pytest.importorskip("megatron.core")
 
+from tests.conftest import ROOT
 from tests.te.lane import check_alone, check_shared, lane
 from tests.te.wheels import RELEASES
 from tests.trainer import needs_trainer
@@ -93,3 +96,73 @@ def test_faults_that_raise_no_error_change_the_losses(run, fault):
 )
 def test_faults_that_a_gpu_would_not_report_raise_errors(run, fault, message):
     assert message in run("fault", fault)["error"]
+
+
+def test_what_has_no_fused_kernel_is_refused_before_the_first_step(run):
+    found = run("refusals")
+    assert found["release"].startswith(RELEASES[0])
+    assert len(found["rows"]) > 150
+    for row in found["rows"]:
+        has_kernel = row["kind"] in ("cuDNN", "flash-attn")
+        assert has_kernel or row["refusal"], row
+        # With a kernel, only what trains wrongly or fails later is refused.
+        name = row["configuration"]
+        fails_later = "p2p, sliding window" in name or "a2a, learnable sink" in name
+        assert not has_kernel or bool(row["refusal"]) is fails_later, row
+        if row["kind"] == "none" or (has_kernel and row["refusal"]):
+            assert row["refusal if allowed"], row
+        else:
+            assert not row["refusal if allowed"], row
+    assert {row["kind"] for row in found["rows"]} == {"cuDNN", "flash-attn", "unfused", "none"}
+
+
+def test_the_table_of_the_documentation_is_what_the_script_makes(run):
+    page = (ROOT / "docs" / "te-backends.md").read_text()
+    assert run("table")["table"] in page, "run tools/make_te_table.py"
+
+
+@pytest.mark.parametrize(
+    ("machine", "settings", "cure"),
+    [
+        ("8.0", {}, "install flash-attn 2, or insist with --packing-allow-unfused-attention"),
+        ("8.0", {"context_parallel_size": 2}, "To train, install flash-attn 2"),
+        ("9.0", {"deterministic_mode": True}, "leave --deterministic-mode out, or install"),
+        ("9.0", {"params_dtype": "float32"}, "To train, use bfloat16 (--bf16)"),
+        ("8.0, flash-attn", {"qk_clip": True}, "leave --qk-clip and --log-max-attention-logit out"),
+        ("9.0", {"attention_backend": "unfused"}, "leave --attention-backend out"),
+        ("9.0", {"attention_backend": "local"}, "leave --attention-backend out"),
+    ],
+)
+def test_a_refusal_names_a_cure_that_transformer_engine_accepts(run, machine, settings, cure):
+    refusal = run("settings", machine, json.dumps(settings))["refusal"]
+    assert cure in refusal
+    assert "because: " in refusal
+    assert "because: ." not in refusal
+
+
+def test_memory_of_unfused_attention_is_said(run):
+    refusal = run("settings", "8.0", "{}")["refusal"]
+    scores = 128 * 32 * 7168**2  # documents, heads, and scores of each
+    assert f"scores of up to {scores * 2 / 1e9:.0f} GB a layer" in refusal
+
+
+def test_a_newer_cudnn_may_have_the_kernel(run):
+    heads = json.dumps({"kv_channels": 256})
+    assert "heads of 256" in run("settings", "10.0", heads)["refusal"]
+    (line,) = run("settings", "10.0", heads, "[9, 25, 0]")["lines"]
+    assert line == "attention of all layers over packed rows: Transformer Engine, cuDNN"
+
+
+def test_layers_with_and_without_a_window_are_asked_about(run):
+    windows = {"window_size": [127, 0], "window_attn_skip_freq": 2}
+    first, second = run("settings", "9.0", json.dumps(windows))["lines"]
+    assert "layers with a window" in first
+    assert "layers without a window" in second
+    sinks = windows | {"softmax_type": "off-by-one"}
+    assert "layers with a window" in run("settings", "8.0", json.dumps(sinks))["refusal"]
+
+
+def test_both_trainers_ask(run):
+    found = run("paths")
+    assert "insist with --packing-allow-unfused-attention" in found["megatron"]
+    assert "insist with use_packed_data(..., allow_unfused_attention=True)" in found["bridge"]

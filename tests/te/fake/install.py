@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from packaging.version import Version
 
 from tests.te.fake.attention_kernel import by_name, fused_attn_bwd, fused_attn_fwd
 from tests.te.fake.binding import Binding, make_binding
@@ -108,6 +109,16 @@ def take_float32_for_half_precision() -> None:
         return choose(parameters)
 
     utils.get_attention_backend = get_attention_backend
+
+
+def pretend_flash_attention(is_installed: bool) -> None:
+    """Let backend selection find flash-attn 2.8.3, or none. Its kernels have no stand-ins."""
+    flash = attention_utils().FlashAttentionUtils
+    flash.is_installed = is_installed
+    flash.version = Version("2.8.3" if is_installed else "0")
+    for name in dir(flash):
+        if name.startswith("v2_"):
+            setattr(flash, name, is_installed)
 
 
 def attention_utils() -> Any:
