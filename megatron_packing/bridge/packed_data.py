@@ -16,6 +16,7 @@ from megatron_packing.bridge.stream import Beginning, is_first_rank, keep_stream
 from megatron_packing.bridge.versions import takes_padding_mask
 from megatron_packing.bridge.vocabulary import check_tokens
 from megatron_packing.errors import InputError
+from megatron_packing.megatron.packed_rotation import index_rotary_positions
 from megatron_packing.report.console import console
 from megatron_packing.thd.layout import Attention, positions_of
 from megatron_packing.thd.rows import PackedRows
@@ -158,6 +159,7 @@ def build_datasets(config: PackedData, tokenizer: Any) -> Datasets:
                 cfg.model,
                 allow_other_tokenizer=config.allow_other_tokenizer,
             )
+    index_rotary_positions()  # most of Bridge's recipes do not fuse rotary embeddings
     for line in check_kernels(cfg, splits):
         if is_first_rank():
             console.print(line)

@@ -23,6 +23,7 @@ from torch import Tensor
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.attention_limits import attention_problems
 from megatron_packing.megatron.flags import flag_of
+from megatron_packing.megatron.packed_rotation import index_rotary_positions
 from megatron_packing.thd.attention import (
     BACKENDS,
     Backend,
@@ -116,6 +117,7 @@ def packed_layer_spec(
         InputError: As ``choose_backend`` does.
     """
     chosen = choose_backend(config, backend)
+    index_rotary_positions()
     log_single_rank(logger, logging.INFO, f"attention backend for packed rows: {chosen}")
     is_te = chosen == "transformer_engine"
     block = get_gpt_decoder_block_spec(

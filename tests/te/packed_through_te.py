@@ -8,6 +8,7 @@ Run by the tests beside it, in ranks forked from ``newest`` or ``oldest``. Print
     shared OPTION FILE KIND    the same row under context parallelism, against FILE
     swapped OPTION FILE KIND   the same, but two chunks of a document change places
     fault NAME             a row with a planted fault, against the row without
+    waits OPTION           where the host would wait for the GPU in a step
     table, refusals, settings, paths   what backend_table.py says
 """
 
@@ -29,6 +30,7 @@ from cpu_trainer import run_cuda_code_on_cpu
 
 from tests.te.fake.calls import CALLS
 from tests.te.fake.install import install, take_float32_for_half_precision
+from tests.te.fake.waits import recorded_waits
 from tests.te.wheels import wheel_folder
 
 install(wheel_folder(os.environ["PACKING_TEST_TE_RELEASE"]))
@@ -38,6 +40,7 @@ import numpy as np
 import torch
 import transformer_engine.pytorch  # noqa: F401
 from megatron.core import parallel_state
+from megatron.core.models.common.embeddings import rope_utils
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
@@ -319,7 +322,24 @@ def plant_fault(name: str) -> dict[str, Any]:
     return {"difference": float(((found - expected) * batch.loss_mask[0]).abs().max())}
 
 
+def find_waits(option: str, *, is_megatrons: bool = False) -> dict[str, Any]:
+    """Return where the host would wait in forward and backward of the second row."""
+    start()
+    model = make_model(option)
+    if is_megatrons:
+        rope_utils._apply_rotary_pos_emb_thd = rope_utils._apply_rotary_pos_emb_thd.__wrapped__
+    losses(model, batch_of(whole_row()))
+    batch = batch_of(whole_row())
+    with recorded_waits() as waits:
+        losses(model, batch)
+        found = [*waits]
+        bool(batch.tokens.sum())  # the record works
+    return {"waits": found, "control": len(waits) - len(found)}
+
+
 CHECKS = {
+    "waits": find_waits,
+    "waits of megatron": partial(find_waits, is_megatrons=True),
     "alone": compare_alone,
     "row": save_row,
     "shared": compare_shared,

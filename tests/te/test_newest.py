@@ -73,6 +73,21 @@ def test_the_gradient_of_a_learnable_sink_is_wrong_by_the_number_of_ranks(run, t
     assert found["ratios"] == {"softmax_offset": pytest.approx(ranks, rel=1e-5)}
 
 
+@pytest.mark.parametrize(
+    "option",
+    ["grouped queries", "unfused rotation", "interleaved, unfused", "yarn", "latent, yarn"],
+)
+def test_the_host_waits_nowhere_in_forward_and_backward(run, option):
+    assert run("waits", option) == {"waits": [], "control": 1}
+
+
+def test_the_host_would_wait_in_every_layer_with_megatrons_own_rotation(run):
+    """Twice for queries and twice for keys, in each of two layers."""
+    found = run("waits of megatron", "unfused rotation")
+    assert len(found["waits"]) == 8
+    assert all("rope_utils.py" in place for place in found["waits"])
+
+
 def test_chunks_in_the_wrong_order_are_seen(run, tmp_path):
     path = tmp_path / "row.pt"
     run("row", "grouped queries", path)
