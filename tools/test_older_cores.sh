@@ -43,6 +43,7 @@ for folder in "${folders[@]}"; do
   PYTHONPATH=$folder MEGATRON_CORE_WHEELS=$folder "$python" -m pytest -q -r f \
     "${layouts/%::*/::$alone[rope-float64-1e-13]}" "${layouts}[layout0-2]" "${layouts}[layout3-2]" \
     tests/megatron/test_dataset.py tests/megatron/test_balance.py tests/megatron/test_versions.py \
+    tests/megatron/test_packed_rotation.py tests/megatron/test_attention_limits.py \
     tests/thd || status=$?
 done
 exit "$status"
