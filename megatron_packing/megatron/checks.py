@@ -89,7 +89,7 @@ def _problems(args: Namespace) -> Iterator[str]:
         )
     yield from storage_problems(args)
     yield from _model_problems(args)
-    if flag_value(args, "transformer_impl") == "transformer_engine":
+    if args.transformer_impl == "transformer_engine":
         yield from attention_problems(args, flag_of)
     if args.num_experts is not None:
         yield from _expert_problems(args)

@@ -178,6 +178,7 @@ def arguments(*flags: str, **changes) -> Namespace:
         "context_parallel_size": 1,
         "tensor_model_parallel_size": 1,
         "sequence_parallel": False,
+        "transformer_impl": "local",
         "seq_length": ROW,
         "position_embedding_type": "rope",
         "num_experts": None,

@@ -134,6 +134,7 @@ def right() -> Namespace:
         "context_parallel_size": 1,
         "tensor_model_parallel_size": 1,
         "sequence_parallel": False,
+        "transformer_impl": "local",
     }
     for name, value in others.items():
         setattr(args, name, value)
