@@ -12,11 +12,12 @@ namespace {
 
 constexpr std::int64_t kJumps = 8;  // prices may jump at 1/2 .. 1/8 of a row
 constexpr int kMaxRounds = 400;
+constexpr std::int32_t kBarred = std::numeric_limits<std::int32_t>::min() / 2;
 constexpr double kRelativeGap = 1e-6;  // between the program's value and the bound
 
 // Ends of pieces of equal width, and the places where prices may jump. The grid divides the row
 // evenly, so that the pieces of two lengths that fill a row mirror each other.
-std::vector<std::int64_t> piece_ends(const LengthHistogram& histogram, std::int64_t pieces) {
+std::vector<std::int64_t> even_ends(const LengthHistogram& histogram, std::int64_t pieces) {
   const std::int64_t capacity = histogram.capacity();
   std::int64_t shortest = 1;
   while (shortest < capacity && histogram.count(shortest) == 0) ++shortest;
@@ -29,6 +30,33 @@ std::vector<std::int64_t> piece_ends(const LengthHistogram& histogram, std::int6
   for (std::int64_t piece = 1; piece <= in_row; ++piece) {
     ends.push_back(capacity / in_row * piece + capacity % in_row * piece / in_row);
   }
+  return ends;
+}
+
+// Adds the ends of pieces that hold equally many segments, and what those leave of a row: where
+// segments are limited, prices jump where one short segment fewer fits beside a long one.
+void add_quantiles(const LengthHistogram& histogram, std::int64_t quantiles,
+                   std::vector<std::int64_t>& ends) {
+  const std::int64_t capacity = histogram.capacity();
+  std::int64_t longer = 0;  // segments of at least `length`
+  std::int64_t passed = 0;  // quantiles
+  for (std::int64_t length = histogram.largest_at_most(capacity - 1); length > 0;
+       length = histogram.largest_at_most(length - 1)) {
+    longer += histogram.count(length);
+    const auto quantile =
+        static_cast<std::int64_t>(static_cast<double>(longer) * static_cast<double>(quantiles) /
+                                  static_cast<double>(histogram.size()));
+    if (quantile == passed) continue;
+    passed = quantile;
+    ends.push_back(length);
+    ends.push_back(capacity - length);
+  }
+}
+
+std::vector<std::int64_t> piece_ends(const LengthHistogram& histogram,
+                                     const PriceFinder::Pieces& pieces) {
+  std::vector<std::int64_t> ends = even_ends(histogram, pieces.even);
+  if (pieces.quantiles > 0) add_quantiles(histogram, pieces.quantiles, ends);
   std::sort(ends.begin(), ends.end());
   ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
   if (ends.front() == 0) ends.erase(ends.begin());
@@ -55,8 +83,10 @@ PACKING_AVX2_CLONES void raise(std::int32_t* values, const std::int32_t* prices,
 }  // namespace
 
 void DearestFill::compute(const std::vector<std::int32_t>& prices, std::int64_t capacity,
-                          Work& work) {
-  values_.assign(static_cast<std::size_t>(capacity) + 1, 0);
+                          std::int64_t places, Work& work) {
+  size_ = static_cast<std::size_t>(capacity) + 1;
+  values_.assign(size_, 0);
+  most_places_ = 0;
   priced_.assign(prices.begin(), prices.begin() + capacity + 1);
   std::int64_t shortest = 0;
   std::int64_t longest = 0;
@@ -66,10 +96,19 @@ void DearestFill::compute(const std::vector<std::int32_t>& prices, std::int64_t 
       if (shortest == 0) shortest = length;
       longest = length;
     } else {
-      price = std::numeric_limits<std::int32_t>::min() / 2;
+      price = kBarred;
     }
   }
   if (shortest == 0) return;
+  if (places >= capacity / shortest) {
+    compute_unlimited(shortest, longest, work);
+  } else {
+    compute_layers(places, shortest, work);
+  }
+}
+
+void DearestFill::compute_unlimited(std::int64_t shortest, std::int64_t longest, Work& work) {
+  const std::int64_t capacity = static_cast<std::int64_t>(size_) - 1;
   std::int32_t best = -1;
   for (std::int64_t room = 0; room <= capacity; ++room) {
     std::int32_t& value = values_[static_cast<std::size_t>(room)];
@@ -86,8 +125,47 @@ void DearestFill::compute(const std::vector<std::int32_t>& prices, std::int64_t 
   }
 }
 
-PriceFinder::PriceFinder(const LengthHistogram& histogram, std::int64_t pieces)
-    : capacity_(histogram.capacity()), program_(0) {
+// Each layer allows one segment more than the one before.
+void DearestFill::compute_layers(std::int64_t places, std::int64_t shortest, Work& work) {
+  const std::int64_t capacity = static_cast<std::int64_t>(size_) - 1;
+  for (; most_places_ < places; ++most_places_) {
+    const std::size_t before = static_cast<std::size_t>(most_places_) * size_;
+    const std::size_t now = before + size_;
+    values_.resize(now + size_);
+    std::copy_n(values_.begin() + static_cast<std::ptrdiff_t>(before), size_,
+                values_.begin() + static_cast<std::ptrdiff_t>(now));
+    std::int32_t best = 0;
+    for (std::int64_t length = shortest; length <= capacity; ++length) {
+      const std::int32_t price = priced_[static_cast<std::size_t>(length)];
+      if (price <= best) continue;  // a shorter one costs as much
+      best = price;
+      raise(&values_[now + static_cast<std::size_t>(length)], &values_[before],
+            capacity - length + 1, price);
+      work.spend(capacity - length + 1);
+    }
+    if (std::equal(values_.begin() + static_cast<std::ptrdiff_t>(now), values_.end(),
+                   values_.begin() + static_cast<std::ptrdiff_t>(before))) {
+      values_.resize(now);
+      return;
+    }
+  }
+}
+
+std::int64_t DearestFill::steps(const LengthHistogram& histogram, std::int64_t places) {
+  const std::int64_t capacity = histogram.capacity();
+  std::int64_t shortest = 0;
+  std::int64_t a_layer = 0;
+  for (std::int64_t length = histogram.largest_at_most(capacity); length > 0;
+       length = histogram.largest_at_most(length - 1)) {
+    shortest = length;
+    a_layer += capacity - length + 1;
+  }
+  if (shortest == 0 || places >= capacity / shortest) return capacity * capacity / 2;
+  return a_layer * places;
+}
+
+PriceFinder::PriceFinder(const LengthHistogram& histogram, std::int64_t max_segments, Pieces pieces)
+    : capacity_(histogram.capacity()), max_segments_(max_segments), program_(0) {
   const auto size = static_cast<std::size_t>(capacity_) + 1;
   piece_of_.assign(size, 0);
   prices_.assign(size, 0);
@@ -112,12 +190,17 @@ PriceFinder::PriceFinder(const LengthHistogram& histogram, std::int64_t pieces)
   for (std::int64_t length = histogram.largest_at_most(capacity_); length > 0;
        length = histogram.largest_at_most(length - 1)) {
     auto alike = column({length});
-    for (auto& entry : alike) entry.second *= static_cast<double>(capacity_ / length);
+    for (auto& entry : alike) entry.second *= most_alike(length);
     program_.add_column(std::move(alike));
-    if (2 * length > capacity_ && length < capacity_ && histogram.count(capacity_ - length) > 0) {
+    if (max_segments_ >= 2 && 2 * length > capacity_ && length < capacity_ &&
+        histogram.count(capacity_ - length) > 0) {
       program_.add_column(column({length, capacity_ - length}));
     }
   }
+}
+
+double PriceFinder::most_alike(std::int64_t length) const {
+  return static_cast<double>(std::min(capacity_ / length, max_segments_));
 }
 
 CoveringProgram::Column PriceFinder::column(const std::vector<std::int64_t>& pack) const {
@@ -165,8 +248,8 @@ bool PriceFinder::add_dearest_packs(const LengthHistogram& histogram, Work& work
     std::int32_t best = 0;
     for (std::int64_t length = piece.first; length <= piece.last; ++length) {
       if (histogram.count(length) == 0) continue;
-      const std::int32_t value =
-          prices_[static_cast<std::size_t>(length)] + fill_.value(capacity_ - length);
+      const std::int32_t value = prices_[static_cast<std::size_t>(length)] +
+                                 fill_.value(capacity_ - length, max_segments_ - 1);
       if (value > best) {
         best = value;
         leader = length;
@@ -175,11 +258,13 @@ bool PriceFinder::add_dearest_packs(const LengthHistogram& histogram, Work& work
     if (leader == 0 || best <= kPriceUnit + kPriceUnit / 1000000) continue;
     pack.assign(1, leader);
     std::int64_t room = capacity_ - leader;
-    while (room > 0 && fill_.value(room) > 0) {
+    for (std::int64_t places = max_segments_ - 1; fill_.value(room, places) > 0; --places) {
       // The next segment is one that leaves a room of the right value.
+      const std::int32_t value = fill_.value(room, places);
       std::int64_t next = histogram.largest_at_most(room);
-      while (next > 0 && prices_[static_cast<std::size_t>(next)] + fill_.value(room - next) <
-                             fill_.value(room)) {
+      while (next > 0 &&
+             prices_[static_cast<std::size_t>(next)] + fill_.value(room - next, places - 1) <
+                 value) {
         next = histogram.largest_at_most(next - 1);
         work.spend(1);
       }
@@ -214,13 +299,14 @@ std::int64_t PriceFinder::find(const LengthHistogram& histogram, std::int64_t en
         for (const auto& [row, share] : column({length})) price += share * by_row[row];
       }
       // More cannot be had: so many of the length are a pack. It also keeps the price of any pack
-      // below two units, so that no sum of prices overflows.
-      const double most = static_cast<double>(kPriceUnit) / static_cast<double>(capacity_ / length);
+      // below three units, so that no sum of prices overflows.
+      const double most = static_cast<double>(kPriceUnit) / most_alike(length);
       prices_[static_cast<std::size_t>(length)] =
           static_cast<std::int32_t>(std::floor(std::clamp(price * kPriceUnit, 0.0, most)));
     }
-    fill_.compute(prices_, capacity_, work);
-    const std::int64_t bound = PriceFinder::bound(histogram, prices_, fill_.value(capacity_));
+    fill_.compute(prices_, capacity_, max_segments_, work);
+    const std::int64_t bound =
+        PriceFinder::bound(histogram, prices_, fill_.value(capacity_, max_segments_));
     if (bound > best_bound) {
       best_bound = bound;
       best_prices = prices_;

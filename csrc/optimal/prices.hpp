@@ -2,6 +2,7 @@
 // Prices: what a segment of each length costs, in packs.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -15,15 +16,28 @@ namespace packing {
 constexpr std::int32_t kPriceUnit = 1 << 26;
 
 // The dearest selection, with repetition, of lengths with a positive price for each room
-// 0..capacity.
+// 0..capacity and, where the number of segments is limited, for each number of places.
 class DearestFill {
  public:
   // prices: by length, from 0 to at least capacity; 0 bars a length.
-  void compute(const std::vector<std::int32_t>& prices, std::int64_t capacity, Work& work);
-  std::int32_t value(std::int64_t room) const { return values_[static_cast<std::size_t>(room)]; }
+  // places: the most segments of a selection.
+  void compute(const std::vector<std::int32_t>& prices, std::int64_t capacity, std::int64_t places,
+               Work& work);
+  std::int32_t value(std::int64_t room, std::int64_t places) const {
+    const auto layer = static_cast<std::size_t>(std::min(places, most_places_));
+    return values_[layer * size_ + static_cast<std::size_t>(room)];
+  }
+
+  // Steps of compute(), about, where all lengths have a price.
+  static std::int64_t steps(const LengthHistogram& histogram, std::int64_t places);
 
  private:
-  std::vector<std::int32_t> values_;
+  void compute_unlimited(std::int64_t shortest, std::int64_t longest, Work& work);
+  void compute_layers(std::int64_t places, std::int64_t shortest, Work& work);
+
+  std::size_t size_ = 0;              // rooms
+  std::int64_t most_places_ = 0;      // more make no difference
+  std::vector<std::int32_t> values_;  // by room, for each number of places up to most_places_
   std::vector<std::int32_t> priced_;
 };
 
@@ -37,8 +51,14 @@ class DearestFill {
 // program stays small, a few hundred rows at any capacity.
 class PriceFinder {
  public:
-  // pieces: about how many linear pieces the prices have.
-  PriceFinder(const LengthHistogram& histogram, std::int64_t pieces);
+  // How many linear pieces the prices have, about.
+  struct Pieces {
+    std::int64_t even;           // of equal width
+    std::int64_t quantiles = 0;  // of equally many segments, and their mirror images in the row
+  };
+
+  // max_segments: the most of a pack.
+  PriceFinder(const LengthHistogram& histogram, std::int64_t max_segments, Pieces pieces);
 
   // Finds prices for the segments of a histogram (of the same capacity) and returns the lower bound
   // that they prove. Stops early where `work` is exhausted or `enough` is reached.
@@ -58,10 +78,13 @@ class PriceFinder {
     std::size_t row;
   };
 
+  // How many segments of a length are a pack.
+  double most_alike(std::int64_t length) const;
   CoveringProgram::Column column(const std::vector<std::int64_t>& pack) const;
   bool add_dearest_packs(const LengthHistogram& histogram, Work& work);
 
   std::int64_t capacity_;
+  std::int64_t max_segments_;
   std::vector<Piece> pieces_;
   std::vector<std::size_t> piece_of_;  // by length
   CoveringProgram program_;
