@@ -2,44 +2,16 @@
 // Prices: what a segment of each length costs, in packs.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <vector>
 
 #include "base/work.hpp"
 #include "optimal/covering_program.hpp"
+#include "optimal/dearest_fill.hpp"
+#include "types/geometry.hpp"
 #include "types/histogram.hpp"
 
 namespace packing {
-
-// Prices are whole numbers of 1 / kPriceUnit packs.
-constexpr std::int32_t kPriceUnit = 1 << 26;
-
-// The dearest selection, with repetition, of lengths with a positive price for each room
-// 0..capacity and, where the number of segments is limited, for each number of places.
-class DearestFill {
- public:
-  // prices: by length, from 0 to at least capacity; 0 bars a length.
-  // places: the most segments of a selection.
-  void compute(const std::vector<std::int32_t>& prices, std::int64_t capacity, std::int64_t places,
-               Work& work);
-  std::int32_t value(std::int64_t room, std::int64_t places) const {
-    const auto layer = static_cast<std::size_t>(std::min(places, most_places_));
-    return values_[layer * size_ + static_cast<std::size_t>(room)];
-  }
-
-  // Steps of compute(), about, where all lengths have a price.
-  static std::int64_t steps(const LengthHistogram& histogram, std::int64_t places);
-
- private:
-  void compute_unlimited(std::int64_t shortest, std::int64_t longest, Work& work);
-  void compute_layers(std::int64_t places, std::int64_t shortest, Work& work);
-
-  std::size_t size_ = 0;              // rooms
-  std::int64_t most_places_ = 0;      // more make no difference
-  std::vector<std::int32_t> values_;  // by room, for each number of places up to most_places_
-  std::vector<std::int32_t> priced_;
-};
 
 // Finds prices under which no pack costs more than one pack but all segments together cost as much
 // as possible: the dual of the cutting-stock program of Gilmore and Gomory (Operations Research 9,
@@ -66,6 +38,16 @@ class PriceFinder {
 
   // The prices found last, by length.
   const std::vector<std::int32_t>& prices() const { return prices_; }
+
+  // A pack of the fractional plan that the prices belong to, and how often it is in it.
+  struct Pattern {
+    std::vector<Run> runs;
+    double packs;
+  };
+
+  // The packs of the fractional plan for the histogram that prices were found for last. Only where
+  // each length is a piece of its own.
+  std::vector<Pattern> patterns() const;
 
   // The lower bound that prices prove: all segments' price over the dearest pack's, rounded up.
   static std::int64_t bound(const LengthHistogram& histogram,

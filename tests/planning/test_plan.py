@@ -181,6 +181,48 @@ def test_optimal_is_near_its_bound_where_the_documents_of_a_pack_are_limited(row
     assert sorted(best.document_ids) == list(range(len(lengths)))
 
 
+def triplets(count, row, seed):
+    """Three times ``count`` lengths in (row/4, row/2) that fill ``count`` rows without a gap."""
+    random = np.random.default_rng(seed)
+    longest = random.integers(38 * row // 100, 49 * row // 100, count)
+    middle = random.integers(row // 4, (row - longest) // 2 + 1)
+    return np.concatenate([longest, middle, row - longest - middle])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_triplets_that_fill_their_rows_are_found(seed):
+    plan = plan_packs(triplets(20, 1000, seed), 1000)
+    assert plan.num_packs == plan.lower_bound == 20
+
+
+@pytest.mark.parametrize("most", [None, 3])
+def test_the_bound_of_many_lengths_that_crowd_holds_and_is_nearly_met(most):
+    """Of 900 lengths, so of classes of them, whose optimum is known."""
+    row, count = 8000, 400
+    lengths = triplets(count, row, 0)
+    plan = plan_packs(lengths, row, max_documents_per_pack=most)
+    assert plan.lower_bound <= count <= plan.num_packs <= count * 1.02
+    assert plan.lower_bound >= count * 0.99
+    packs = lengths_of_packs(plan, lengths)
+    assert max(map(sum, packs)) <= row
+    assert sorted(plan.document_ids) == list(range(len(lengths)))
+
+
+@pytest.mark.parametrize(("row", "count"), [(512, 1000), (2048, 1000), (2048, 300)])
+def test_lengths_between_a_quarter_and_half_of_a_row_are_near_their_bound(row, count):
+    lengths = np.random.default_rng(row).integers(row // 4 + 1, row // 2, count)
+    plan = plan_packs(lengths, row)
+    assert plan.lower_bound <= plan.num_packs <= plan.lower_bound + 2
+    assert as_multiset(lengths_of_packs(plan, lengths))
+
+
+def test_the_search_by_patterns_looks_at_ctrl_c():
+    looks = [time.process_time()]
+    lengths = np.random.default_rng(0).integers(2049, 4096, 20_000)
+    plan_packs(lengths, 8192, progress=lambda _: looks.append(time.process_time()))
+    assert np.diff(looks).max() < 1
+
+
 def test_packs_by_price_beat_first_fit_decreasing_by_far_on_a_hard_set():
     row = 1024
     lengths = hard_lengths(row)
