@@ -147,6 +147,17 @@ void take_part(const std::vector<Run>& runs, std::int64_t max_segments, LengthHi
   pack.close(1);
 }
 
+// What one look for the dearest packs takes, at most: fewer than usual where no length is short.
+std::int64_t steps_of_prices(const LengthHistogram& histogram, std::int64_t max_segments) {
+  const std::int64_t capacity = histogram.capacity();
+  std::int64_t shortest = 1;
+  while (histogram.count(shortest) == 0) ++shortest;
+  const std::int64_t longest = histogram.largest_at_most(capacity);
+  const std::int64_t steps = DearestFill::steps(histogram, max_segments);
+  if (max_segments < capacity / shortest) return steps;
+  return std::min(steps, (longest - shortest + 1) * (capacity - shortest + 1));
+}
+
 Geometry dive(LengthHistogram histogram, std::int64_t max_segments, std::int64_t num_packs,
               double step, PriceFinder& finder, Work& work) {
   Geometry geometry;
@@ -201,7 +212,7 @@ PatternPlan pack_by_patterns(LengthHistogram histogram, std::int64_t max_segment
   auto worth = [&](const LengthHistogram& rounded) {
     const std::int64_t moved = std::abs(rounded.positions() - histogram.positions());
     return moved / histogram.capacity() < num_packs - plan.lower_bound && !work.exhausted() &&
-           DearestFill::steps(rounded, max_segments) < work.left();
+           steps_of_prices(rounded, max_segments) < work.left();
   };
   if (!classes.exact()) {
     const LengthHistogram shorter = classes.round(histogram, false);

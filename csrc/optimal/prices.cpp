@@ -171,7 +171,9 @@ bool PriceFinder::add_dearest_packs(const LengthHistogram& histogram, Work& work
     if (leader == 0 || best <= kPriceUnit + kPriceUnit / 1000000) continue;
     pack.assign(1, leader);
     std::int64_t room = capacity_ - leader;
-    for (std::int64_t places = max_segments_ - 1; fill_.value(room, places) > 0; --places) {
+    // A length without a price may have taken a place.
+    for (std::int64_t places = max_segments_ - 1; places > 0 && fill_.value(room, places) > 0;
+         --places) {
       // The next segment is one that leaves a room of the right value.
       const std::int32_t value = fill_.value(room, places);
       std::int64_t next = histogram.largest_at_most(room);
