@@ -1,22 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counts packs over the lower bound, on many seeds of several length sets.
 
-    python benchmarks/quality.py [--seeds N] [--effort high] [--sets a f ...]
-                                 [--lengths FILE.npy ...] [--json FILE]
+    python benchmarks/quality.py [--seeds N] [--effort high] [--sets a f triplets ...]
+                                 [--lengths FILE.npy ...] [--rows N ...]
+                                 [--max-documents-per-pack N ...] [--json FILE]
 
 Chat-like sets are lognormal, cut to the row: a to c (6.2, 1.0) with 69,000, 326,000 and 1.2 million
 documents at 4096, d (6.3, 1.35) with 1.2 million at 8192. f is hard for every order of lengths:
 300,000 at 4096, 40% in (1/2, 1], 30% in (1/3, 1/2] and 30% in (1/4, 1/3] of the row. g is uniform,
-300,000 in 1..4096. Files of lengths are packed at 2048, 4096 and 8192, longer documents split.
-"Over" is packs less the plan's own lower bound; FFD is first-fit decreasing, its mean.
+300,000 in 1..4096. Files of lengths are packed at 2048, 4096 and 8192, longer documents split, and
+once for each limit of documents per pack.
+
+The others are in the manner of the sets that papers on bin packing use, from own generators, each
+seed an instance of every size: uniform and triplets (Falkenauer, Journal of Heuristics 2, 1996),
+scholl1 to scholl3 (Scholl, Klein and Juergens, Computers and Operations Research 24, 1997),
+schwerin (Schwerin and Waescher, ITOR 4, 1997), hard28 (Schoenfield, 2002), and crowded: between a
+quarter and half of a row.
+
+"Over" is packs less the plan's own lower bound; FFD is first-fit decreasing, its mean. Seconds are
+those of the processor.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from machine import write_json
@@ -25,6 +36,9 @@ from rich.console import Console
 from rich.table import Table
 
 from megatron_packing import plan_packs
+
+Instances: TypeAlias = Callable[[np.random.Generator], list[tuple[NDArray[Any], int]]]
+"""Makes the lengths and the row of each instance of a set."""
 
 
 def chat_like(count: int, mean: float, sigma: float, row: int, seed: int) -> NDArray[np.int32]:
@@ -55,12 +69,65 @@ def make(name: str, seed: int, scale: float) -> tuple[NDArray[np.int32], int]:
     return random.integers(1, 4097, int(300_000 * scale)).astype(np.int32), 4096
 
 
-def measure(lengths: NDArray[Any], row: int, effort: str) -> dict[str, Any]:
+def uniform(low: int, high: int, row: int, *counts: int) -> Instances:
+    """Makes sets of lengths in low..high, one for each count."""
+    return lambda random: [(random.integers(low, high + 1, count), row) for count in counts]
+
+
+def triplets(random: np.random.Generator) -> list[tuple[NDArray[Any], int]]:
+    """Rows of 1,000 that are cut in three, so that nothing may be left of any."""
+    instances = []
+    for count in (20, 40, 83, 167):
+        longest = random.integers(380, 491, count)
+        middle = random.integers(250, (1000 - longest) // 2 + 1)
+        instances.append((np.concatenate([longest, middle, 1000 - longest - middle]), 1000))
+    return instances
+
+
+def scholl1(random: np.random.Generator) -> list[tuple[NDArray[Any], int]]:
+    """Rows of 100 to 150 and lengths of up to 100."""
+    return [
+        (random.integers(low, 101, count), row)
+        for row in (100, 120, 150)
+        for low in (1, 20, 30)
+        for count in (50, 100, 200, 500)
+    ]
+
+
+def scholl2(random: np.random.Generator) -> list[tuple[NDArray[Any], int]]:
+    """Lengths around a third to a ninth of a row of 1,000."""
+    return [
+        (random.integers(max(1, int(mean * (1 - spread))), int(mean * (1 + spread)) + 1, n), 1000)
+        for mean in (1000 / 3, 1000 / 5, 1000 / 7, 1000 / 9)
+        for spread in (0.2, 0.5, 0.9)
+        for n in (50, 100, 200, 500)
+    ]
+
+
+CLASSIC: dict[str, Instances] = {
+    "uniform": uniform(20, 100, 150, 120, 250, 500, 1000),
+    "triplets": triplets,
+    "scholl1": scholl1,
+    "scholl2": scholl2,
+    "scholl3": uniform(20_000, 35_000, 100_000, 200),
+    "schwerin": uniform(150, 200, 1000, 100, 120),
+    "hard28": uniform(1, 800, 1000, 160, 180, 200),
+    "crowded512": uniform(129, 255, 512, 1000, 20_000),
+    "crowded2048": uniform(513, 1023, 2048, 1000, 20_000, 1_000_000),
+    "crowded8192": uniform(2049, 4095, 8192, 1000, 20_000),
+    "crowded131072": uniform(32_769, 65_535, 131_072, 1000, 20_000),
+}
+
+
+def measure(
+    lengths: NDArray[Any], row: int, effort: str, most: int | None = None
+) -> dict[str, Any]:
     """Packs over the bound by the strategy optimal and by first-fit decreasing."""
-    started = time.perf_counter()
-    plan = plan_packs(lengths, row, effort=effort, overlong="split")  # type: ignore[arg-type]
-    seconds = time.perf_counter() - started
-    decreasing = plan_packs(lengths, row, strategy="first_fit_decreasing", overlong="split")
+    settings: dict[str, Any] = {"overlong": "split", "max_documents_per_pack": most}
+    started = time.process_time()
+    plan = plan_packs(lengths, row, effort=effort, **settings)
+    seconds = time.process_time() - started
+    decreasing = plan_packs(lengths, row, strategy="first_fit_decreasing", **settings)
     return {
         "bound": plan.lower_bound,
         "optimal": plan.num_packs - plan.lower_bound,
@@ -73,7 +140,7 @@ def describe(results: list[dict[str, Any]]) -> Table:
     """A line for each set."""
     table = Table(
         *("set", "plans", "bound met", "most over", "mean over", "worst, %"),
-        *("FFD over", "median s"),
+        *("FFD over", "median s", "most s"),
     )
     for result in results:
         plans = result["plans"]
@@ -88,6 +155,7 @@ def describe(results: list[dict[str, Any]]) -> Table:
             f"{max(share):.4f}",
             f"{np.mean([plan['first_fit_decreasing'] for plan in plans]):.2f}",
             f"{np.median([plan['seconds'] for plan in plans]):.3f}",
+            f"{max(plan['seconds'] for plan in plans):.2f}",
         )
     return table
 
@@ -97,18 +165,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Count packs over the lower bound.")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--effort", choices=["default", "high"], default="default")
-    parser.add_argument("--sets", nargs="*", default=list("abcdfg"), choices=list("abcdfg"))
+    names = [*"abcdfg", *CLASSIC]
+    parser.add_argument("--sets", nargs="*", default=names, choices=names)
     parser.add_argument("--lengths", nargs="*", type=Path, default=[])
+    parser.add_argument("--rows", nargs="+", type=int, default=[2048, 4096, 8192])
+    parser.add_argument("--max-documents-per-pack", nargs="+", type=int, default=[None])
     parser.add_argument("--scale", type=float, default=1.0, help="share of the documents")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     results = []
     for name in args.sets:
-        plans = [measure(*make(name, seed, args.scale), args.effort) for seed in range(args.seeds)]
+        if name in CLASSIC:
+            instances = [
+                instance
+                for seed in range(args.seeds)
+                for instance in CLASSIC[name](np.random.default_rng(seed))
+            ]
+        else:
+            instances = [make(name, seed, args.scale) for seed in range(args.seeds)]
+        plans = [measure(*instance, args.effort) for instance in instances]
         results.append({"set": name, "effort": args.effort, "plans": plans})
     for path in args.lengths:
         lengths = np.load(path, allow_pickle=False)
-        plans = [measure(lengths, row, args.effort) for row in (2048, 4096, 8192)]
+        plans = [
+            measure(lengths, row, args.effort, most)
+            for row in args.rows
+            for most in args.max_documents_per_pack
+        ]
         results.append(
             {"set": path.stem.removeprefix("lengths_"), "effort": args.effort, "plans": plans}
         )

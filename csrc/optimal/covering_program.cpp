@@ -16,6 +16,7 @@ constexpr double kTolerance = 1e-9;
 void CoveringProgram::start(const std::vector<double>& demand) {
   // The basis begins with covering each row at a cost of 1 a unit.
   solution_ = demand;
+  basis_.assign(rows_, kOneEntry);
   prices_.assign(rows_, 1.0);
   inverse_.assign(rows_ * rows_, 0.0);
   for (std::size_t row = 0; row < rows_; ++row) inverse_[row * rows_ + row] = 1.0;
@@ -49,11 +50,13 @@ bool CoveringProgram::step() {
   for (std::size_t row = 0; row < rows_; ++row) {
     if (prices_[row] < best) {
       best = prices_[row];
+      entering = nullptr;
       entering_row = row;
       entry = -1.0;
     }
     if (1.0 - prices_[row] < best) {
       best = 1.0 - prices_[row];
+      entering = nullptr;
       entering_row = row;
       entry = 1.0;
     }
@@ -78,11 +81,14 @@ bool CoveringProgram::step() {
     }
   }
   if (leaving == rows_) return false;  // rounding: no row bounds the step
-  pivot(leaving, best);
+  pivot(leaving,
+        entering == nullptr ? kOneEntry : static_cast<std::size_t>(entering - columns_.data()),
+        best);
   return true;
 }
 
-void CoveringProgram::pivot(std::size_t leaving, double reduced_cost) {
+void CoveringProgram::pivot(std::size_t leaving, std::size_t entering, double reduced_cost) {
+  basis_[leaving] = entering;
   double* pivot_row = &inverse_[leaving * rows_];
   const double scale = 1.0 / direction_[leaving];
   for (std::size_t column = 0; column < rows_; ++column) pivot_row[column] *= scale;

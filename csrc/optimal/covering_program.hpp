@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -33,16 +34,30 @@ class CoveringProgram {
   // row. No price exceeds 1: a row may also be covered at a cost of 1 a unit.
   const std::vector<double>& solve(Work& work);
 
+  // Calls visitor(column, x) for each column with x > 0 in the solution; columns of one entry that
+  // cover a unit of a row, or more than its demand, are not among them.
+  template <class Visitor>
+  void visit_solution(const Visitor& visitor) const {
+    for (std::size_t row = 0; row < rows_; ++row) {
+      if (basis_[row] < columns_.size() && solution_[row] > 0) {
+        visitor(columns_[basis_[row]], solution_[row]);
+      }
+    }
+  }
+
  private:
   bool step();
-  void pivot(std::size_t leaving, double reduced_cost);
+  void pivot(std::size_t leaving, std::size_t entering, double reduced_cost);
+
+  static constexpr std::size_t kOneEntry = std::numeric_limits<std::size_t>::max();
 
   std::size_t rows_;
   std::vector<Column> columns_;
-  std::vector<double> inverse_;    // of the basis, row by row
-  std::vector<double> solution_;   // what each basic column is worth
-  std::vector<double> prices_;     // by row
-  std::vector<double> direction_;  // the entering column in terms of the basis
+  std::vector<double> inverse_;     // of the basis, row by row
+  std::vector<double> solution_;    // what each basic column is worth
+  std::vector<std::size_t> basis_;  // its place among columns_; kOneEntry where it is not there
+  std::vector<double> prices_;      // by row
+  std::vector<double> direction_;   // the entering column in terms of the basis
 };
 
 }  // namespace packing

@@ -3,6 +3,8 @@
 #include "optimal/exact_fit.hpp"
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 namespace packing {
 namespace {
@@ -22,6 +24,31 @@ void fill_exactly(OpenPack& pack, LengthHistogram& histogram, Work& work) {
     pack.take(longest);
     if (histogram.capacity() > kSmallRow) work.spend(kStepsASegment);
   }
+}
+
+// The shortest segments that are left.
+struct Shortest {
+  std::int64_t count = 0;
+  std::int64_t positions = 0;
+  std::int64_t last = 0;  // the longest of them
+  std::int64_t steps = 0;
+};
+
+// As many of the shortest segments as fit, at most `most`. lengths: ascending, none is shorter.
+template <class Length>
+Shortest find_shortest(const LengthHistogram& histogram, Length lengths, Length end,
+                       std::int64_t room, std::int64_t most) {
+  Shortest found;
+  for (; lengths != end && found.count < most; ++lengths, ++found.steps) {
+    const std::int64_t left = histogram.count(*lengths);
+    const std::int64_t count =
+        std::min({left, most - found.count, (room - found.positions) / *lengths});
+    if (count > 0) found.last = *lengths;
+    found.count += count;
+    found.positions += count * *lengths;
+    if (count < left) break;
+  }
+  return found;
 }
 
 }  // namespace
@@ -89,6 +116,38 @@ Geometry even_count_fit(LengthHistogram histogram, std::int64_t max_segments, Wo
     fill_exactly(pack, histogram, work);
     pack.close();
   }
+  return geometry;
+}
+
+Geometry full_count_fit(LengthHistogram histogram, std::int64_t max_segments, Work& work) {
+  std::vector<std::int64_t> lengths;  // ascending
+  for (std::int64_t length = histogram.largest_at_most(histogram.capacity()); length > 0;
+       length = histogram.largest_at_most(length - 1)) {
+    lengths.push_back(length);
+  }
+  std::reverse(lengths.begin(), lengths.end());
+  auto shortest = lengths.begin();
+  Geometry geometry;
+  while (histogram.size() > 0 && !work.exhausted()) {
+    OpenPack pack(histogram, geometry, max_segments);
+    pack.take(histogram.largest_at_most(histogram.capacity()));
+    for (std::int64_t places = pack.places(); places > 0 && histogram.size() > 0; --places) {
+      while (histogram.count(*shortest) == 0) ++shortest;
+      if (*shortest > pack.room()) break;
+      const std::int64_t longest = histogram.largest_at_most(pack.room());
+      if (places == 2 && pack.places() == 2 && longest < pack.room() &&
+          close_exactly(pack, histogram, longest, work)) {
+        break;
+      }
+      const Shortest others =
+          find_shortest(histogram, shortest, lengths.end(), pack.room(), places);
+      pack.take(histogram.largest_at_most(pack.room() - others.positions + others.last));
+      places = others.count;
+      work.spend(kStepsASegment + others.steps);
+    }
+    pack.close();
+  }
+  geometry.append(exact_fit_decreasing(std::move(histogram), max_segments, work));
   return geometry;
 }
 

@@ -18,6 +18,10 @@ Geometry exact_fit_decreasing(LengthHistogram histogram, std::int64_t max_segmen
 // as leave every row its share of the segments, closed exactly as above.
 Geometry even_count_fit(LengthHistogram histogram, std::int64_t max_segments, Work& work);
 
+// For the same rows: beside the longest always the longest segment that leaves room for as many of
+// the shortest as there are places left, so that every row takes as many segments as it can.
+Geometry full_count_fit(LengthHistogram histogram, std::int64_t max_segments, Work& work);
+
 // Takes the last two or three segments of a row where they fill it exactly; false where it finds
 // none that do, or `work` is exhausted. longest: the longest segment left that fits. Only searches
 // in rows of more than kSmallRow count as work: in smaller ones they are short.

@@ -23,11 +23,13 @@ constexpr std::int64_t kShareOfScarcest = 8;
 
 class Guide {
  public:
-  Guide(LengthHistogram& histogram, const Dive& dive, Random& random, Work& work)
+  Guide(LengthHistogram& histogram, std::int64_t max_segments, const Dive& dive, Random& random,
+        Work& work)
       : histogram_(histogram),
+        max_segments_(max_segments),
         dive_(dive),
         size_at_pieces_(histogram.size()),
-        finder_(histogram, dive.pieces),
+        finder_(histogram, max_segments, dive.pieces),
         random_(random),
         work_(work) {}
 
@@ -37,7 +39,7 @@ class Guide {
         static_cast<double>(size_at_pieces_) * dive_.refine_at) {
       return false;
     }
-    finder_ = PriceFinder(histogram_, dive_.pieces);
+    finder_ = PriceFinder(histogram_, max_segments_, dive_.pieces);
     size_at_pieces_ = histogram_.size();
     return true;
   }
@@ -65,8 +67,8 @@ class Guide {
   std::int32_t price(std::int64_t length) const {
     return prices_[static_cast<std::size_t>(length)];
   }
-  std::int32_t loss(std::int64_t length, std::int64_t room) const {
-    return fill_.value(room) - price(length) - fill_.value(room - length);
+  std::int32_t loss(std::int64_t length, std::int64_t room, std::int64_t places) const {
+    return fill_.value(room, places) - price(length) - fill_.value(room - length, places - 1);
   }
 
   // What can be had for each room changes as lengths run out.
@@ -74,7 +76,7 @@ class Guide {
     for (std::int64_t length = 1; length <= histogram_.capacity(); ++length) {
       if (histogram_.count(length) == 0) prices_[static_cast<std::size_t>(length)] = 0;
     }
-    fill_.compute(prices_, histogram_.capacity(), work_);
+    fill_.compute(prices_, histogram_.capacity(), max_segments_, work_);
   }
 
   // Chooses segments for a room; false where they cost less than what was thought to be had.
@@ -82,19 +84,19 @@ class Guide {
     chosen_.clear();
     std::int32_t lost = 0;
     for (; places > 0 && room > 0; --places) {
-      const std::int64_t length = choose_one(room);
+      const std::int64_t length = choose_one(room, places);
       if (length == 0) break;
-      lost += loss(length, room);
+      lost += loss(length, room, places);
       chosen_.push_back(length);
       histogram_.remove(length);
       room -= length;
     }
     for (const std::int64_t length : chosen_) histogram_.add(length);
-    return lost + fill_.value(room) <= kTolerance;
+    return lost + fill_.value(room, places) <= kTolerance;
   }
 
   // From a random length on, the first whose loss is within the tolerance; else the least loss.
-  std::int64_t choose_one(std::int64_t room) {
+  std::int64_t choose_one(std::int64_t room, std::int64_t places) {
     const std::int64_t longest = histogram_.largest_at_most(room);
     if (longest == 0) return 0;
     const auto start =
@@ -107,7 +109,7 @@ class Guide {
       for (; length > stop; length = histogram_.largest_at_most(length - 1)) {
         ++seen;
         if (price(length) == 0) continue;
-        const std::int32_t lost = loss(length, room);
+        const std::int32_t lost = loss(length, room, places);
         if (lost < least) {
           least = lost;
           best = length;
@@ -122,6 +124,7 @@ class Guide {
   }
 
   LengthHistogram& histogram_;
+  std::int64_t max_segments_;
   const Dive& dive_;
   std::int64_t size_at_pieces_;
   PriceFinder finder_;
@@ -149,7 +152,7 @@ void pack_until(std::int64_t stop, LengthHistogram& histogram, Geometry& geometr
 Geometry price_guided(LengthHistogram histogram, std::int64_t max_segments, const Dive& dive,
                       Random& random, Work& work) {
   Geometry geometry;
-  Guide guide(histogram, dive, random, work);
+  Guide guide(histogram, max_segments, dive, random, work);
   std::int64_t needed = guide.find_prices();
   double step = kStep;
   while (histogram.size() > 0 && !work.exhausted()) {

@@ -14,9 +14,9 @@ namespace packing {
 
 // How carefully price_guided goes about it.
 struct Dive {
-  std::int64_t pieces = 64;  // of the prices
-  double least_step = 1;     // a bad step is taken again in parts no smaller than this share
-  double refine_at = 0;      // pieces are fitted to what is left when this share of it is left
+  PriceFinder::Pieces pieces{64};
+  double least_step = 1;  // a bad step is taken again in parts no smaller than this share
+  double refine_at = 0;   // pieces are fitted to what is left when this share of it is left
 };
 
 // Packs every segment: the longest first, beside it the segments that make the pack cost most under

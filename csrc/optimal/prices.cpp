@@ -16,7 +16,7 @@ constexpr double kRelativeGap = 1e-6;  // between the program's value and the bo
 
 // Ends of pieces of equal width, and the places where prices may jump. The grid divides the row
 // evenly, so that the pieces of two lengths that fill a row mirror each other.
-std::vector<std::int64_t> piece_ends(const LengthHistogram& histogram, std::int64_t pieces) {
+std::vector<std::int64_t> even_ends(const LengthHistogram& histogram, std::int64_t pieces) {
   const std::int64_t capacity = histogram.capacity();
   std::int64_t shortest = 1;
   while (shortest < capacity && histogram.count(shortest) == 0) ++shortest;
@@ -29,65 +29,43 @@ std::vector<std::int64_t> piece_ends(const LengthHistogram& histogram, std::int6
   for (std::int64_t piece = 1; piece <= in_row; ++piece) {
     ends.push_back(capacity / in_row * piece + capacity % in_row * piece / in_row);
   }
+  return ends;
+}
+
+// Adds the ends of pieces that hold equally many segments, and what those leave of a row: where
+// segments are limited, prices jump where one short segment fewer fits beside a long one.
+void add_quantiles(const LengthHistogram& histogram, std::int64_t quantiles,
+                   std::vector<std::int64_t>& ends) {
+  const std::int64_t capacity = histogram.capacity();
+  std::int64_t longer = 0;  // segments of at least `length`
+  std::int64_t passed = 0;  // quantiles
+  for (std::int64_t length = histogram.largest_at_most(capacity - 1); length > 0;
+       length = histogram.largest_at_most(length - 1)) {
+    longer += histogram.count(length);
+    const auto quantile =
+        static_cast<std::int64_t>(static_cast<double>(longer) * static_cast<double>(quantiles) /
+                                  static_cast<double>(histogram.size()));
+    if (quantile == passed) continue;
+    passed = quantile;
+    ends.push_back(length);
+    ends.push_back(capacity - length);
+  }
+}
+
+std::vector<std::int64_t> piece_ends(const LengthHistogram& histogram,
+                                     const PriceFinder::Pieces& pieces) {
+  std::vector<std::int64_t> ends = even_ends(histogram, pieces.even);
+  if (pieces.quantiles > 0) add_quantiles(histogram, pieces.quantiles, ends);
   std::sort(ends.begin(), ends.end());
   ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
   if (ends.front() == 0) ends.erase(ends.begin());
   return ends;
 }
 
-// Twice as fast with AVX2, which is looked for when the library is loaded: by a mechanism that only
-// glibc on x86-64 has, and that the thread sanitizer does not survive. NEON needs no clone.
-#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__SANITIZE_THREAD__)
-#define PACKING_AVX2_CLONES __attribute__((target_clones("default", "avx2")))
-#else
-#define PACKING_AVX2_CLONES
-#endif
-
-// values[i] = max(values[i], base + prices[i])
-PACKING_AVX2_CLONES void raise(std::int32_t* values, const std::int32_t* prices, std::int64_t size,
-                               std::int32_t base) {
-  for (std::int64_t i = 0; i < size; ++i) {
-    const std::int32_t value = base + prices[i];
-    values[i] = values[i] < value ? value : values[i];
-  }
-}
-
 }  // namespace
 
-void DearestFill::compute(const std::vector<std::int32_t>& prices, std::int64_t capacity,
-                          Work& work) {
-  values_.assign(static_cast<std::size_t>(capacity) + 1, 0);
-  priced_.assign(prices.begin(), prices.begin() + capacity + 1);
-  std::int64_t shortest = 0;
-  std::int64_t longest = 0;
-  for (std::int64_t length = 1; length <= capacity; ++length) {
-    auto& price = priced_[static_cast<std::size_t>(length)];
-    if (price > 0) {
-      if (shortest == 0) shortest = length;
-      longest = length;
-    } else {
-      price = std::numeric_limits<std::int32_t>::min() / 2;
-    }
-  }
-  if (shortest == 0) return;
-  std::int32_t best = -1;
-  for (std::int64_t room = 0; room <= capacity; ++room) {
-    std::int32_t& value = values_[static_cast<std::size_t>(room)];
-    if (value <= best) {  // the same as with less room: what builds on it is dominated
-      value = best;
-      continue;
-    }
-    best = value;
-    const std::int64_t last = std::min(longest, capacity - room);
-    if (last < shortest) continue;
-    raise(&values_[static_cast<std::size_t>(room + shortest)],
-          &priced_[static_cast<std::size_t>(shortest)], last - shortest + 1, value);
-    work.spend(last - shortest + 1);
-  }
-}
-
-PriceFinder::PriceFinder(const LengthHistogram& histogram, std::int64_t pieces)
-    : capacity_(histogram.capacity()), program_(0) {
+PriceFinder::PriceFinder(const LengthHistogram& histogram, std::int64_t max_segments, Pieces pieces)
+    : capacity_(histogram.capacity()), max_segments_(max_segments), program_(0) {
   const auto size = static_cast<std::size_t>(capacity_) + 1;
   piece_of_.assign(size, 0);
   prices_.assign(size, 0);
@@ -112,12 +90,17 @@ PriceFinder::PriceFinder(const LengthHistogram& histogram, std::int64_t pieces)
   for (std::int64_t length = histogram.largest_at_most(capacity_); length > 0;
        length = histogram.largest_at_most(length - 1)) {
     auto alike = column({length});
-    for (auto& entry : alike) entry.second *= static_cast<double>(capacity_ / length);
+    for (auto& entry : alike) entry.second *= most_alike(length);
     program_.add_column(std::move(alike));
-    if (2 * length > capacity_ && length < capacity_ && histogram.count(capacity_ - length) > 0) {
+    if (max_segments_ >= 2 && 2 * length > capacity_ && length < capacity_ &&
+        histogram.count(capacity_ - length) > 0) {
       program_.add_column(column({length, capacity_ - length}));
     }
   }
+}
+
+double PriceFinder::most_alike(std::int64_t length) const {
+  return static_cast<double>(std::min(capacity_ / length, max_segments_));
 }
 
 CoveringProgram::Column PriceFinder::column(const std::vector<std::int64_t>& pack) const {
@@ -146,6 +129,19 @@ CoveringProgram::Column PriceFinder::column(const std::vector<std::int64_t>& pac
   return entries;
 }
 
+std::vector<PriceFinder::Pattern> PriceFinder::patterns() const {
+  std::vector<Pattern> patterns;
+  program_.visit_solution([&](const CoveringProgram::Column& column, double packs) {
+    Pattern pattern{{}, packs};
+    for (const auto& [row, count] : column) {
+      pattern.runs.push_back(
+          {static_cast<std::uint32_t>(pieces_[row].first), static_cast<std::uint32_t>(count)});
+    }
+    patterns.push_back(std::move(pattern));
+  });
+  return patterns;
+}
+
 std::int64_t PriceFinder::bound(const LengthHistogram& histogram,
                                 const std::vector<std::int32_t>& prices, std::int64_t dearest) {
   std::int64_t total = 0;
@@ -165,8 +161,8 @@ bool PriceFinder::add_dearest_packs(const LengthHistogram& histogram, Work& work
     std::int32_t best = 0;
     for (std::int64_t length = piece.first; length <= piece.last; ++length) {
       if (histogram.count(length) == 0) continue;
-      const std::int32_t value =
-          prices_[static_cast<std::size_t>(length)] + fill_.value(capacity_ - length);
+      const std::int32_t value = prices_[static_cast<std::size_t>(length)] +
+                                 fill_.value(capacity_ - length, max_segments_ - 1);
       if (value > best) {
         best = value;
         leader = length;
@@ -175,11 +171,15 @@ bool PriceFinder::add_dearest_packs(const LengthHistogram& histogram, Work& work
     if (leader == 0 || best <= kPriceUnit + kPriceUnit / 1000000) continue;
     pack.assign(1, leader);
     std::int64_t room = capacity_ - leader;
-    while (room > 0 && fill_.value(room) > 0) {
+    // A length without a price may have taken a place.
+    for (std::int64_t places = max_segments_ - 1; places > 0 && fill_.value(room, places) > 0;
+         --places) {
       // The next segment is one that leaves a room of the right value.
+      const std::int32_t value = fill_.value(room, places);
       std::int64_t next = histogram.largest_at_most(room);
-      while (next > 0 && prices_[static_cast<std::size_t>(next)] + fill_.value(room - next) <
-                             fill_.value(room)) {
+      while (next > 0 &&
+             prices_[static_cast<std::size_t>(next)] + fill_.value(room - next, places - 1) <
+                 value) {
         next = histogram.largest_at_most(next - 1);
         work.spend(1);
       }
@@ -214,13 +214,14 @@ std::int64_t PriceFinder::find(const LengthHistogram& histogram, std::int64_t en
         for (const auto& [row, share] : column({length})) price += share * by_row[row];
       }
       // More cannot be had: so many of the length are a pack. It also keeps the price of any pack
-      // below two units, so that no sum of prices overflows.
-      const double most = static_cast<double>(kPriceUnit) / static_cast<double>(capacity_ / length);
+      // below three units, so that no sum of prices overflows.
+      const double most = static_cast<double>(kPriceUnit) / most_alike(length);
       prices_[static_cast<std::size_t>(length)] =
           static_cast<std::int32_t>(std::floor(std::clamp(price * kPriceUnit, 0.0, most)));
     }
-    fill_.compute(prices_, capacity_, work);
-    const std::int64_t bound = PriceFinder::bound(histogram, prices_, fill_.value(capacity_));
+    fill_.compute(prices_, capacity_, max_segments_, work);
+    const std::int64_t bound =
+        PriceFinder::bound(histogram, prices_, fill_.value(capacity_, max_segments_));
     if (bound > best_bound) {
       best_bound = bound;
       best_prices = prices_;

@@ -7,25 +7,11 @@
 
 #include "base/work.hpp"
 #include "optimal/covering_program.hpp"
+#include "optimal/dearest_fill.hpp"
+#include "types/geometry.hpp"
 #include "types/histogram.hpp"
 
 namespace packing {
-
-// Prices are whole numbers of 1 / kPriceUnit packs.
-constexpr std::int32_t kPriceUnit = 1 << 26;
-
-// The dearest selection, with repetition, of lengths with a positive price for each room
-// 0..capacity.
-class DearestFill {
- public:
-  // prices: by length, from 0 to at least capacity; 0 bars a length.
-  void compute(const std::vector<std::int32_t>& prices, std::int64_t capacity, Work& work);
-  std::int32_t value(std::int64_t room) const { return values_[static_cast<std::size_t>(room)]; }
-
- private:
-  std::vector<std::int32_t> values_;
-  std::vector<std::int32_t> priced_;
-};
 
 // Finds prices under which no pack costs more than one pack but all segments together cost as much
 // as possible: the dual of the cutting-stock program of Gilmore and Gomory (Operations Research 9,
@@ -37,8 +23,14 @@ class DearestFill {
 // program stays small, a few hundred rows at any capacity.
 class PriceFinder {
  public:
-  // pieces: about how many linear pieces the prices have.
-  PriceFinder(const LengthHistogram& histogram, std::int64_t pieces);
+  // How many linear pieces the prices have, about.
+  struct Pieces {
+    std::int64_t even;           // of equal width
+    std::int64_t quantiles = 0;  // of equally many segments, and their mirror images in the row
+  };
+
+  // max_segments: the most of a pack.
+  PriceFinder(const LengthHistogram& histogram, std::int64_t max_segments, Pieces pieces);
 
   // Finds prices for the segments of a histogram (of the same capacity) and returns the lower bound
   // that they prove. Stops early where `work` is exhausted or `enough` is reached.
@@ -46,6 +38,16 @@ class PriceFinder {
 
   // The prices found last, by length.
   const std::vector<std::int32_t>& prices() const { return prices_; }
+
+  // A pack of the fractional plan that the prices belong to, and how often it is in it.
+  struct Pattern {
+    std::vector<Run> runs;
+    double packs;
+  };
+
+  // The packs of the fractional plan for the histogram that prices were found for last. Only where
+  // each length is a piece of its own.
+  std::vector<Pattern> patterns() const;
 
   // The lower bound that prices prove: all segments' price over the dearest pack's, rounded up.
   static std::int64_t bound(const LengthHistogram& histogram,
@@ -58,10 +60,13 @@ class PriceFinder {
     std::size_t row;
   };
 
+  // How many segments of a length are a pack.
+  double most_alike(std::int64_t length) const;
   CoveringProgram::Column column(const std::vector<std::int64_t>& pack) const;
   bool add_dearest_packs(const LengthHistogram& histogram, Work& work);
 
   std::int64_t capacity_;
+  std::int64_t max_segments_;
   std::vector<Piece> pieces_;
   std::vector<std::size_t> piece_of_;  // by length
   CoveringProgram program_;

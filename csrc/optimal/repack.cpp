@@ -127,7 +127,7 @@ void repack_cheap_rows(Geometry& geometry, std::int64_t capacity, std::int64_t m
                        Work& work) {
   constexpr std::int32_t kCheap = kPriceUnit / 200;  // so much less than a pack
   constexpr std::int64_t kRowsBesideEach[] = {1, 2, 4, 8};
-  const Dive dives[] = {{64, 1, 0}, {64, 0.02, 0.5}};
+  const Dive dives[] = {{{64}, 1, 0}, {{64}, 0.02, 0.5}};
   std::int64_t num_packs = geometry.num_packs();
   int vain = 0;
   for (std::uint64_t attempt = 0;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Never more packs than first_fit_decreasing. Closes rows exactly, packs rows with gaps again, and
+// Never more packs than a decreasing strategy. Closes rows exactly, packs rows with gaps again, and
 // where the lower bound is still not met finds prices (optimal/prices.hpp), which may prove that it
-// cannot be met, and packs by them. The limits on work are fixed numbers of steps, so that the
-// result is the same everywhere: tenths of a second with the default effort, up to a minute with
-// effort high.
+// cannot be met, and packs by them; then by the patterns of the program that the prices belong to
+// (optimal/pattern_dive.hpp). The limits on work are fixed numbers of steps, so that the result is
+// the same everywhere: about 2 seconds with the default effort, up to a minute with effort high.
 
 #include <algorithm>
 #include <limits>
@@ -14,6 +14,7 @@
 #include "base/work.hpp"
 #include "optimal/exact_fit.hpp"
 #include "optimal/lower_bound.hpp"
+#include "optimal/pattern_dive.hpp"
 #include "optimal/price_guided.hpp"
 #include "optimal/prices.hpp"
 #include "optimal/repack.hpp"
@@ -22,15 +23,42 @@
 namespace packing {
 namespace {
 
+// Of pack_by_patterns.
+struct PatternStage {
+  std::int64_t classes;
+  std::int64_t steps;
+  int dives;
+};
+
 struct Limits {
   std::int64_t gaps;    // steps of close_gaps
   std::int64_t bound;   // steps towards a better lower bound
   std::int64_t guided;  // steps of price_guided, all dives together
-  std::int64_t pieces;  // of the prices that give the bound
-  std::size_t dives;    // how many of kDives are tried
+  // Of the prices that give the bound: the first before the dives, the others after them.
+  std::vector<PriceFinder::Pieces> pieces;
+  std::vector<Dive> dives;
+  std::vector<PatternStage> patterns;
 };
-constexpr Limits kDefaultLimits{20'000'000, 500'000'000, 400'000'000, 256, 1};
-constexpr Limits kHighLimits{400'000'000, 40'000'000'000, 60'000'000'000, 512, 6};
+
+Limits default_limits() {
+  return {20'000'000, 500'000'000,    400'000'000,
+          {{256}},    {{{64}, 1, 0}}, {{300, 5'000'000'000, 12}, {600, 6'000'000'000, 12}}};
+}
+
+// Dives go from careless to careful: a careful one may still end worse.
+Limits high_limits() {
+  return {400'000'000,
+          40'000'000'000,
+          60'000'000'000,
+          {{512}},
+          {{{64}, 1, 0},
+           {{64}, 0.02, 0},
+           {{64}, 0.02, 0.5},
+           {{64}, 0.005, 0.5},
+           {{128}, 0.02, 0.5},
+           {{128}, 0.005, 0.5}},
+          {{300, 10'000'000'000, 10}, {600, 20'000'000'000, 10}, {1200, 50'000'000'000, 10}}};
+}
 
 // Steps of the searches that close rows exactly, where they count (kSmallRow).
 constexpr std::int64_t kExactSteps = 200'000'000;
@@ -46,23 +74,72 @@ Limits scaled(Limits limits, std::int64_t num_segments) {
   return limits;
 }
 
-// From careless to careful: a careful dive may still end worse.
-const std::vector<Dive> kDives{{64, 1, 0},       {64, 0.02, 0},    {64, 0.02, 0.5},
-                               {64, 0.005, 0.5}, {128, 0.02, 0.5}, {128, 0.005, 0.5}};
-
 // The geometry must not depend on the seed of a plan, which deals documents to places only.
 constexpr std::uint64_t kSeed = 0;
-enum Stream : std::uint64_t { kGaps, kCheapRows, kFirstDive };
+enum Stream : std::uint64_t { kGaps, kCheapRows, kFirstDive, kLastGaps = 1000 };
+
+// Whether a row could hold more segments than it may.
+bool is_limited(const LengthHistogram& histogram, std::int64_t max_segments) {
+  std::int64_t shortest = 1;
+  while (histogram.count(shortest) == 0) ++shortest;
+  return max_segments < std::min(histogram.capacity() / shortest, histogram.size());
+}
+
+// A limit on segments makes the quick bounds weak, and prices jump where one segment fewer fits.
+Limits limits_where_limited(Effort effort) {
+  const bool high = effort == Effort::kHigh;
+  Limits limits = high ? high_limits() : default_limits();
+  limits.bound = high ? 80'000'000'000 : 24'000'000'000;
+  limits.guided = high ? 60'000'000'000 : 4'500'000'000;
+  limits.pieces = {{32, 32}, {32, 96}, {32, 192}};
+  limits.dives.insert(limits.dives.begin() + 1, {{32, 16}, 1, 0});
+  if (!high) limits.patterns = {{300, 3'000'000'000, 4}};
+  return limits;
+}
 
 // Prices take time in proportion to the square of the row.
-bool worth_prices(std::int64_t capacity, std::int64_t steps) {
-  constexpr std::int64_t kLeastFills = 10;
-  return capacity < (std::int64_t{1} << 26) && capacity * capacity / 2 * kLeastFills < steps;
+bool worth_prices(const LengthHistogram& histogram, std::int64_t max_segments, bool limited,
+                  std::int64_t steps) {
+  const std::int64_t least_fills = limited ? 1 : 10;
+  return histogram.capacity() < (std::int64_t{1} << 26) &&
+         DearestFill::steps(histogram, max_segments) < steps / least_fills;
+}
+
+// Improves a plan, or proves that it cannot be, by prices.
+void pack_by_prices(const LengthHistogram& histogram, std::int64_t max_segments,
+                    const Limits& limits, Monitor& monitor, PackedLengths& best) {
+  std::int64_t num_packs = best.geometry.num_packs();
+  auto is_optimal = [&] { return num_packs <= best.lower_bound; };
+  Work prices(limits.bound, monitor);
+  PriceFinder finder(histogram, max_segments, limits.pieces.front());
+  best.lower_bound = std::max(best.lower_bound, finder.find(histogram, num_packs, prices));
+  Work guided(limits.guided, monitor);
+  std::uint64_t stream = kFirstDive;
+  for (const Dive& dive : limits.dives) {
+    if (is_optimal() || guided.exhausted()) break;
+    Random dive_random(kSeed, stream++);
+    Geometry geometry = price_guided(histogram, max_segments, dive, dive_random, guided);
+    if (geometry.num_packs() >= num_packs) continue;
+    best.geometry = std::move(geometry);
+    num_packs = best.geometry.num_packs();
+  }
+  Work finer_prices(limits.bound / 4, monitor);
+  for (std::size_t stage = 1; stage < limits.pieces.size() && !is_optimal(); ++stage) {
+    if (prices.exhausted() || finer_prices.exhausted()) break;
+    PriceFinder finer(histogram, max_segments, limits.pieces[stage]);
+    const std::int64_t bound = finer.find(histogram, num_packs, finer_prices);
+    if (bound < best.lower_bound) break;
+    best.lower_bound = bound;
+    finder = std::move(finer);
+  }
+  Random repack_random(kSeed, kCheapRows);
+  repack_cheap_rows(best.geometry, histogram.capacity(), max_segments, finder.prices(),
+                    best.lower_bound, repack_random, guided);
 }
 
 }  // namespace
 
-LengthStrategy first_fit_decreasing;
+LengthStrategy greedy, first_fit_decreasing, best_fit_decreasing;
 
 PackedLengths optimal(const LengthHistogram& histogram, const PlanSettings& settings,
                       Monitor& monitor) {
@@ -86,32 +163,47 @@ PackedLengths optimal(const LengthHistogram& histogram, const PlanSettings& sett
   keep_better(first_fit_decreasing(histogram, settings, monitor).geometry);
   monitor.report(0);
   keep_better(even_count_fit(histogram, max_segments, exact));
+  const bool limited = is_limited(histogram, max_segments);
+  if (limited) {
+    monitor.report(0);
+    keep_better(full_count_fit(histogram, max_segments, exact));
+  }
   monitor.report(0);
   Work dual_feasible(kDualFeasibleSteps, monitor);
   best.lower_bound = std::max(best.lower_bound, dual_feasible_bound(histogram, dual_feasible));
   if (is_optimal()) return best;
 
-  const Limits limits =
-      scaled(settings.effort == Effort::kHigh ? kHighLimits : kDefaultLimits, histogram.size());
+  const bool high = settings.effort == Effort::kHigh;
+  const Limits limits = limited ? limits_where_limited(settings.effort)
+                                : scaled(high ? high_limits() : default_limits(), histogram.size());
   Random random(kSeed, kGaps);
   Work gaps(limits.gaps, monitor);
   close_gaps(best.geometry, histogram.capacity(), max_segments, best.lower_bound, random, gaps);
   num_packs = best.geometry.num_packs();
-  if (is_optimal() || !worth_prices(histogram.capacity(), limits.bound)) return best;
-
-  Work prices(limits.bound, monitor);
-  PriceFinder finder(histogram, limits.pieces);
-  best.lower_bound = std::max(best.lower_bound, finder.find(histogram, num_packs, prices));
-  Work guided(limits.guided, monitor);
-  std::uint64_t stream = kFirstDive;
-  for (std::size_t dive = 0; dive < limits.dives; ++dive) {
-    if (is_optimal() || guided.exhausted()) break;
-    Random dive_random(kSeed, stream++);
-    keep_better(price_guided(histogram, max_segments, kDives[dive], dive_random, guided));
+  for (LengthStrategy* other : {best_fit_decreasing, greedy}) {
+    if (is_optimal()) return best;
+    monitor.report(0);
+    keep_better(other(histogram, settings, monitor).geometry);
   }
-  Random repack_random(kSeed, kCheapRows);
-  repack_cheap_rows(best.geometry, histogram.capacity(), max_segments, finder.prices(),
-                    best.lower_bound, repack_random, guided);
+  if (is_optimal()) return best;
+  if (worth_prices(histogram, max_segments, limited, limits.bound)) {
+    pack_by_prices(histogram, max_segments, limits, monitor, best);
+    num_packs = best.geometry.num_packs();
+  }
+  if (is_optimal()) return best;
+  for (const PatternStage& stage : limits.patterns) {
+    Work work(stage.steps, monitor);
+    PatternPlan plan = pack_by_patterns(histogram, max_segments, num_packs, best.lower_bound,
+                                        stage.classes, stage.dives, work);
+    best.lower_bound = plan.lower_bound;
+    if (plan.geometry.num_patterns() > 0) keep_better(std::move(plan.geometry));
+    if (is_optimal()) return best;
+    if (plan.exact && !work.exhausted()) break;
+  }
+  Random last_random(kSeed, kLastGaps);
+  Work last_gaps(limits.gaps, monitor);
+  close_gaps(best.geometry, histogram.capacity(), max_segments, best.lower_bound, last_random,
+             last_gaps);
   return best;
 }
 

@@ -98,32 +98,35 @@ def test_columns_may_be_added_between_solutions_and_demands_may_change(program, 
     assert_optimal(ours.solve(), matrix, demand[::-1])
 
 
-def patterns(lengths, row) -> np.ndarray:
-    """Every pack of a row from these lengths to which no shorter one could be added."""
+def patterns(lengths, row, most) -> np.ndarray:
+    """Every pack of a row, of at most ``most`` of these lengths, that takes no more."""
     found = []
 
-    def extend(counts, room, at):
+    def extend(counts, room, places, at):
         if at == len(lengths):
-            if room < min(lengths):
+            if room < min(lengths) or places == 0:
                 found.append(counts)
             return
-        for count in range(room // lengths[at] + 1):
-            extend([*counts, count], room - count * lengths[at], at + 1)
+        for count in range(min(places, room // lengths[at]) + 1):
+            extend([*counts, count], room - count * lengths[at], places - count, at + 1)
 
-    extend([], row, 0)
+    extend([], row, most, 0)
     return np.array(found, float).T
 
 
 @given(
     counts=st.dictionaries(st.integers(8, 60), st.integers(1, 40), min_size=1, max_size=6),
     row=st.sampled_from([60, 61, 64]),
+    most=st.integers(1, 8),
 )
 @settings(max_examples=50)
-def test_the_bound_of_optimal_plans_is_that_of_gilmore_and_gomory(counts, row):
+def test_the_bound_of_optimal_plans_is_that_of_gilmore_and_gomory(counts, row, most):
     """The fewest packs in fractions, rounded up, over every pack that there can be."""
     lengths = sorted(counts)
-    fractional = cover_with_highs(patterns(lengths, row), [counts[length] for length in lengths])
-    plan = plan_packs(np.repeat(lengths, [counts[length] for length in lengths]), row)
+    columns = patterns(lengths, row, most)
+    fractional = cover_with_highs(columns, [counts[length] for length in lengths])
+    lengths = np.repeat(lengths, [counts[length] for length in lengths])
+    plan = plan_packs(lengths, row, max_documents_per_pack=most)
     assert plan.lower_bound == math.ceil(fractional - 1e-6)
 
 

@@ -141,13 +141,86 @@ def test_optimal_reaches_the_brute_force_optimum_on_small_sets(lengths, most):
 
 
 @pytest.mark.parametrize("effort", ["default", "high"])
-@given(lengths=st.lists(st.integers(1, 100), min_size=1, max_size=80), most=st.integers(1, 12))
-@settings(max_examples=40)
-def test_optimal_is_never_worse_than_first_fit_decreasing(effort, lengths, most):
-    limit = {"max_documents_per_pack": most}
-    best = plan_packs(lengths, 100, effort=effort, **limit)
-    decreasing = plan_packs(lengths, 100, strategy="first_fit_decreasing", **limit)
-    assert best.lower_bound <= best.num_packs <= decreasing.num_packs
+@given(
+    lengths=st.lists(st.integers(1, 200), min_size=1, max_size=60),
+    most=st.none() | st.integers(1, 12),
+    alignment=st.sampled_from([1, 2, 5]),
+    min_packs=st.integers(0, 30),
+    multiple=st.integers(1, 4),
+    seed=seeds,
+)
+@settings(max_examples=30)
+def test_optimal_is_never_worse_than_a_strategy_that_keeps_documents_whole(
+    effort, lengths, most, alignment, min_packs, multiple, seed
+):
+    limits = {
+        "max_documents_per_pack": most,
+        "alignment": alignment,
+        "min_packs": min_packs,
+        "packs_multiple_of": multiple,
+        "overlong": "split",
+        "seed": seed,
+    }
+    best = plan_packs(lengths, 100, effort=effort, **limits)
+    assert best.lower_bound <= best.num_packs
+    for strategy in WHOLE_DOCUMENTS:
+        assert best.num_packs <= plan_packs(lengths, 100, strategy=strategy, **limits).num_packs
+
+
+@pytest.mark.parametrize(
+    ("row", "most"), [(1024, 2), (1024, 3), (1024, 6), (2048, 4), (2048, 9), (8192, 16)]
+)
+def test_optimal_is_near_its_bound_where_the_documents_of_a_pack_are_limited(row, most):
+    lengths = np.random.default_rng(most).lognormal(5.5, 1.2, 3_000).astype(int).clip(1, row)
+    best = plan_packs(lengths, row, max_documents_per_pack=most)
+    shuffled = plan_packs(lengths, row, max_documents_per_pack=most, strategy="first_fit_shuffle")
+    assert best.num_packs <= min(shuffled.num_packs, best.lower_bound * 1.003)
+    packs = lengths_of_packs(best, lengths)
+    assert max(map(len, packs)) <= most
+    assert max(map(sum, packs)) <= row
+    assert sorted(best.document_ids) == list(range(len(lengths)))
+
+
+def triplets(count, row, seed):
+    """Three times ``count`` lengths in (row/4, row/2) that fill ``count`` rows without a gap."""
+    random = np.random.default_rng(seed)
+    longest = random.integers(38 * row // 100, 49 * row // 100, count)
+    middle = random.integers(row // 4, (row - longest) // 2 + 1)
+    return np.concatenate([longest, middle, row - longest - middle])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_triplets_that_fill_their_rows_are_found(seed):
+    plan = plan_packs(triplets(20, 1000, seed), 1000)
+    assert plan.num_packs == plan.lower_bound == 20
+
+
+@pytest.mark.parametrize("most", [None, 3])
+def test_the_bound_of_many_lengths_that_crowd_holds_and_is_nearly_met(most):
+    """Of 900 lengths, so of classes of them, whose optimum is known."""
+    row, count = 8000, 400
+    lengths = triplets(count, row, 0)
+    plan = plan_packs(lengths, row, max_documents_per_pack=most)
+    assert plan.lower_bound <= count <= plan.num_packs <= count * 1.02
+    assert plan.lower_bound >= count * 0.99
+    packs = lengths_of_packs(plan, lengths)
+    assert max(map(sum, packs)) <= row
+    assert sorted(plan.document_ids) == list(range(len(lengths)))
+
+
+@pytest.mark.parametrize(("row", "count"), [(512, 1000), (2048, 1000), (2048, 300)])
+def test_lengths_between_a_quarter_and_half_of_a_row_are_near_their_bound(row, count):
+    lengths = np.random.default_rng(row).integers(row // 4 + 1, row // 2, count)
+    plan = plan_packs(lengths, row)
+    assert plan.lower_bound <= plan.num_packs <= plan.lower_bound + 2
+    assert as_multiset(lengths_of_packs(plan, lengths))
+
+
+def test_the_search_by_patterns_looks_at_ctrl_c():
+    looks = [time.process_time()]
+    lengths = np.random.default_rng(0).integers(2049, 4096, 20_000)
+    plan_packs(lengths, 8192, progress=lambda _: looks.append(time.process_time()))
+    assert np.diff(looks).max() < 1
 
 
 def test_packs_by_price_beat_first_fit_decreasing_by_far_on_a_hard_set():
