@@ -161,8 +161,8 @@ def test_a_worker_that_is_killed_for_its_memory_ends_the_run(chitchat, tmp_path)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert errors.decode().splitlines()[-1] == (
-        "megatron-packing: error: a tokenizing worker died, most likely because memory ran out; run "
-        "the same command with fewer --workers"
+        "megatron-packing: error: a tokenizing worker died, most likely because memory ran out; "
+        "run the same command with fewer --workers"
     )
 
 
