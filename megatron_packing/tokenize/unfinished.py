@@ -236,7 +236,8 @@ class UnfinishedCorpus:
         for _, path in reversed(self._all_targets()):
             if path.exists():
                 raise InputError(
-                    f"{path} exists already; remove that corpus or choose another --output-prefix"
+                    f"{path} exists already; remove that corpus ({self.prefix}.bin, .idx and "
+                    f"{self.prefix}_*) or choose another --output-prefix"
                 )
 
     def _changed(self, job: dict[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_packing.errors import InputError, missing
@@ -39,8 +40,11 @@ def load_with_transformers(path_or_name: str) -> TokenizerSource:
             path_or_name, local_files_only=True
         )
     except Exception as error:
+        reason = first_line(error)
+        if not Path(path_or_name).exists():  # it tells of a network, which is not used
+            reason = "there is no such file or folder, nor a downloaded model of that name"
         raise InputError(
-            f"the tokenizer {path_or_name!r} could not be loaded ({first_line(error)}); give a "
+            f"the tokenizer {path_or_name!r} could not be loaded ({reason}); give a "
             f"folder with a tokenizer.json, the file of a tokenizer, or the name of a downloaded "
             f"model (hf download NAME)"
         ) from error

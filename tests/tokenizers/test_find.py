@@ -149,6 +149,8 @@ def test_what_is_no_tokenizer_is_named(tmp_path):
         find_tokenizer(str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match=r"'./nowhere' could not be loaded: there is no such"):
         find_tokenizer("./nowhere")
+    with pytest.raises(InputError, match="nor a downloaded model of that name"):
+        find_tokenizer("nobody/nowhere")
     ranks = tmp_path / "some.tiktoken"
     ranks.write_text("IQ== 0\nIg== 1\n")
     with pytest.raises(InputError, match="is a tiktoken file of 2 ranks, whose pattern"):
