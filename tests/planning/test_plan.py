@@ -170,6 +170,7 @@ def test_optimal_is_never_worse_than_a_strategy_that_keeps_documents_whole(
 @pytest.mark.parametrize(
     ("row", "most"), [(1024, 2), (1024, 3), (1024, 6), (2048, 4), (2048, 9), (8192, 16)]
 )
+@pytest.mark.one_thread
 def test_optimal_is_near_its_bound_where_the_documents_of_a_pack_are_limited(row, most):
     lengths = np.random.default_rng(most).lognormal(5.5, 1.2, 3_000).astype(int).clip(1, row)
     best = plan_packs(lengths, row, max_documents_per_pack=most)
@@ -196,6 +197,7 @@ def test_triplets_that_fill_their_rows_are_found(seed):
 
 
 @pytest.mark.parametrize("most", [None, 3])
+@pytest.mark.one_thread
 def test_the_bound_of_many_lengths_that_crowd_holds_and_is_nearly_met(most):
     """Of 900 lengths, so of classes of them, whose optimum is known."""
     row, count = 8000, 400
@@ -209,6 +211,7 @@ def test_the_bound_of_many_lengths_that_crowd_holds_and_is_nearly_met(most):
 
 
 @pytest.mark.parametrize(("row", "count"), [(512, 1000), (2048, 1000), (2048, 300)])
+@pytest.mark.one_thread
 def test_lengths_between_a_quarter_and_half_of_a_row_are_near_their_bound(row, count):
     lengths = np.random.default_rng(row).integers(row // 4 + 1, row // 2, count)
     plan = plan_packs(lengths, row)
@@ -216,6 +219,7 @@ def test_lengths_between_a_quarter_and_half_of_a_row_are_near_their_bound(row, c
     assert as_multiset(lengths_of_packs(plan, lengths))
 
 
+@pytest.mark.one_thread
 def test_the_search_by_patterns_looks_at_ctrl_c():
     looks = [time.process_time()]
     lengths = np.random.default_rng(0).integers(2049, 4096, 20_000)
@@ -237,6 +241,7 @@ def test_packs_by_price_beat_first_fit_decreasing_by_far_on_a_hard_set():
 
 
 @pytest.mark.parametrize("num_short", [100, 2000])
+@pytest.mark.one_thread
 def test_the_bound_by_prices_holds_where_thousands_of_documents_fit_a_row(num_short):
     """Prices of a row's worth of the shortest documents must not overflow their integers."""
     lengths = np.concatenate([hard_lengths(8192)[:3000], np.ones(num_short, int)])
