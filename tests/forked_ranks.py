@@ -23,6 +23,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -69,9 +70,17 @@ def _become_rank(request: dict, rank: int, port: int, main: Main) -> None:
     except BaseException:
         traceback.print_exc()
         status = 1
+    _join_threads()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _join_threads() -> None:
+    """Wait for threads as Python does at its end; one may delete an old checkpoint."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
 
 
 def _run(request: dict, main: Main) -> dict:

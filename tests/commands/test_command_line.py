@@ -150,7 +150,10 @@ def test_shells_complete_verbs_flags_and_choices(typed, offered, tmp_path):
 
 
 def test_a_shell_that_asks_an_install_without_argcomplete_gets_nothing():
-    program = "import sys; sys.modules['argcomplete'] = None; import megatron_packing.__main__"
+    program = (
+        "import sys, runpy; sys.modules['argcomplete'] = None; "
+        "runpy.run_module('megatron_packing', run_name='__main__')"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "_ARGCOMPLETE": "1"},

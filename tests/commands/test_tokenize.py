@@ -108,7 +108,7 @@ def test_a_mapping_of_one_name_is_refused(command, write_jsonl, capsys, text):
     with pytest.raises(SystemExit) as stop:
         main([*command(write_jsonl({"text": "Once"})), "--field", text])
     assert stop.value.code == 2
-    assert f"'{text}' is not NAME=MEANING" in capsys.readouterr().err
+    assert f"'{text}' is not NAME=FIELD or NAME=ROLE" in capsys.readouterr().err
 
 
 def test_an_unfinished_run_goes_on_only_with_the_same_names(
