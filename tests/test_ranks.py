@@ -24,6 +24,7 @@ def run(folder: Path, *arguments: object) -> list[str]:
     return run_ranks(SCRIPT, folder, *arguments, ranks=2, timeout=120)
 
 
+@pytest.mark.slow
 def test_packing_longer_than_the_process_groups_time_limit_ends_no_rank(tmp_path):
     """Each of two splits takes 5 seconds on rank 0; collectives are given up after 3."""
     first, second = run(tmp_path, 5, 5, "shared")

@@ -32,7 +32,7 @@ from tests.docs.pages import blocks
 from tests.ranks import run_ranks
 from tests.trainer import needs_trainer, train
 
-pytestmark = needs_bridge
+pytestmark = [needs_bridge, pytest.mark.slow]
 
 SCRIPT = Path(__file__).with_name("run_finetune.py")
 ROW, STEPS, BATCH, VOCABULARY = 64, 4, 4, 256

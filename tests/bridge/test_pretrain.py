@@ -19,7 +19,7 @@ from tests.bridge.conftest import needs_bridge
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.ranks import run_ranks
 
-pytestmark = needs_bridge
+pytestmark = [needs_bridge, pytest.mark.slow]
 
 SCRIPT = Path(__file__).with_name("run_pretrain.py")
 ROW = 64

@@ -160,6 +160,7 @@ def test_a_run_has_the_tokenizer_of_its_corpus_or_says_that_it_knows_better(fold
 
 @needs_bridge
 @pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.slow
 def test_tokens_that_the_model_does_not_have_are_refused_on_every_layout(folder, ranks):
     """The recipes for pretraining have a tokenizer that stands for none, and any vocabulary."""
     small = {

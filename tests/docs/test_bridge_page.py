@@ -16,6 +16,7 @@ from tests.docs.pages import blocks
 
 
 @pytest.mark.skipif(BRIDGE < (0, 5), reason="the recipe has four pipeline stages")
+@pytest.mark.slow
 def test_the_recipe_prints_what_the_page_shows(example_data, tmp_path):
     """On the example's packs, up to where Bridge begins to train."""
     texts = {block.kind: block.text for block in blocks("bridge.md") if block.number == 0}

@@ -65,6 +65,7 @@ def test_json_is_json(page):
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if {"console", "python"} & {b.kind for b in blocks(page)}]
 )
+@pytest.mark.slow
 def test_commands_print_what_the_page_shows(page, example_data, tmp_path):
     copy_what_the_page_needs(page, example_data, tmp_path)
     for block in blocks(page):

@@ -69,6 +69,7 @@ def test_a_loss_of_its_own_trains_as_the_example_does(data, after):
     assert [step.loss for step in run.steps] == [step.loss for step in train(data).steps]
 
 
+@pytest.mark.slow
 def test_a_loop_of_its_own_trains_a_row_with_any_megatron_core(example_data, tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("megatron.core")

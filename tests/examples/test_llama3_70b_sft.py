@@ -125,6 +125,7 @@ def data(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize(("row", "ranks"), [(256, 4), (256, 8), (1024, 8)])
+@pytest.mark.slow
 def test_the_same_script_trains_in_miniature(data, row, ranks):
     """Tensor, sequence and pipeline parallelism, with data parallelism and its distributed
     optimizer, or with longer rows and context parallelism."""

@@ -44,6 +44,7 @@ def packs_of(data: str) -> list[int]:
         for layout, ranks in (("", 1), ("--pipeline-model-parallel-size 2", 2))
     ],
 )
+@pytest.mark.slow
 def test_an_evaluation_has_the_loss_of_an_unpacked_one(data, normaliser, layout, ranks):
     packs = packs_of(data)
     assert all(count % 4 == 0 for count in packs)

@@ -129,6 +129,7 @@ def test_a_corpus_of_the_multi_storage_client_is_read(tmp_path, monkeypatch):
 
 
 @needs_trainer
+@pytest.mark.slow
 def test_a_run_on_a_stored_corpus_reads_the_rows_of_the_local_one(tmp_path, store, environment):
     corpus = write_corpus(tmp_path / "corpus", chat_like_lengths(100, longest=TRAINER_ROW))
     upload(store, corpus)

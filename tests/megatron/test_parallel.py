@@ -156,6 +156,7 @@ def test_normalisers_differ(padded):
 
 
 @pytest.mark.parametrize("model", [slow_unless(model in QUICK_MODELS, model) for model in MODELS])
+@pytest.mark.slow
 def test_what_the_model_is_made_of_changes_nothing(begin, padded, model):
     flags = MODELS[model]
     run = train(f"{begin(flags)} --packing-normaliser sequence")
@@ -181,6 +182,7 @@ def test_nor_do_l2_norms_of_queries_and_keys(begin, padded):
         for layout in ("one rank", "TP=2 with sequence parallel", "PP=2", "CP=2")
     ],
 )
+@pytest.mark.slow
 def test_frozen_parameters_change_nothing(begin, layout):
     wrapper = PADDED.with_name("pretrain_frozen.py")
     reference = train(
@@ -210,6 +212,7 @@ def test_frozen_parameters_change_nothing(begin, layout):
         ),
     ],
 )
+@pytest.mark.slow
 def test_experts_train_alike_in_every_layout(begin, padded, layout, ranks):
     model = f"{MODELS['experts']} --moe-token-dispatcher-type alltoall"
     run = train(f"{begin(model)} {layout}", ranks)

@@ -65,6 +65,7 @@ def test_balanced_steps_read_what_unbalanced_ones_read(data, one_rank):
     ],
     ids=["one rank", "virtual stages", "CP=2", "TP=2 with evaluations"],
 )
+@pytest.mark.slow
 def test_floating_point_operations_are_counted_from_real_lengths(
     data, corpus, tmp_path, layout, ranks
 ):
@@ -189,11 +190,12 @@ def test_a_wrong_setting_stops_the_run_with_one_sentence(data, flags, message):
             2,
             "--packing-alignment is 2: give a multiple of 4",
         ),
-        (
+        pytest.param(
             "--context-parallel-size 2 --tensor-model-parallel-size 4 --sequence-parallel "
             "--seq-length 132",
             8,
             "give a multiple of 8",
+            marks=pytest.mark.slow,
         ),
     ],
 )

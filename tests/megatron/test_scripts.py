@@ -89,6 +89,7 @@ def run_script(*words: str, ranks: int = 1, timeout: float = 240) -> subprocess.
     )
 
 
+@pytest.mark.slow
 def test_help_shows_all_flags_and_those_of_packing_last():
     process = run_script("--help")
     assert process.returncode == 0, process.stderr[-3000:]

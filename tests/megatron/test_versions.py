@@ -140,6 +140,7 @@ def test_nothing_is_said_of_a_core_that_is_not_older(installed, caplog, version)
 
 
 @needs_trainer
+@pytest.mark.slow
 def test_a_run_under_a_version_that_was_not_tested_trains_and_says_so_once(tmp_path):
     script = tmp_path / "pretrain_newer.py"
     script.write_text(

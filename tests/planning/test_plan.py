@@ -242,6 +242,7 @@ def test_packs_by_price_beat_first_fit_decreasing_by_far_on_a_hard_set():
 
 @pytest.mark.parametrize("num_short", [100, 2000])
 @pytest.mark.one_thread
+@pytest.mark.slow
 def test_the_bound_by_prices_holds_where_thousands_of_documents_fit_a_row(num_short):
     """Prices of a row's worth of the shortest documents must not overflow their integers."""
     lengths = np.concatenate([hard_lengths(8192)[:3000], np.ones(num_short, int)])
@@ -496,6 +497,7 @@ def test_lengths_that_change_meanwhile_give_a_plan_or_are_refused(strategy, size
         (500_000, {"overlong": "split", "sequence_length": 2}),
     ],
 )
+@pytest.mark.slow
 def test_no_stretch_of_planning_is_without_a_look_at_ctrl_c(count, options):
     lengths = np.full(count, 100, np.uint16)
     options = {"sequence_length": 4096, **options}

@@ -11,7 +11,7 @@ from tests.te.lane import check_alone, check_shared, lane
 from tests.te.wheels import RELEASES
 from tests.trainer import needs_trainer
 
-pytestmark = needs_trainer
+pytestmark = [needs_trainer, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
