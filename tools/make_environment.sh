@@ -34,16 +34,19 @@ fi
 
 cache=${MEGATRON_PACKING_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/megatron-packing}
 packages=$cache/python$version-$(sha256sum "$lock" | cut -c1-16)
+mkdir -p "$cache"
+exec 9> "$packages.lock"
+flock 9  # another checkout may be installing the same packages
 if [ ! -e "$packages/complete" ]; then
   python=$(find_python)
   echo "using $python; installing $(grep -c '==' "$lock") packages to $packages (minutes, once)"
-  mkdir -p "$cache"
   rm -rf "$packages"
   "$python" -m venv "$packages"
   "$packages/bin/python" -m pip install --quiet --quiet --disable-pip-version-check \
     --no-deps --requirement "$lock"
   touch "$packages/complete"
 fi
+exec 9>&-
 
 # What decides whether the checkout must be built again.
 state=$packages:$(find setup.py pyproject.toml csrc -type f | LC_ALL=C sort | xargs cat | sha256sum)
