@@ -10,7 +10,7 @@ PYTEST = -m pytest -n $(JOBS) --dist loadfile
 DOCS ?= build/docs
 
 .PHONY: demo docs test test-all coverage test-3.11 test-older-cores test-other-pythons test-wheels \
-  lint sanitize aarch64 wheel sbom environment-3.10 environment-3.11 environment-3.12 \
+  lint sanitize aarch64 clang wheel sbom environment-3.10 environment-3.11 environment-3.12 \
   environment-3.13 clean
 
 DEMO ?= .demo
@@ -59,6 +59,9 @@ sanitize: environment-3.12 ## Run the planner's tests under the C++ sanitizers
 
 aarch64: environment-3.11 ## Cross-compile the wheel for ARM64 and compare its plans under qemu
 	tools/check_aarch64.sh .venv-3.11/bin/python
+
+clang: environment-3.12 ## Build the planner with clang and libc++ and compare its plans
+	tools/check_clang.sh .venv-3.12/bin/python
 
 wheel: environment-3.12 ## Build a wheel for this machine into dist
 	.venv-3.12/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -57,11 +57,11 @@ numpy=$(grep '^numpy==' "requirements/python$version.txt")
   "$numpy" "$work"/wheel/*.whl
 
 # -P keeps the script's folder off the path.
-"$python" -P tests/aarch64/plan_hashes.py > "$work/here"
+"$python" -P tests/portability/plan_hashes.py > "$work/here"
 env PYTHONHOME="$root/usr" PYTHONPATH="$work/site" PYTHONDONTWRITEBYTECODE=1 \
   qemu-aarch64 -L "$root" \
   -E LD_LIBRARY_PATH="$root/lib/aarch64-linux-gnu:$root/usr/lib/aarch64-linux-gnu:/usr/aarch64-linux-gnu/lib" \
-  "$root/usr/bin/python$version" -P tests/aarch64/plan_hashes.py > "$work/there"
+  "$root/usr/bin/python$version" -P tests/portability/plan_hashes.py > "$work/there"
 if ! diff "$work/here" "$work/there"; then
   echo "error: the plans of ARM64 differ from those of this machine" >&2
   exit 1

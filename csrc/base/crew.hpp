@@ -68,12 +68,14 @@ class Crew {
     }
     guarded([&] { work(0); });
     for (std::int64_t worker = started; worker < size_; ++worker) guarded([&] { work(worker); });
-    for (std::unique_lock<std::mutex> lock(mutex); running > 0;) {
+    std::unique_lock<std::mutex> lock(mutex);
+    while (running > 0) {
       done.wait_for(lock, std::chrono::milliseconds(50));
       lock.unlock();
       guarded([&] { monitor.report(share); });
       lock.lock();
     }
+    lock.unlock();
     for (std::thread& thread : others) thread.join();
     if (failure) std::rethrow_exception(failure);
   }

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prints a hash of each plan of many, which must be the same on every kind of processor.
+"""Prints a hash of each plan of many, which must be the same with every processor and compiler.
 
-Imported by no test: tools/check_aarch64.sh runs it on this machine's Python and on that of another
-processor, with nothing but numpy and the package installed.
+Imported by no test: tools/check_aarch64.sh and tools/check_clang.sh run it with this machine's core
+and with another one, with nothing but numpy and the package installed.
 """
 
 from __future__ import annotations
