@@ -15,6 +15,7 @@ namespace packing {
 namespace {
 
 constexpr std::int64_t kChunk = std::int64_t{1} << 20;  // items between two reports
+constexpr std::int64_t kBlock = 64;                     // packs whose items are fetched at once
 constexpr std::int64_t kFewItems = std::int64_t{1} << 16;
 constexpr std::int64_t kManyUnits = std::int64_t{1} << 18;  // a table a thread would be large
 
@@ -52,7 +53,7 @@ class Dealer {
     offsets[num_packs] = ids.size();
     const std::int64_t half = num_packs / 2;
     auto front = [&] {
-      std::vector<Id> next = sorted_.begin;
+      Side side(sorted_, geometry, order, true);
       Random random(seed_, kFrontPacks);
       std::int64_t at = 0;
       std::int64_t report_at = 0;
@@ -60,23 +61,28 @@ class Dealer {
         monitor_.report(0.5 + 0.5 * static_cast<double>(at) / static_cast<double>(ids.size()));
         return true;
       };
-      for (std::int64_t pack = 0; pack < half; ++pack) {
-        if (at + pack >= report_at) {
+      for (std::int64_t first = 0; first < half; first += kBlock) {
+        if (at + first >= report_at) {
           report();
-          report_at = at + pack + kChunk;
+          report_at = at + first + kChunk;
         }
-        offsets[pack] = at;
-        const std::int64_t begin = at;
-        each_run(geometry, order[index(pack)], [&](const Run& run) {
-          const Id* from = &sorted_.items[std::int64_t{next[run.length]}];
-          next[run.length] += static_cast<Id>(run.count);
-          at = std::copy(from, from + run.count, ids.data() + at) - ids.data();
-        });
-        shuffle(ids.data() + begin, ids.data() + at, random, report);
+        const std::int64_t stop = std::min(half, first + kBlock);
+        for (std::int64_t pack = first; pack < stop; ++pack) side.take(pack);
+        for (std::int64_t pack = first; pack < stop; ++pack) {
+          offsets[pack] = at;
+          Id* begin = ids.data() + at;
+          Id* end = begin;
+          side.each_piece([&](const Id* items, std::int64_t count) {
+            copy(items, count, end);
+            end += count;
+          });
+          at = end - ids.data();
+          shuffle(begin, end, random, report);
+        }
       }
     };
     auto back = [&](const Crew& crew) {
-      std::vector<Id> next(sorted_.begin.begin() + 1, sorted_.begin.end());
+      Side side(sorted_, geometry, order, false);
       Random random(seed_, kBackPacks);
       std::int64_t at = ids.size();
       auto goes_on = [&] {
@@ -84,20 +90,24 @@ class Dealer {
         return !crew.stopped();
       };
       std::int64_t ask_at = at + num_packs;
-      for (std::int64_t pack = num_packs; pack-- > half;) {
-        if (at + pack <= ask_at) {
+      for (std::int64_t last = num_packs; last > half; last -= kBlock) {
+        if (at + last <= ask_at) {
           if (!goes_on()) return;
-          ask_at = at + pack - kChunk;
+          ask_at = at + last - kChunk;
         }
-        const std::int64_t end = at;
-        each_run(geometry, order[index(pack)], [&](const Run& run) {
-          next[run.length] -= static_cast<Id>(run.count);
-          const Id* from = sorted_.items.data() + next[run.length];
-          at -= run.count;
-          std::copy(from, from + run.count, ids.data() + at);
-        });
-        offsets[pack] = at;
-        shuffle(ids.data() + at, ids.data() + end, random, goes_on);
+        const std::int64_t stop = std::max(half, last - kBlock);
+        for (std::int64_t pack = last; pack-- > stop;) side.take(pack);
+        for (std::int64_t pack = last; pack-- > stop;) {
+          Id* end = ids.data() + at;
+          Id* begin = end;
+          side.each_piece([&](const Id* items, std::int64_t count) {
+            begin -= count;
+            copy(items, count, begin);
+          });
+          at = begin - ids.data();
+          offsets[pack] = at;
+          shuffle(begin, end, random, goes_on);
+        }
       }
     };
     Crew crew(ids.size() < kFewItems ? 1 : 2);
@@ -110,13 +120,71 @@ class Dealer {
  private:
   static std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
 
-  template <class Function>
-  static void each_run(const Geometry& geometry, std::uint32_t pattern, const Function& function) {
-    const auto stop = index(geometry.pattern_offsets[pattern + 1]);
-    for (auto run = index(geometry.pattern_offsets[pattern]); run < stop; ++run) {
-      function(geometry.runs[run]);
+  // Most runs are one item: a call for each would cost more than the copy.
+  static void copy(const Id* items, std::int64_t count, Id* to) {
+    if (count == 1) {
+      *to = *items;
+    } else {
+      std::copy(items, items + count, to);
     }
   }
+
+  // Takes the items of packs from one end of each length. The items lie all over the memory, so it
+  // is told of those of some packs before they are read.
+  class Side {
+   public:
+    Side(const Sorted<Id>& sorted, const Geometry& geometry,
+         const std::vector<std::uint32_t>& order, bool from_front)
+        : items_(sorted.items.data()),
+          geometry_(geometry),
+          order_(order),
+          from_front_(from_front),
+          next_(sorted.begin.begin() + (from_front ? 0 : 1), sorted.begin.end()) {}
+
+    void take(std::int64_t pack) {
+      if (read_ == ends_.size()) {
+        pieces_.clear();
+        ends_.clear();
+        read_ = 0;
+      }
+      const std::uint32_t pattern = order_[index(pack)];
+      const auto stop = index(geometry_.pattern_offsets[pattern + 1]);
+      for (auto run = index(geometry_.pattern_offsets[pattern]); run < stop; ++run) {
+        const Run& places = geometry_.runs[run];
+        Id& next = next_[places.length];
+        if (!from_front_) next = static_cast<Id>(next - static_cast<Id>(places.count));
+        const Id* items = items_ + next;
+        if (from_front_) next = static_cast<Id>(next + static_cast<Id>(places.count));
+        __builtin_prefetch(items);
+        pieces_.push_back({items, places.count});
+      }
+      ends_.push_back(pieces_.size());
+    }
+
+    // Calls function(items, count) for each piece of the first pack that was taken and not read.
+    template <class Function>
+    void each_piece(const Function& function) {
+      for (std::size_t piece = read_ == 0 ? 0 : ends_[read_ - 1]; piece < ends_[read_]; ++piece) {
+        function(pieces_[piece].items, std::int64_t{pieces_[piece].count});
+      }
+      ++read_;
+    }
+
+   private:
+    struct Piece {
+      const Id* items;
+      std::uint32_t count;
+    };
+
+    const Id* items_;
+    const Geometry& geometry_;
+    const std::vector<std::uint32_t>& order_;
+    bool from_front_;
+    std::vector<Id> next_;
+    std::vector<Piece> pieces_;
+    std::vector<std::size_t> ends_;
+    std::size_t read_ = 0;
+  };
 
   // Counting sort. Each thread sorts a part of the documents into places of its own. The lengths
   // are read anew, so they may not be those that were counted: no thread writes beyond its own

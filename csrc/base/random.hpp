@@ -58,6 +58,37 @@ class Random {
   std::uint64_t state_;
 };
 
+// How many swaps of a shuffle one random word serves, and the product of their bounds.
+struct Batch {
+  std::uint64_t product = 0;
+  std::uint64_t swaps = 0;
+
+  // For the first swaps of `size` values, at least two.
+  static constexpr Batch of(std::uint64_t size) {
+    constexpr std::uint64_t kLargestProduct = std::uint64_t{1} << 48;
+    Batch batch{size, 1};
+    while (size - batch.swaps > 1 && batch.product < kLargestProduct / size) {
+      batch.product *= size - batch.swaps++;
+    }
+    return batch;
+  }
+};
+
+// Batches of few values, which are looked up: packs are shuffled millions of times.
+class SmallBatches {
+ public:
+  static constexpr std::uint64_t kSizes = 256;
+
+  constexpr SmallBatches() : batches_() {
+    for (std::uint64_t size = 2; size < kSizes; ++size) batches_[size] = Batch::of(size);
+  }
+  constexpr const Batch& operator[](std::uint64_t size) const { return batches_[size]; }
+
+ private:
+  Batch batches_[kSizes];
+};
+inline constexpr SmallBatches kSmallBatches;
+
 // Fisher-Yates: every order of [first, last) is equally likely. One random word serves several
 // swaps: Brackett-Rozinsky and Lemire, "Batched ranged random integer generation", 2024.
 //
@@ -65,7 +96,6 @@ class Random {
 // is unfinished where it says no.
 template <class T, class GoesOn>
 void shuffle(T* first, T* last, Random& random, const GoesOn& goes_on) {
-  constexpr std::uint64_t kLargestProduct = std::uint64_t{1} << 48;
   constexpr std::uint64_t kAskEvery = std::uint64_t{1} << 20;
   std::uint64_t chosen[24];
   auto size = static_cast<std::uint64_t>(last - first);
@@ -74,11 +104,9 @@ void shuffle(T* first, T* last, Random& random, const GoesOn& goes_on) {
       if (!goes_on()) return;
       ask_at = size > kAskEvery ? size - kAskEvery : 0;
     }
-    std::uint64_t product = size;
-    std::uint64_t swaps = 1;
-    while (size - swaps > 1 && product < kLargestProduct / size) product *= size - swaps++;
-    random.below_each(size, swaps, product, chosen);
-    for (std::uint64_t swap = 0; swap < swaps; ++swap, --size) {
+    const Batch batch = size < SmallBatches::kSizes ? kSmallBatches[size] : Batch::of(size);
+    random.below_each(size, batch.swaps, batch.product, chosen);
+    for (std::uint64_t swap = 0; swap < batch.swaps; ++swap, --size) {
       std::swap(first[size - 1], first[chosen[swap]]);
     }
   }
