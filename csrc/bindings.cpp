@@ -2,11 +2,13 @@
 // The only file that knows Python: contiguous numpy arrays in, numpy arrays out.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -17,6 +19,7 @@
 #include "optimal/covering_program.hpp"
 #include "permutation.hpp"
 #include "plan_packs.hpp"
+#include "plan_step.hpp"
 #include "strategies/strategy.hpp"
 #include "types/settings.hpp"
 
@@ -151,6 +154,27 @@ Array<std::int64_t> balance(const Array<std::int64_t>& costs, std::int64_t num_r
   return to_array(std::move(order));
 }
 
+// documents, offsets, lower bound, rank and sync of a step; see plan_step.hpp.
+py::tuple plan_step(const Array<std::int64_t>& units, const Array<double>& work,
+                    const std::optional<Array<std::int64_t>>& groups, std::int64_t budget,
+                    std::int64_t num_ranks, std::int64_t multiple_of, std::int64_t max_documents) {
+  const auto size = units.size();
+  if (units.ndim() != 1 || work.ndim() != 1 || work.size() != size ||
+      (groups && (groups->ndim() != 1 || groups->size() != size))) {
+    throw py::value_error("lengths, work and groups must have one dimension and be as long");
+  }
+  packing::StepPlan plan;
+  {
+    const std::int64_t* group_data = groups ? groups->data() : nullptr;
+    const packing::StepSettings settings{budget, num_ranks, multiple_of, max_documents};
+    const py::gil_scoped_release release;
+    plan = packing::plan_step(units.data(), work.data(), group_data,
+                              static_cast<std::int64_t>(size), settings);
+  }
+  return py::make_tuple(to_array(std::move(plan.documents)), to_array(std::move(plan.offsets)),
+                        plan.lower_bound, plan.rank, plan.sync);
+}
+
 void add_column(packing::CoveringProgram& program, const Array<std::int64_t>& rows,
                 const Array<double>& values) {
   if (rows.ndim() != 1 || values.ndim() != 1 || rows.size() != values.size()) {
@@ -190,6 +214,9 @@ PYBIND11_MODULE(_core, module) {
   module.def("permute", &packing::permute, py::arg("index"), py::arg("size"), py::arg("key"));
   module.def("derive_key", &packing::derive_key, py::arg("key"), py::arg("number"));
   module.def("balance", &balance, py::arg("costs").noconvert(), py::arg("num_ranks"));
+  module.def("plan_step", &plan_step, py::arg("units").noconvert(), py::arg("work").noconvert(),
+             py::arg("groups").noconvert(), py::arg("budget"), py::arg("num_ranks"),
+             py::arg("multiple_of"), py::arg("max_documents"));
   // For tests, which compare its optimum with that of another solver.
   py::class_<packing::CoveringProgram>(module, "CoveringProgram")
       .def(py::init<std::size_t>(), py::arg("rows"))

@@ -35,6 +35,12 @@ def test_quality_is_measured(tmp_path):
             assert 0 <= plan["optimal"] <= plan["first_fit_decreasing"]
 
 
+def test_planning_of_a_step_is_measured(tmp_path):
+    for result in run(tmp_path, "plan_step.py")["results"]:
+        assert result["lower_bound"] == result["micro_batches"]
+        assert result["tokens_over_budget"] <= 1 <= result["rank"] <= result["sync"]
+
+
 def test_the_limits_of_planning_are_measured(tmp_path):
     chosen = ["--scale", "0.002", "--cases", "one length", "split"]
     for result in run(tmp_path, "limits.py", *chosen)["results"]:

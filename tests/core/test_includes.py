@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import ROOT
 
 CSRC = ROOT / "csrc"
-LAYERS = ("base", "types", "optimal", "strategies", "", "bindings.cpp")
+LAYERS = ("base", "types", "optimal", "strategies", "step", "", "bindings.cpp")
 """From the ground up: folders, the files beside them, and the bindings."""
 FILES = sorted(path.relative_to(CSRC) for path in CSRC.rglob("*.[ch]pp"))
 
