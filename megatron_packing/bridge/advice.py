@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from megatron_packing.bridge.rotation import describe_recipe_rotation
 from megatron_packing.bridge.splits import Packs, Split
 from megatron_packing.bridge.versions import (
     evaluation_global_batch,
@@ -55,6 +56,8 @@ def advise(cfg: Any, splits: Mapping[str, Split]) -> Iterator[str]:
     for name, split in splits.items():
         for part in split.parts:
             yield from _describe_training(name, part)
+    if rotation := describe_recipe_rotation(cfg.model):
+        yield rotation
     if "validation" in splits:
         yield from _advise_on_evaluation(cfg, splits["validation"])
     if getattr(cfg.model, "num_moe_experts", None):

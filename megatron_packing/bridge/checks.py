@@ -11,7 +11,7 @@ from megatron_packing.bridge.model_kinds import (
     check_inputs,
     check_recurrent_layers,
 )
-from megatron_packing.bridge.splits import Split
+from megatron_packing.bridge.splits import Split, shape_of
 from megatron_packing.bridge.versions import (
     bridge_version,
     check_tested,
@@ -25,7 +25,8 @@ from megatron_packing.megatron.attention_choice import (
 )
 from megatron_packing.megatron.attention_limits import attention_problems, width_problem
 from megatron_packing.thd.alignment import row_multiple, segment_alignment
-from megatron_packing.thd.layout import ATTENTION, bucket_max_seqlen
+from megatron_packing.thd.layout import ATTENTION
+from megatron_packing.thd.row_shape import RowShape
 
 _TWO_STAGES = 2
 
@@ -68,6 +69,7 @@ def check_run(cfg: Any, splits: Mapping[str, Split]) -> None:
     for split in splits.values():
         for index in split.indexes:
             check_index(index, cfg.dataset.seq_length, cfg)
+    check_width(shape_of(splits, cfg.dataset.attention), cfg)
 
 
 def check_stages(model: Any) -> None:
@@ -153,14 +155,11 @@ def check_kernels(cfg: Any, splits: Mapping[str, Split]) -> list[str]:
     Raises:
         InputError: There is no fused kernel, with Transformer Engine's reasons.
     """
-    row = cfg.dataset.seq_length
-    indexes = [index for split in splits.values() for index in split.indexes]
     return check_attention_kernels(
         cfg.model,
         lambda name: f"cfg.model.{name}",
-        positions=row,
-        width=max(index.figures.max_documents_per_pack for index in indexes) + 2,
-        max_seqlen=bucket_max_seqlen(row, row),
+        positions=cfg.dataset.seq_length,
+        shape=shape_of(splits, cfg.dataset.attention),
         allow_unfused=(
             "use_packed_data(..., allow_unfused_attention=True)",
             cfg.dataset.allow_unfused_attention,
@@ -260,6 +259,21 @@ def check_schedule(cfg: Any, batch: int) -> None:
             )
 
 
+def check_width(shape: RowShape, cfg: Any) -> None:
+    """Refuse rows with more entries of ``cu_seqlens`` than context parallelism can hold.
+
+    Args:
+        shape: The shape of all rows of the run.
+        cfg: Bridge's ``ConfigContainer``.
+
+    Raises:
+        InputError: There are too many.
+    """
+    ranks = max(cfg.model.context_parallel_size, evaluation_context_parallel_size(cfg))
+    if problem := width_problem(shape.width, ranks):
+        raise InputError(problem)
+
+
 def check_index(index: PackIndex, row: int, cfg: Any) -> None:
     """Refuse rows that the recipe's parallelism cannot cut evenly.
 
@@ -278,8 +292,6 @@ def check_index(index: PackIndex, row: int, cfg: Any) -> None:
             f"training rows have {row}; make both with the same --sequence-length"
         )
     for ranks in {model.context_parallel_size, evaluation_context_parallel_size(cfg)}:
-        if problem := width_problem(index.figures.max_documents_per_pack + 2, ranks):
-            raise InputError(f"the pack index {index.path}: {problem}")
         least = segment_alignment(ranks)
         if plan.alignment % least:
             raise InputError(

@@ -25,7 +25,7 @@ class PackedRowDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
                                             trained
         padding_mask                        bool, (sequence_length,): True at padding; from Bridge
                                             0.7 on, for MoE routers
-        cu_seqlens_q, cu_seqlens_kv         int32, the same width for every sample of an index;
+        cu_seqlens_q, cu_seqlens_kv         int32, the same width for every sample of all splits;
                                             from Bridge 0.6 on
         max_seqlen_q, max_seqlen_kv         int32, (1,)
         cu_seqlens, max_seqlen              the same, for Bridge up to 0.5

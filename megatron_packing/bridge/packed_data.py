@@ -11,7 +11,7 @@ from megatron_packing.bridge.checks import check_kernels, check_run
 from megatron_packing.bridge.containers import show_settings_when_validated
 from megatron_packing.bridge.dataset import PackedRowDataset
 from megatron_packing.bridge.moved_names import PackedSequenceSpecs
-from megatron_packing.bridge.splits import Split, open_splits
+from megatron_packing.bridge.splits import Split, open_splits, shape_of
 from megatron_packing.bridge.stream import Beginning, is_first_rank, keep_stream
 from megatron_packing.bridge.versions import takes_padding_mask
 from megatron_packing.bridge.vocabulary import check_tokens
@@ -19,6 +19,7 @@ from megatron_packing.errors import InputError
 from megatron_packing.megatron.packed_rotation import index_rotary_positions
 from megatron_packing.report.console import console
 from megatron_packing.thd.layout import Attention, positions_of
+from megatron_packing.thd.row_shape import RowShape
 from megatron_packing.thd.rows import PackedRows
 
 # Runs resume with other batch sizes and evaluation counts, so Bridge's sample counts are
@@ -167,16 +168,18 @@ def build_datasets(config: PackedData, tokenizer: Any) -> Datasets:
     if not config._is_described and is_first_rank():
         for line in advise(cfg, splits):
             console.print(line)
+    shape = shape_of(splits, config.attention)
     return (
-        _serve(config, splits["train"], is_training=True, beginning=beginning),
-        _serve(config, splits.get("validation")),
-        _serve(config, splits.get("test")),
+        _serve(config, splits["train"], shape, is_training=True, beginning=beginning),
+        _serve(config, splits.get("validation"), shape),
+        _serve(config, splits.get("test"), shape),
     )
 
 
 def _serve(
     config: PackedData,
     split: Split | None,
+    shape: RowShape,
     *,
     is_training: bool = False,
     beginning: Beginning | None = None,
@@ -191,6 +194,7 @@ def _serve(
             new_order_each_epoch=is_training,
             attention=config.attention,
             position_ids=positions_of(config.attention),
+            run_shape=shape,
         )
         for part in split.parts
     ]

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from megatron_packing.bridge.advice import advise, check_trained
-from megatron_packing.bridge.checks import check_index, check_recipe, check_schedule
+from megatron_packing.bridge.checks import check_index, check_recipe, check_schedule, check_width
 from megatron_packing.bridge.model_kinds import needs_hybrid_flag
 from megatron_packing.bridge.moved_names import BUILDERS
 from megatron_packing.bridge.packed_data import PackedData
-from megatron_packing.bridge.splits import Blend, Packs, Split, as_setting, open_splits
+from megatron_packing.bridge.rotation import why_not_fused
+from megatron_packing.bridge.splits import Blend, Packs, Split, as_setting, open_splits, shape_of
 from megatron_packing.bridge.versions import (
     evaluation_part,
     num_epochs,
@@ -120,6 +121,7 @@ def use_packed_data(
         for part in split.parts:
             check_trained(part.index, part.corpus)
             check_index(part.index, row, cfg)
+    check_width(shape_of(splits, attention), cfg)
     batch, batch_why = _global_batch(cfg, splits["train"], keep, documents_per_row)
     check_schedule(cfg, batch)
 
@@ -239,6 +241,9 @@ def _change(
             new_settings.append(("validation", "eval_global_batch_size", batch, "as in training"))
     if data.validation is None and data.test is None:
         new_settings.append((evaluation, "eval_iters", 0, "there are no validation documents"))
+    if getattr(cfg.model, "apply_rope_fusion", None) is False and not why_not_fused(cfg.model):
+        why = "one kernel for all documents of a row; Bridge's rule allows it"
+        new_settings.append(("model", "apply_rope_fusion", True, why))
     if needs_hybrid_flag(cfg.model):
         why = "passes document boundaries to Mamba layers"
         new_settings.append(("model", "is_hybrid_model", True, why))

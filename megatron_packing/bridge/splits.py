@@ -19,6 +19,8 @@ from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.megatron.blends import check_weight, is_number
 from megatron_packing.ranks import open_index_and_corpus
+from megatron_packing.thd.layout import Attention
+from megatron_packing.thd.row_shape import RowShape
 
 Blend = str | Path | Sequence[str | Path | float]
 """A pack index, or several with weights as in Megatron's ``--data-path``: ``[0.3, A, 0.7, B]``."""
@@ -96,6 +98,12 @@ def open_splits(
         for name, blend in blends.items()
         if blend is not None
     }
+
+
+def shape_of(splits: Mapping[str, Split], attention: Attention) -> RowShape:
+    """Return the shape of all rows of a run."""
+    indexes = [index for split in splits.values() for index in split.indexes]
+    return RowShape.of(indexes, attention)
 
 
 def as_setting(blend: Blend | None) -> str | list[str] | None:

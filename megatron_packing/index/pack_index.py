@@ -199,6 +199,12 @@ class PackIndex:
         left_out = self.figures.num_documents_dropped + self.figures.num_documents_empty
         return self.corpus.num_documents - left_out
 
+    @property
+    def longest_segment(self) -> int:
+        """Positions that the longest segment takes in a row: a multiple of the alignment."""
+        units = np.flatnonzero(np.diff(self.length_offsets))
+        return int(units[-1]) * self.plan.alignment if len(units) else self.plan.alignment
+
     def __reduce__(self) -> tuple[Any, tuple[Path]]:
         return PackIndex.open, (self.path,)
 

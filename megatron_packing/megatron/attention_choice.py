@@ -23,6 +23,7 @@ from megatron_packing.megatron.attention_question import (
     ask_transformer_engine,
     has_flash_attention,
 )
+from megatron_packing.thd.row_shape import RowShape
 
 
 def check_attention(
@@ -30,8 +31,7 @@ def check_attention(
     name_of: Callable[[str], str],
     *,
     positions: int,
-    width: int,
-    max_seqlen: int,
+    shape: RowShape,
     allow_unfused: tuple[str, bool],
 ) -> list[str]:
     """Refuse a run whose attention Transformer Engine has no fused kernel for.
@@ -44,8 +44,7 @@ def check_attention(
             Megatron-Bridge.
         name_of: Returns how users write a setting, such as ``--window-size``.
         positions: Positions of a row.
-        width: Entries of ``cu_seqlens``.
-        max_seqlen: The largest ``max_seqlen`` of a row.
+        shape: The shape of all rows of the run.
         allow_unfused: How users allow attention without a fused kernel, and whether they did.
 
     Returns:
@@ -60,7 +59,7 @@ def check_attention(
         return []
     flag, is_allowed = allow_unfused
     lines = []
-    for layers, attention in attentions_of(settings, positions, width, max_seqlen).items():
+    for layers, attention in attentions_of(settings, positions, shape).items():
         choice = ask_transformer_engine(attention)
         if choice.kind == "none" or (choice.kind == "unfused" and not is_allowed):
             what = (
@@ -84,9 +83,7 @@ def check_attention(
     return lines
 
 
-def attentions_of(
-    settings: Any, positions: int, width: int, max_seqlen: int
-) -> dict[str, Attention]:
+def attentions_of(settings: Any, positions: int, shape: RowShape) -> dict[str, Attention]:
     """Return the attention of each kind of layer, by a name for these layers."""
     read = _reader(settings)
     heads = read("num_attention_heads")
@@ -106,8 +103,8 @@ def attentions_of(
         channels=(channels, channels),
         dtype=dtype,
         positions=positions,
-        width=width,
-        max_seqlen=max_seqlen,
+        width=shape.width,
+        max_seqlen=shape.max_seqlen,
         softmax=read("softmax_type") or "vanilla",
         dropout=read("attention_dropout") or 0.0,
         ranks=read("context_parallel_size") or 1,

@@ -14,6 +14,8 @@ from typing import Any
 
 from megatron.core.transformer.utils import is_layer_window_attention
 
+from megatron_packing.megatron.versions import fused_rotation_interleaves
+
 MOST_OFFSETS_UNDER_CONTEXT_PARALLELISM = 12_288
 """Entries of ``cu_seqlens`` that Transformer Engine's context-parallel kernels can hold.
 
@@ -60,16 +62,17 @@ def width_problem(width: int, context_parallel_size: int) -> str | None:
     """Return a sentence if ``cu_seqlens`` is too wide for context parallelism, otherwise None.
 
     Args:
-        width: Entries of ``cu_seqlens``.
+        width: Entries of ``cu_seqlens``; see ``RowShape``.
         context_parallel_size: Ranks that share a row.
     """
     most = MOST_OFFSETS_UNDER_CONTEXT_PARALLELISM
     if context_parallel_size == 1 or width <= most:
         return None
     return (
-        f"a pack has {width - 2:,} documents, but under context parallelism Transformer Engine "
-        f"takes at most {most - 2:,} in a row: make shorter rows, or train without context "
-        f"parallelism"
+        f"rows have {width:,} entries of cu_seqlens (the documents of the fullest pack, and the "
+        f"parts of a tail), but under context parallelism Transformer Engine takes at most "
+        f"{most:,}: pack again with fewer documents in a row (--max-documents-per-pack) or with "
+        f"shorter rows, or train without context parallelism"
     )
 
 
@@ -85,17 +88,21 @@ def _precision_problems(precision: Any, name_of: Callable[[str], str]) -> Iterat
 
 
 def _rotary_problems(settings: Any, name_of: Callable[[str], str]) -> Iterator[str]:
-    """YaRN: Megatron's fused rotary embedding of packed rows drops its factor without a warning."""
-    if (
-        getattr(settings, "position_embedding_type", None) == "yarn"
-        and getattr(settings, "apply_rope_fusion", False)
-        and not getattr(settings, "multi_latent_attention", False)
-    ):
-        fusion = name_of("apply_rope_fusion")
-        cure = "--no-rope-fusion" if fusion.startswith("--") else f"{fusion} = False"
+    """What Megatron's fused rotary embedding of packed rows drops without a warning."""
+    is_fused = getattr(settings, "apply_rope_fusion", False)
+    if not is_fused or getattr(settings, "multi_latent_attention", False):
+        return
+    fusion = name_of("apply_rope_fusion")
+    cure = "--no-rope-fusion" if fusion.startswith("--") else f"{fusion} = False"
+    if getattr(settings, "position_embedding_type", None) == "yarn":
         yield (
             f"{name_of('position_embedding_type')} is yarn and rotary embeddings are fused, but "
             f"Megatron's fused kernel leaves YaRN's scaling factor out on packed rows: give {cure}"
+        )
+    if getattr(settings, "rotary_interleaved", False) and not fused_rotation_interleaves():
+        yield (
+            f"{name_of('rotary_interleaved')} is given and rotary embeddings are fused, but "
+            f"megatron-core before 0.17 does not interleave fused ones on packed rows: give {cure}"
         )
 
 

@@ -16,12 +16,12 @@ from torch import Tensor
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.experts import count_whole_rows, weigh_balancing_losses
 from megatron_packing.megatron.packed_rotation import index_rotary_positions
-from megatron_packing.megatron.row_message import RowParts, RowSizes
+from megatron_packing.megatron.row_message import WEIGHTS, RowParts, RowSizes, agree_on_sizes
 from megatron_packing.megatron.versions import pad_between_seqs_settings
 from megatron_packing.thd.context_parallel import partition_indices
 
 _FIRST_STAGE = ("tokens", "position_ids")
-_LAST_STAGE = ("labels", "loss_mask")
+_LAST_STAGE = ("labels", WEIGHTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,9 @@ def get_batch(
     for which ``is_dataset_built_on_rank`` returns True. Each context-parallel rank keeps its own
     chunks of every segment: see ``thd.context_parallel``.
 
+    Sends one message a row, and another before the first row; see ``row_message``. After the first
+    row no rank waits for its GPU.
+
     Args:
         data_iterator: Iterator of a dataloader over ``PackedDataset`` with a micro-batch size of 1;
             None on ranks without a dataset.
@@ -64,57 +67,40 @@ def get_batch(
 
     Raises:
         ValueError: The micro-batch has more than one row, or a segment cannot be cut.
-        InputError: The rows are not packed.
+        InputError: The rows are not packed, or not all of one shape.
     """
     group = parallel_state.get_tensor_model_parallel_group()
     source = parallel_state.get_tensor_model_parallel_src_rank()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     names = _needed_on(vp_stage)
-    is_last = "loss_mask" in names
-    integer_names = tuple(name for name in names if name != "loss_mask")
-
-    def broadcast(tensor: Tensor) -> Tensor:
-        if group.size() > 1:
-            torch.distributed.broadcast(tensor, source, group=group)
-        return tensor
-
-    # Three messages: see row_message. The reading rank takes sizes from the CPU, without a wait.
+    parts = sizes = None
     if parallel_state.get_tensor_model_parallel_rank() == 0:
         if data_iterator is None:
             raise RuntimeError("this rank reads for its tensor-parallel group but has no dataset")
-        sizes, parts, weights = _read_row(next(data_iterator), integer_names, is_last)
-        message, integers, weights = (
-            _to_device(tensor, device) for tensor in (sizes.encode(), parts.encode(), weights)
-        )
-        broadcast(message)
+        parts, sizes = _read_row(next(data_iterator), names)
+    sizes = agree_on_sizes(sizes, group, source, device)
+    if parts is None:
+        length = sizes.message_length(len(names))
+        message = torch.empty(length, dtype=torch.int32, device=device)
     else:
-        sizes = RowSizes.decode(broadcast(RowSizes.buffer(device)))
-        integers = RowParts.buffer(sizes, integer_names, device)
-        weights = torch.empty(sizes.positions, dtype=torch.float32, device=device)
-    broadcast(integers)
-    if is_last:
-        broadcast(weights)
+        message = parts.encode(pinned=device.type == "cuda").to(device, non_blocking=True)
+    if group.size() > 1:
+        torch.distributed.broadcast(message, source, group=group)
+    row = RowParts.decode(message, sizes, names)
 
-    row = RowParts.decode(integers, sizes, integer_names)
+    is_last = WEIGHTS in names
     is_counted = parallel_state.get_context_parallel_rank() == 0
     return PackedBatch(
         tokens=row.tensors.get("tokens"),
         position_ids=row.tensors.get("position_ids"),
         labels=row.tensors.get("labels"),
-        loss_mask=weights.view(1, sizes.positions) if is_last else None,
+        loss_mask=row.tensors.get(WEIGHTS),
         padding_mask=row.padding_mask,
         denominator=row.row_denominator * is_counted if is_last else None,
         row_denominator=row.row_denominator if sizes.has_padding_mask else None,
         packed_seq_params=_packed_seq_params(row.cu_seqlens, sizes.max_seqlen),
         real_lengths=row.real_lengths,
     )
-
-
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy without waiting for the device's pending work; this needs pinned memory."""
-    if device.type == "cpu" or tensor.device.type != "cpu":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def is_dataset_built_on_rank(vp_stage: int | None = None) -> bool:  # noqa: ARG001
@@ -172,9 +158,7 @@ def _check_scaling(model: Any) -> None:
             )
 
 
-def _read_row(
-    sample: dict[str, Tensor], names: tuple[str, ...], is_last: bool
-) -> tuple[RowSizes, RowParts, Tensor]:
+def _read_row(sample: dict[str, Tensor], names: tuple[str, ...]) -> tuple[RowParts, RowSizes]:
     """Take this context-parallel rank's share of a sample, on the CPU."""
     if "cu_seqlens" not in sample:
         raise InputError(
@@ -190,7 +174,6 @@ def _read_row(
     rank = parallel_state.get_context_parallel_rank()
     held = partition_indices(cu_seqlens, parallel_state.get_context_parallel_world_size(), rank)
     mask = sample["padding_mask"].view(-1)[held] if "padding_mask" in sample else None
-    sizes = RowSizes(len(held), len(cu_seqlens), int(sample["max_seqlen"]), mask is not None)
     parts = RowParts(
         cu_seqlens=cu_seqlens,
         row_denominator=(
@@ -200,7 +183,7 @@ def _read_row(
         tensors={name: sample[name].view(-1)[held] for name in names},
         padding_mask=mask,
     )
-    return sizes, parts, sample["loss_mask"].view(-1)[held] if is_last else torch.empty(0)
+    return parts, RowSizes(len(held), len(cu_seqlens), int(sample["max_seqlen"]), mask is not None)
 
 
 def _needed_on(vp_stage: int | None) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from megatron_packing.thd.layout import (
     positions_of,
 )
 from megatron_packing.thd.loss_weights import NORMALISERS, Normaliser
+from megatron_packing.thd.row_shape import RowShape
 
 
 @dataclass
@@ -53,6 +54,9 @@ class PackedDatasetConfig(GPTDatasetConfig):
     packing_for_own_step: bool = False
     """Whether ``megatron_packing.megatron.trainer.forward_step`` reads the samples. They are then
     refused by Megatron's own batch code, which does not give every rank ``cu_seqlens``."""
+    packing_shape: RowShape | None = None
+    """The shape of all rows of the run; None: ``indexes.prepare_indexes`` finds it from the indexes
+    of all splits. A loop with several configs gives all of them the same."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

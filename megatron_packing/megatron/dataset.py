@@ -15,7 +15,7 @@ from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.config import PackedDatasetConfig
-from megatron_packing.megatron.indexes import find_index, storage_of
+from megatron_packing.megatron.indexes import find_index, prepare_indexes, storage_of
 from megatron_packing.ranks import open_corpus_on_every_rank
 from megatron_packing.thd.layout import positions_of
 from megatron_packing.thd.rows import PackedRows
@@ -49,11 +49,11 @@ class PackedDataset(MegatronDataset):
         loss_mask                      float32, (sequence_length,): the weight of each label
         denominator                    int64, (): the row's part of the number that the batch's
                                        loss is divided by; see ``thd.loss_weights``
-        cu_seqlens                     int32, the same width for every sample
+        cu_seqlens                     int32, the same width for every sample of all splits
         cu_seqlens_padded              the same tensor, only under context parallelism, where
                                        Megatron's own batch path needs it
         real_lengths                   int32, one entry fewer: segment lengths without padding
-        max_seqlen                     int32, ()
+        max_seqlen                     int32, (): the same for every sample; see ``RowShape``
         padding_mask                   bool, (sequence_length,), with ``packing_with_padding_mask``
         attention_mask                 not a tensor: see ``config.packing_for_own_step``
 
@@ -88,6 +88,8 @@ class PackedDataset(MegatronDataset):
         self.first_row = 0
         """The row of the stream that is sample 0; greater than 0 if a run read rows before it."""
         documents = range(int(indices[0]), int(indices[-1]) + 1)
+        if config.packing_shape is None:
+            prepare_indexes(config)
         self.index = find_index(dataset, documents, index_split, config)
         self.rows = PackedRows(
             index=self.index,
@@ -98,6 +100,7 @@ class PackedDataset(MegatronDataset):
             position_ids=config.packing_position_ids or positions_of(config.packing_attention),
             normaliser=config.packing_normaliser,
             pad_token=max(0, self._pad_token_id or 0),
+            run_shape=config.packing_shape,
         )
 
     @staticmethod

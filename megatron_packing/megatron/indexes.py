@@ -40,6 +40,7 @@ from megatron_packing.ranks import (
     refuse_if_told,
     tell_waiting_ranks,
 )
+from megatron_packing.thd.row_shape import RowShape
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +54,20 @@ def prepare_indexes(config: PackedDatasetConfig) -> None:
     Call this before Megatron's dataset builder, whose other ranks wait in a barrier while rank 0
     builds (``BlendedMegatronDatasetBuilder.build_generic_dataset``).
 
+    Args:
+        config: The dataset config. ``packing_shape`` is set if it is None.
+
     Raises:
         InputError: As ``find_index`` does.
     """
+    found = []
     for prefix, split, bounds in _corpora_and_splits(config):
         corpus = open_corpus_on_every_rank(prefix, storage_of(config))
         begin, end = (round(bound * float(len(corpus))) for bound in bounds)
         if begin < end:
-            find_index(corpus, range(begin, end), split, config, quietly=True)
+            found.append(find_index(corpus, range(begin, end), split, config, quietly=True))
+    if found and config.packing_shape is None:
+        config.packing_shape = RowShape.of(found, config.packing_attention)
 
 
 def storage_of(config: PackedDatasetConfig) -> MegatronStorage:

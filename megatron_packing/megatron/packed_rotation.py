@@ -10,16 +10,12 @@ the number of kernels does not depend on the width of ``cu_seqlens``, and nothin
 from __future__ import annotations
 
 import functools
-import logging
 import weakref
 from typing import Any
 
 import torch
 from megatron.core.models.common.embeddings import rope_utils
-from megatron.core.utils import log_single_rank
 from torch import Tensor
-
-logger = logging.getLogger(__name__)
 
 _REPLACED = "_apply_rotary_pos_emb_thd"
 
@@ -51,11 +47,22 @@ def index_rotary_positions() -> None:
         return rotated.squeeze(1)
 
     setattr(rope_utils, _REPLACED, rotate)
-    log_single_rank(
-        logger,
-        logging.INFO,
-        "rotary embeddings of packed rows: where they are not fused, all positions are looked up "
-        "at once",
+
+
+def describe_rotation(settings: Any) -> str | None:
+    """Say which rotary embedding of packed rows runs, for the log; None if the model has none.
+
+    Args:
+        settings: Megatron's arguments, or a model provider of Megatron-Bridge.
+    """
+    kind = getattr(settings, "position_embedding_type", None)
+    if kind not in ("rope", "yarn") and not getattr(settings, "multi_latent_attention", False):
+        return None
+    if getattr(settings, "apply_rope_fusion", False):
+        return "rotary embeddings of packed rows: Megatron's fused kernel"
+    return (
+        "rotary embeddings of packed rows: not fused; the angles of all positions are looked up at "
+        "once"
     )
 
 

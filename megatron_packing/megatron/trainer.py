@@ -47,6 +47,7 @@ from megatron_packing.megatron.indexes import corpora_of, prepare_indexes
 from megatron_packing.megatron.launch import raise_open_files_limit
 from megatron_packing.megatron.layer_spec import choose_backend, packed_layer_spec
 from megatron_packing.megatron.loss import loss_func
+from megatron_packing.megatron.packed_rotation import describe_rotation
 from megatron_packing.megatron.plain_errors import show_input_errors_as_sentences
 from megatron_packing.megatron.start_report import describe_start, parts_of
 from megatron_packing.megatron.stream import (
@@ -61,7 +62,6 @@ from megatron_packing.megatron.versions import (
 )
 from megatron_packing.megatron.vocabulary import check_tokenizer, check_tokens
 from megatron_packing.ranks import on_first_rank
-from megatron_packing.thd.layout import bucket_max_seqlen
 
 
 def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tuple[Any, Any, Any]:
@@ -117,8 +117,8 @@ def _on_first_rank(what: str, vp_stage: int | None, work: Callable[[], None]) ->
 
 def _check_and_report(splits: Sequence[Any], args: Namespace) -> None:
     parts = [part for split in splits for part in parts_of(split)]
-    for part in parts:
-        if problem := width_problem(part.rows.cu_seqlens_width, args.context_parallel_size):
+    for part in parts[:1]:  # all rows of the run have one shape
+        if problem := width_problem(part.rows.shape.width, args.context_parallel_size):
             raise InputError(problem)
     _check_attention(parts, args)
     check_tokens(parts, args)
@@ -134,13 +134,14 @@ def _check_attention(parts: Sequence[PackedDataset], args: Namespace) -> None:
         args,
         flag_of,
         positions=args.seq_length,
-        width=max(part.rows.cu_seqlens_width for part in parts),
-        max_seqlen=bucket_max_seqlen(args.seq_length, args.seq_length),
+        shape=parts[0].rows.shape,
         allow_unfused=(
             "--packing-allow-unfused-attention",
             args.packing_allow_unfused_attention,
         ),
     )
+    if rotation := describe_rotation(args):
+        lines.append(rotation)
     for line in lines:
         print_rank_0(f"> {line}")
 

@@ -166,6 +166,15 @@ def pad_between_seqs_settings() -> dict[str, bool]:
     return {"pad_between_seqs": False} if "pad_between_seqs" in names else {}
 
 
+def fused_rotation_interleaves() -> bool:
+    """Whether fused rotary embeddings of packed rows can be interleaved.
+
+    Until 0.17 ``apply_rotary_pos_emb`` does not pass ``rotary_interleaved`` to the fused kernel
+    (``models/common/embeddings/rope_utils.py``). Drop when 0.17 is the oldest supported.
+    """
+    return core_version() >= (0, 17)
+
+
 def balancing_losses_are_multiplied_by_ranks() -> bool:
     """Whether a router multiplies its token count by the ranks that share a row.
 

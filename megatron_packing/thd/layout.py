@@ -27,8 +27,6 @@ PositionIds = Literal["restart", "continue"]
 ATTENTION: tuple[Attention, ...] = get_args(Attention)
 POSITION_IDS: tuple[PositionIds, ...] = get_args(PositionIds)
 
-_BUCKETS = 8
-
 
 def positions_of(attention: str) -> PositionIds:
     """Return the default position ids: they restart in each attention span."""
@@ -50,8 +48,6 @@ class Placement:
     the requested width."""
     real_lengths: NDArray[np.int32]
     """Shape ``(width - 1,)``: real positions of each span of ``cu_seqlens``; 0 in the tail."""
-    max_seqlen: int
-    """The length of the longest span of ``cu_seqlens``, rounded up to one of a few values."""
 
     def padding_mask(self) -> NDArray[np.bool_]:
         """Return shape ``(sequence_length,)``: True at pads and in the tail."""
@@ -142,7 +138,6 @@ def place(
         lengths=lengths,
         cu_seqlens=cu_seqlens,
         real_lengths=real_lengths,
-        max_seqlen=bucket_max_seqlen(int(np.diff(cu_seqlens).max()), sequence_length),
     )
 
 
@@ -167,16 +162,3 @@ def lay_out(
         labels[here] = ids[1:]
         loss_mask[here] = corpus.loss_mask(document, start + 1, start + length + 1)
     return Layout(tokens, labels, loss_mask)
-
-
-def bucket_max_seqlen(longest: int, sequence_length: int) -> int:
-    """Round the longest segment up to one of few values.
-
-    Megatron caches rotary embeddings by this number, at most 32 of them. If the number equals the
-    row's length, Megatron assumes that positions run through the whole row (``rope_utils.py``,
-    ``_apply_rotary_pos_emb_thd``), so it is used only if one segment fills the row.
-    """
-    if longest == sequence_length:
-        return sequence_length
-    step = -(-sequence_length // _BUCKETS)
-    return min(-(-longest // step) * step, sequence_length - 1)

@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megatron_packing.corpus.corpus import TokenDocuments
+from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex, Segments
 from megatron_packing.planning.strategies import STRATEGY_TABLE
 from megatron_packing.stream.order import pack_at
 from megatron_packing.thd.layout import Attention, Placement, PositionIds, lay_out, place
 from megatron_packing.thd.loss_weights import Normaliser, weigh
+from megatron_packing.thd.row_shape import RowShape
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,11 +35,14 @@ class PackedRows:
     normaliser: Normaliser = "token"
     pad_token: int = 0
     """The token id of pads and tails, which are not trained: any id of the vocabulary works."""
+    run_shape: RowShape | None = None
+    """The shape of all rows that a run reads, from all its indexes. None: this is its only one."""
+    shape: RowShape = field(init=False)
+    """The shape of every row."""
 
-    @property
-    def cu_seqlens_width(self) -> int:
-        """The number of entries of every row's ``cu_seqlens``."""
-        return self.index.figures.max_documents_per_pack + 2
+    def __post_init__(self) -> None:
+        shape = self.run_shape or RowShape.of([self.index], self.attention)
+        object.__setattr__(self, "shape", shape)
 
     def segments(self, sample: int) -> Segments:
         """Return the segments of row ``sample``."""
@@ -56,14 +61,26 @@ class PackedRows:
         return self.corpus.at_epoch(sample // len(self.index))
 
     def place(self, segments: Segments) -> Placement:
-        """Return the positions of segments in their row."""
-        return place(
+        """Return the positions of segments in their row.
+
+        Raises:
+            InputError: A span is longer than the shape of the run allows.
+        """
+        placement = place(
             segments.lengths,
             self.index.plan.sequence_length,
-            self.cu_seqlens_width,
+            self.shape.width,
             alignment=self.index.plan.alignment,
             attention=self.attention,
         )
+        longest = int(np.diff(placement.cu_seqlens).max())
+        if longest > self.shape.max_seqlen:
+            raise InputError(
+                f"a row of {self.index.path} has a document of {longest:,} positions, but rows of "
+                f"this run have none over {self.shape.max_seqlen:,}: check the index with "
+                f"megatron-packing verify, and give RowShape.of() all indexes of the run"
+            )
+        return placement
 
     def row(
         self, sample: int, *, with_tokens: bool = True, with_padding_mask: bool = False
@@ -72,8 +89,8 @@ class PackedRows:
 
         Returns:
             Always ``cu_seqlens`` (int32, the same width for every row), ``real_lengths`` (int32,
-            one entry fewer: lengths without padding) and ``max_seqlen`` (int32, ()). With tokens,
-            also ``tokens``, ``labels``, ``position_ids`` (int64) and ``loss_mask`` (float32: the
+            one entry fewer: lengths without padding) and ``max_seqlen`` (int32, (), the same for
+            every row; see ``RowShape``). With tokens, also ``tokens``, ``labels``, ``position_ids`` (int64) and ``loss_mask`` (float32: the
             weight of each label), each ``(sequence_length,)``, and ``denominator`` (int64, ()); see
             ``thd.loss_weights``. With a padding mask, also ``padding_mask`` (bool,
             ``(sequence_length,)``) and ``denominator``, which weighs the balancing losses of MoE
@@ -84,7 +101,7 @@ class PackedRows:
         arrays: dict[str, NDArray[np.generic]] = {
             "cu_seqlens": placement.cu_seqlens,
             "real_lengths": placement.real_lengths,
-            "max_seqlen": np.array(placement.max_seqlen, np.int32),
+            "max_seqlen": np.array(self.shape.max_seqlen, np.int32),
         }
         if with_padding_mask:
             arrays["padding_mask"] = placement.padding_mask()

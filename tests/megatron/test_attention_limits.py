@@ -128,5 +128,5 @@ def test_offsets_have_a_limit_under_context_parallelism():
     assert width_problem(most, 2) is None
     assert width_problem(most + 1, 1) is None
     problem = width_problem(most + 1, 2)
-    assert "12,287 documents" in problem
-    assert "at most 12,286" in problem
+    assert "rows have 12,289 entries of cu_seqlens" in problem
+    assert "at most 12,288" in problem

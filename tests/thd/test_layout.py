@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from megatron_packing import plan_packs
 from megatron_packing.index.pack_index import Segments
-from megatron_packing.thd.layout import bucket_max_seqlen, lay_out, place
+from megatron_packing.thd.layout import lay_out, place
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.planning.reference import segments_of
 
@@ -76,7 +76,6 @@ def test_documents_that_see_each_other_stand_side_by_side_in_one_stretch(tmp_pat
     assert placement.starts.tolist() == [0, 2]
     assert placement.position_ids("restart").tolist() == [0, 1, 0, 1, 2, 3, 4, 5, *range(8)]
     assert placement.padding_mask().tolist() == [False] * 5 + [True] * 11
-    assert placement.max_seqlen == 8
     layout = lay_out(corpus, pack, placement, pad_token=7)
     assert layout.tokens.tolist() == [*b[:2], *a[:3]] + [7] * 11
 
@@ -155,7 +154,6 @@ def test_cu_seqlens_covers_the_row_in_aligned_lengths(lengths, alignment, spare)
     # No shorter parts of the tail would do with what entries there are.
     assert tail.max() < (row - sum(aligned)) / (spare - 1) + alignment
     assert placement.real_lengths.tolist() == [*lengths, *[0] * (spare - 1)]
-    assert between.max() <= placement.max_seqlen <= row
 
 
 def test_an_empty_pack_is_all_tail(corpus):
@@ -186,18 +184,6 @@ def test_what_does_not_fit_is_refused():
         place(np.array([1, 1]), ROW, 3)
     with pytest.raises(ValueError, match=r"sequence_length is 64; give a multiple of .* 5"):
         place(np.array([1]), ROW, WIDTH, alignment=5)
-
-
-@given(row=st.integers(2, 10_000), share=st.floats(0, 1))
-def test_max_seqlen_covers_the_longest_and_takes_few_values(row, share):
-    longest = max(1, round(row * share))
-    bucket = bucket_max_seqlen(longest, row)
-    assert longest <= bucket <= row
-    assert (bucket == row) == (longest == row)
-
-
-def test_max_seqlen_takes_at_most_nine_values():
-    assert len({bucket_max_seqlen(longest, 4096) for longest in range(1, 4097)}) <= 9
 
 
 def test_stretches_of_cu_seqlens_keep_their_order():
