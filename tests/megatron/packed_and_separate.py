@@ -8,6 +8,7 @@ place; several processes share the rows. Prints one JSON object.
     packed_and_separate.py rows FOLDER POSITION_EMBEDDING POSITION_IDS ALIGNMENT   documents that
                                                                          see others
     packed_and_separate.py stock FOLDER   batches by Megatron 0.19's own functions; two ranks
+    packed_and_separate.py sizes FOLDER   what is said of rows of two shapes; two ranks
     packed_and_separate.py layout FOLDER NAME SIZE...   the loss of all rows under a layout
 """
 
@@ -35,6 +36,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron.core.transformer import TransformerConfig
 
+from megatron_packing.errors import InputError
 from megatron_packing.megatron.batch import get_batch, is_tokens_stage, run_model
 from megatron_packing.megatron.layer_spec import packed_layer_spec
 from megatron_packing.megatron.loss import loss_func
@@ -295,6 +297,24 @@ def compare_with_stock_batches(folder: Path) -> dict[str, float]:
     return {"rows": len(train), "loss": largest}
 
 
+def read_two_shapes(folder: Path) -> dict[str, str]:
+    """What the reading rank says of a row that another configuration made."""
+    samples = []
+    for name, longest in (("first", ROW), ("second", ROW // 8)):
+        corpus = write_corpus(
+            folder / f"{name}{os.environ['RANK']}", chat_like_lengths(30, longest=longest)
+        )
+        (train, _, _) = build([corpus.prefix], folder)
+        samples += torch.utils.data.DataLoader(torch.utils.data.Subset(train, [0]))
+    get_batch(iter(samples[:1]))
+    if os.environ["RANK"] == "0":
+        try:
+            get_batch(iter(samples[1:]))
+        except InputError as error:
+            return {"error": f"{type(error).__name__}: {error}"}
+    return {"error": ""}
+
+
 def main() -> None:
     verb, folder, *rest = sys.argv[1:]
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -303,7 +323,7 @@ def main() -> None:
         layout["sequence_parallel"] = True
     store = torch.distributed.FileStore(f"{folder}/store{'-'.join(rest)}", world)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
-    if verb == "stock":
+    if verb in ("stock", "sizes"):
         layout["tensor_model_parallel_size"] = 2
     sizes = {name: size for name, size in layout.items() if name != "sequence_parallel"}
     parallel_state.initialize_model_parallel(**sizes)
@@ -312,6 +332,8 @@ def main() -> None:
         result = compare_documents(Path(folder), *rest)
     elif verb == "rows":
         result = compare_rows(Path(folder), *rest)
+    elif verb == "sizes":
+        result = read_two_shapes(Path(folder))
     elif verb == "stock":
         result = compare_with_stock_batches(Path(folder))
     else:

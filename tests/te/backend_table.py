@@ -19,10 +19,12 @@ from megatron_packing.megatron.attention_choice import attentions_of, check_atte
 from megatron_packing.megatron.attention_limits import attention_problems
 from megatron_packing.megatron.attention_question import ask_transformer_engine
 from megatron_packing.megatron.flags import flag_of
+from megatron_packing.thd.row_shape import RowShape
 from tests.te.fake.calls import MACHINE
 from tests.te.fake.install import pretend_flash_attention
 
-ROW, WIDTH, LONGEST = 8192, 129, 7168
+ROW = 8192
+SHAPE = RowShape(width=129, max_seqlen=7168)
 MODEL = {
     "transformer_impl": "transformer_engine",
     "num_layers": 2,
@@ -95,8 +97,7 @@ def _refusal(settings: SimpleNamespace, *, is_allowed: bool = False) -> str:
             settings,
             flag_of,
             positions=ROW,
-            width=WIDTH,
-            max_seqlen=LONGEST,
+            shape=SHAPE,
             allow_unfused=("--packing-allow-unfused-attention", is_allowed),
         )
     except InputError as error:
@@ -106,7 +107,7 @@ def _refusal(settings: SimpleNamespace, *, is_allowed: bool = False) -> str:
 
 def _kind(settings: SimpleNamespace) -> str:
     """Return what Transformer Engine selects for all layers."""
-    (attention,) = attentions_of(settings, ROW, WIDTH, LONGEST).values()
+    (attention,) = attentions_of(settings, ROW, SHAPE).values()
     return "none" if getattr(settings, "fp8", None) else ask_transformer_engine(attention).kind
 
 
@@ -155,10 +156,14 @@ def check_paths() -> dict[str, Any]:
     arguments = _settings(
         {"seq_length": ROW, "packing_allow_unfused_attention": False, "group_query_attention": True}
     )
-    figures = SimpleNamespace(max_documents_per_pack=WIDTH - 2)
-    part = SimpleNamespace(rows=SimpleNamespace(cu_seqlens_width=WIDTH))
-    split = SimpleNamespace(indexes=[SimpleNamespace(figures=figures)])
-    data = SimpleNamespace(seq_length=ROW, allow_unfused_attention=False)
+    part = SimpleNamespace(rows=SimpleNamespace(shape=SHAPE))
+    index = SimpleNamespace(
+        plan=SimpleNamespace(sequence_length=ROW, alignment=1),
+        figures=SimpleNamespace(max_documents_per_pack=126),
+        longest_segment=7168,
+    )
+    split = SimpleNamespace(indexes=[index])
+    data = SimpleNamespace(seq_length=ROW, allow_unfused_attention=False, attention="document")
     cfg = SimpleNamespace(model=_settings({}), dataset=data)
     found = {}
     for name, check in {
@@ -183,8 +188,7 @@ def check_settings(machine: str, changes: str, cudnn: str = "[9, 21, 0]") -> dic
             _settings(given),
             flag_of,
             positions=ROW,
-            width=WIDTH,
-            max_seqlen=LONGEST,
+            shape=SHAPE,
             allow_unfused=("--packing-allow-unfused-attention", False),
         )
     except InputError as error:

@@ -61,3 +61,24 @@ def check_shared(run: Run, option: str, kind: str, ranks: int, folder: Path) -> 
     assert found["gradient"] < 1e-6
     assert any(call["kernel"] == "fused_attn_fwd" for call in found["calls"])
     return found
+
+
+def check_waits(
+    run: Run, option: str, tensor: int = 1, pipeline: int = 1, sequence: str = ""
+) -> None:
+    """No host waits in a step: get_batch, forward and backward.
+
+    Each row is one message to the tensor-parallel group. Before the first row there is another,
+    for which the ranks that receive it wait.
+    """
+    found = run("waits", option, tensor, pipeline, sequence, ranks=tensor * pipeline)
+    assert len(found["ranks"]) == tensor * pipeline
+    is_sent = tensor > 1
+    for rank in found["ranks"]:
+        assert rank["first messages"] == ["broadcast"] * 2 * is_sent
+        assert rank["second messages"] == ["broadcast"] * is_sent
+        assert rank["second waits"] == []
+        learned = "tolist at megatron/row_message.py"
+        ours = [place for place in rank["first waits"] if place.startswith(learned)]
+        assert len(ours) == is_sent, rank["first waits"]
+        assert rank["control"] == 1

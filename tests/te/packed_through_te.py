@@ -8,7 +8,8 @@ Run by the tests beside it, in ranks forked from ``newest`` or ``oldest``. Print
     shared OPTION FILE KIND    the same row under context parallelism, against FILE
     swapped OPTION FILE KIND   the same, but two chunks of a document change places
     fault NAME             a row with a planted fault, against the row without
-    waits OPTION           where the host would wait for the GPU in a step
+    waits OPTION TENSOR PIPELINE SEQUENCE   where the host would wait for the GPU in a step, and
+                           the messages of get_batch, on ranks of that parallelism
     table, refusals, settings, paths   what backend_table.py says
 """
 
@@ -30,7 +31,7 @@ from cpu_trainer import run_cuda_code_on_cpu
 
 from tests.te.fake.calls import CALLS
 from tests.te.fake.install import install, take_float32_for_half_precision
-from tests.te.fake.waits import recorded_waits
+from tests.te.fake.waits import on_host, recorded_waits
 from tests.te.wheels import wheel_folder
 
 install(wheel_folder(os.environ["PACKING_TEST_TE_RELEASE"]))
@@ -106,9 +107,7 @@ def start(context_parallel_size: int = 1, **sizes: Any) -> None:
     take_float32_for_half_precision()
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     torch.distributed.init_process_group("gloo")
-    parallel_state.initialize_model_parallel(
-        1, 1, context_parallel_size=context_parallel_size, **sizes
-    )
+    parallel_state.initialize_model_parallel(context_parallel_size=context_parallel_size, **sizes)
     model_parallel_cuda_manual_seed(1, inference_rng_tracker=True)
 
 
@@ -156,6 +155,8 @@ def make_model(option: str, *, is_checked: bool = True, **layout: Any) -> GPTMod
         max_sequence_length=ROW,
         position_embedding_type=position_embedding,
         share_embeddings_and_output_weights=False,
+        pre_process=parallel_state.is_pipeline_first_stage(),
+        post_process=parallel_state.is_pipeline_last_stage(),
     )
     for name, parameter in model.named_parameters():
         if name.endswith("softmax_offset"):
@@ -168,6 +169,7 @@ def sample_of(
 ) -> dict[str, torch.Tensor]:
     """Return a row as a dataset does, with every real position trained."""
     placement = place(np.array(lengths), len(tokens), width, alignment=alignment)
+    longest = int(np.diff(placement.cu_seqlens).max())
     return {
         "tokens": tokens,
         "labels": labels,
@@ -175,7 +177,8 @@ def sample_of(
         "loss_mask": torch.from_numpy(~placement.padding_mask()).float(),
         "cu_seqlens": torch.from_numpy(placement.cu_seqlens),
         "real_lengths": torch.from_numpy(placement.real_lengths),
-        "max_seqlen": torch.tensor(placement.max_seqlen, dtype=torch.int32),
+        # As RowShape: never the length of the row.
+        "max_seqlen": torch.tensor(longest + alignment * (longest == len(tokens))),
         "denominator": torch.tensor(sum(lengths)),
     }
 
@@ -322,19 +325,50 @@ def plant_fault(name: str) -> dict[str, Any]:
     return {"difference": float(((found - expected) * batch.loss_mask[0]).abs().max())}
 
 
-def find_waits(option: str, *, is_megatrons: bool = False) -> dict[str, Any]:
-    """Return where the host would wait in forward and backward of the second row."""
-    start()
-    model = make_model(option)
+def find_waits(
+    option: str,
+    tensor: str = "1",
+    pipeline: str = "1",
+    sequence: str = "",
+    *,
+    is_megatrons: bool = False,
+) -> dict[str, Any]:
+    """Return where hosts would wait in the second step, and the messages of its get_batch.
+
+    A pipeline stage gets random activations and gradients in place of its neighbors'.
+    """
+    sizes = {
+        "tensor_model_parallel_size": int(tensor),
+        "pipeline_model_parallel_size": int(pipeline),
+    }
+    start(**sizes)
+    layout = {"sequence_parallel": bool(sequence), "pipeline_dtype": torch.float32, **sizes}
+    model = make_model(option, num_layers=2 * int(pipeline), **layout)
     if is_megatrons:
         rope_utils._apply_rotary_pos_emb_thd = rope_utils._apply_rotary_pos_emb_thd.__wrapped__
-    losses(model, batch_of(whole_row()))
-    batch = batch_of(whole_row())
-    with recorded_waits() as waits:
-        losses(model, batch)
-        found = [*waits]
-        bool(batch.tokens.sum())  # the record works
-    return {"waits": found, "control": len(waits) - len(found)}
+    group = parallel_state.get_tensor_model_parallel_group()
+    reads = parallel_state.get_tensor_model_parallel_rank() == 0
+    loader = torch.utils.data.DataLoader([whole_row()], batch_size=1)
+    held = ROW // (int(tensor) if sequence else 1)
+    report: dict[str, Any] = {}
+    for step in ("first", "second"):
+        activations = torch.randn(held, 1, 64, requires_grad=True)
+        (row,) = loader
+        with recorded_waits(group) as (waits, messages):
+            batch = batches.get_batch(iter([on_host(row)]) if reads else None)
+            report[f"{step} messages"] = [*messages]
+            if not parallel_state.is_pipeline_first_stage():
+                model.set_input_tensor(activations)
+            output = batches.run_model(model, batch)
+            if batch.loss_mask is not None:
+                output = output * batch.loss_mask
+            output.backward(torch.ones_like(output))
+            report[f"{step} waits"] = [*waits]
+            bool(batch.real_lengths.sum())  # the record works
+            report["control"] = len(waits) - len(report[f"{step} waits"])
+    reports: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(reports, report)
+    return {"ranks": reports}
 
 
 CHECKS = {

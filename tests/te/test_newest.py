@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("megatron.core")
 
 from tests.conftest import ROOT
-from tests.te.lane import check_alone, check_shared, lane
+from tests.te.lane import check_alone, check_shared, check_waits, lane
 from tests.te.wheels import RELEASES
 from tests.trainer import needs_trainer
 
@@ -77,15 +77,22 @@ def test_the_gradient_of_a_learnable_sink_is_wrong_by_the_number_of_ranks(run, t
     "option",
     ["grouped queries", "unfused rotation", "interleaved, unfused", "yarn", "latent, yarn"],
 )
-def test_the_host_waits_nowhere_in_forward_and_backward(run, option):
-    assert run("waits", option) == {"waits": [], "control": 1}
+def test_the_host_waits_nowhere_in_a_step(run, option):
+    check_waits(run, option)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "pipeline", "sequence"), [(2, 1, ""), (2, 1, "sequence"), (1, 3, ""), (2, 3, "")]
+)
+def test_no_rank_waits_and_rows_need_one_message(run, tensor, pipeline, sequence):
+    check_waits(run, "grouped queries", tensor, pipeline, sequence)
 
 
 def test_the_host_would_wait_in_every_layer_with_megatrons_own_rotation(run):
     """Twice for queries and twice for keys, in each of two layers."""
-    found = run("waits of megatron", "unfused rotation")
-    assert len(found["waits"]) == 8
-    assert all("rope_utils.py" in place for place in found["waits"])
+    (found,) = run("waits of megatron", "unfused rotation")["ranks"]
+    assert len(found["second waits"]) == 8
+    assert all("rope_utils.py" in place for place in found["second waits"])
 
 
 def test_chunks_in_the_wrong_order_are_seen(run, tmp_path):
