@@ -10,7 +10,7 @@ import megatron_packing.needs.megatron_bridge  # noqa: F401
 
 from megatron.bridge.utils.fusions import validate_rope_fusion_compatibility
 from megatron.core.models.common.embeddings import rope_utils
-from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer import MLATransformerConfig, TransformerConfig
 
 from megatron_packing.megatron.attention_limits import attention_problems
 from megatron_packing.megatron.packed_rotation import describe_rotation
@@ -26,7 +26,8 @@ def why_not_fused(model: Any) -> str | None:
     Args:
         model: ``cfg.model``.
     """
-    if getattr(model, "multi_latent_attention", False):
+    # The class of such a model leaves multi_latent_attention to the code that makes its settings.
+    if isinstance(model, MLATransformerConfig) or getattr(model, "multi_latent_attention", False):
         return "Megatron's fused kernel for multi-latent attention is experimental"
     if getattr(model, "transformer_impl", None) != "transformer_engine":
         return "the layers are not Transformer Engine's"

@@ -90,11 +90,11 @@ class PackedRows:
         Returns:
             Always ``cu_seqlens`` (int32, the same width for every row), ``real_lengths`` (int32,
             one entry fewer: lengths without padding) and ``max_seqlen`` (int32, (), the same for
-            every row; see ``RowShape``). With tokens, also ``tokens``, ``labels``, ``position_ids`` (int64) and ``loss_mask`` (float32: the
-            weight of each label), each ``(sequence_length,)``, and ``denominator`` (int64, ()); see
-            ``thd.loss_weights``. With a padding mask, also ``padding_mask`` (bool,
-            ``(sequence_length,)``) and ``denominator``, which weighs the balancing losses of MoE
-            routers.
+            every row; see ``RowShape``). With tokens, also ``tokens``, ``labels``,
+            ``position_ids`` (int64) and ``loss_mask`` (float32: the weight of each label), each
+            ``(sequence_length,)``, and ``denominator`` (int64, ()); see ``thd.loss_weights``. With
+            a padding mask, also ``padding_mask`` (bool, ``(sequence_length,)``) and
+            ``denominator``, which weighs the balancing losses of MoE routers.
         """
         segments = self.segments(sample)
         placement = self.place(segments)

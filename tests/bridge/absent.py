@@ -71,7 +71,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 def _is_installed(package: str) -> bool:
     try:
-        return importlib.util.find_spec(package) is not None
+        return package in sys.modules or importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:
         return False
 

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("megatron.core")
 
 import torch
+from megatron.core.models.common.embeddings import rope_utils
 from megatron.core.transformer import TransformerConfig
 
 from megatron_packing.errors import InputError
@@ -130,3 +131,22 @@ def test_offsets_have_a_limit_under_context_parallelism():
     problem = width_problem(most + 1, 2)
     assert "rows have 12,289 entries of cu_seqlens" in problem
     assert "at most 12,288" in problem
+
+
+def test_fused_interleaved_rotation_is_refused_where_megatron_drops_it(monkeypatch):
+    given = {}
+    kernel = "fused_apply_rotary_pos_emb_thd"
+    monkeypatch.setattr(rope_utils, kernel, lambda *_, **settings: given.update(settings))
+    config = SimpleNamespace(
+        apply_rope_fusion=True, rotary_interleaved=True, multi_latent_attention=False
+    )
+    group = SimpleNamespace(size=lambda: 1, rank=lambda: 0)
+    nothing = torch.empty(0)
+    rope_utils.apply_rotary_pos_emb(nothing, nothing, config, nothing, cp_group=group)
+    found = problems(position_embedding_type="rope", **vars(config))
+    if given.get("interleaved"):
+        assert found == []
+    else:
+        assert "does not interleave fused ones on packed rows: give --no-rope-fusion" in found[0]
+    config.apply_rope_fusion = False
+    assert problems(position_embedding_type="rope", **vars(config)) == []

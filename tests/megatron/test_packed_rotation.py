@@ -15,7 +15,11 @@ from megatron.core.models.common.embeddings import rope_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from megatron_packing.megatron import packed_rotation
-from megatron_packing.megatron.packed_rotation import index_rotary_positions, rotary_positions
+from megatron_packing.megatron.packed_rotation import (
+    describe_rotation,
+    index_rotary_positions,
+    rotary_positions,
+)
 
 HEADS, CHANNELS = 2, 8
 OFFSETS = [0, 16, 24, 64, 64, 96]  # with an empty segment
@@ -134,3 +138,21 @@ def test_calls_that_are_not_understood_go_to_megatron(rotations):
     with pytest.raises((ValueError, AttributeError)):
         replaced(t, offsets, freqs)
     assert packed_rotation._REPLACED in vars(rope_utils)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"position_embedding_type": "rope", "apply_rope_fusion": True}, "Megatron's fused kernel"),
+        ({"position_embedding_type": "rope", "apply_rope_fusion": False}, "not fused"),
+        ({"position_embedding_type": "yarn"}, "not fused"),
+        ({"position_embedding_type": "none", "multi_latent_attention": True}, "not fused"),
+    ],
+)
+def test_the_log_says_which_rotary_embedding_runs(settings, words):
+    assert words in describe_rotation(SimpleNamespace(**settings))
+
+
+@pytest.mark.parametrize("kind", ["learned_absolute", "none"])
+def test_the_log_says_nothing_where_there_is_none(kind):
+    assert describe_rotation(SimpleNamespace(position_embedding_type=kind)) is None

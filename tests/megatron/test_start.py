@@ -56,6 +56,7 @@ def test_a_start_says_what_is_read_and_how_long_an_epoch_is(tmp_path):
         ) in output
         assert f"> train: no loss mask for {corpus.prefix}, so every token is trained" in output
         assert "--eval-iters is set" not in output  # it was 0 already
+        assert "> rotary embeddings of packed rows: not fused; the angles of all pos" in output
 
 
 @needs_trainer

@@ -10,6 +10,8 @@ Run by the tests beside it, in ranks forked from ``newest`` or ``oldest``. Print
     fault NAME             a row with a planted fault, against the row without
     waits OPTION TENSOR PIPELINE SEQUENCE   where the host would wait for the GPU in a step, and
                            the messages of get_batch, on ranks of that parallelism
+    rotation FOLDER        what use_packed_data changes in models of Megatron-Bridge
+    waits of bridge FOLDER PINNED   where its own get_batch would wait
     table, refusals, settings, paths   what backend_table.py says
 """
 
@@ -371,7 +373,17 @@ def find_waits(
     return {"ranks": reports}
 
 
+def ask_bridge(what: str, *arguments: str) -> dict[str, Any]:
+    """Return what a function of bridge_through_te.py says, which imports Megatron-Bridge."""
+    from tests.te import bridge_through_te
+
+    start()
+    return getattr(bridge_through_te, what)(*arguments)
+
+
 CHECKS = {
+    "rotation": partial(ask_bridge, "change_rotation"),
+    "waits of bridge": partial(ask_bridge, "find_waits"),
     "waits": find_waits,
     "waits of megatron": partial(find_waits, is_megatrons=True),
     "alone": compare_alone,

@@ -188,3 +188,32 @@ def test_both_trainers_ask(run):
     found = run("paths")
     assert "insist with --packing-allow-unfused-attention" in found["megatron"]
     assert "insist with use_packed_data(..., allow_unfused_attention=True)" in found["bridge"]
+
+
+def test_recipes_of_bridge_are_fused_where_that_trains_alike(run, tmp_path):
+    found = run("rotation", tmp_path)
+    changed = found.pop("rope")
+    assert changed["change"][0].startswith("False -> True")
+    assert changed["line"].endswith("Megatron's fused kernel")
+    assert found.pop("fused")["line"] == changed["line"]
+    assert found.pop("learned")["line"] is None
+    reasons = {
+        "yarn": "does not fuse them for position_embedding_type yarn",
+        "factor": "leaves YaRN's scaling factor out",
+        "local": "the layers are not Transformer Engine's",
+        "latent": "multi-latent attention is experimental",
+        "choice of a class": "ExaoneMoeModelProvider says so",
+    }
+    assert found.keys() == reasons.keys()
+    for name, reason in reasons.items():
+        assert found[name]["change"] == []
+        assert found[name]["line"].startswith("rotary embeddings of packed rows: not fused; ")
+        assert reason in found[name]["line"]
+
+
+@pytest.mark.parametrize("memory", ["pinned", "pageable"])
+def test_bridges_own_batches_wait_only_where_the_loader_pins_no_memory(run, tmp_path, memory):
+    """Ours are in pinned memory, as cfg.dataset.pin_memory is Bridge's default."""
+    waits = run("waits of bridge", tmp_path, memory)["waits"]
+    assert bool(waits) is (memory == "pageable")
+    assert all("cuda of memory that is not pinned" in wait for wait in waits)

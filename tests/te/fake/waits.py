@@ -100,7 +100,8 @@ def recorded_waits(group: Any = None) -> Iterator[tuple[list[str], list[str]]]:
 
     def moving(name: str, original: Any) -> Any:
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if not _is_on_host(self) or not any(map(_is_cuda, (*args, *kwargs.values()))):
+            is_moved = name == "cuda" or any(map(_is_cuda, (*args, *kwargs.values())))
+            if not _is_on_host(self) or not is_moved:
                 return original(self, *args, **kwargs)
             if not (kwargs.get("non_blocking") and self.is_in_pinned_memory):
                 wait(f"{name} of memory that is not pinned")
@@ -121,7 +122,7 @@ def recorded_waits(group: Any = None) -> Iterator[tuple[list[str], list[str]]]:
         *((torch.Tensor, name, waiting) for name in _METHODS),
         *((torch, name, waiting) for name in _FUNCTIONS),
         *((torch, name, creating) for name in _CREATIONS),
-        (torch.Tensor, "to", moving),
+        *((torch.Tensor, name, moving) for name in ("to", "cuda")),
         *((torch.distributed, name, sending) for name in _COLLECTIVES),
     ]
     with contextlib.ExitStack() as restored:
