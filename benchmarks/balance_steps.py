@@ -1,113 +1,161 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares the heaviest rank's work, packs dealt in turn and balanced, on heavy-tailed lengths.
+"""Compares how long ranks wait for each other under the orders of packs and with --packing-balance.
 
-    python benchmarks/balance_steps.py [--batches N] [--json FILE]
+    python benchmarks/balance_steps.py [--lengths FILE.npy] [--json FILE]
 
-Lengths are lognormal(7.0, 1.6), cut to the row, packed longest first. Each global batch has 256
-packs for 16 data-parallel ranks. A step lasts as long as its heaviest rank, so the figure is the
-heaviest rank's work over the mean of all, which is 1 where no rank waits. The model has the layers
-of an 8B Llama 3 (hidden size 4,096, 8 query groups); "attention" alone is the bound of long rows.
+Without a file, lengths are lognormal(7.0, 1.6), cut to the row. Packs are those of plan_packs; each
+global batch has 64 of them for 16 data-parallel ranks. The model has the layers of an 8B Llama 3;
+"attention" alone is the bound of long rows. Figures are means over all batches of an epoch:
+
+    rank    work of the rank with the most / mean: plain data parallelism waits once a step
+    sync    sum over micro-batches of the slowest rank's work / mean work of a rank: pipeline,
+            expert and fully sharded parallelism wait in every micro-batch
+    ABR     share of the time that ranks are idle in a micro-batch, by attention alone
+    spread  standard deviation of the work of a batch / mean
+
+All are 1 or 0 where no rank waits and batches are alike.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from machine import write_json
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from megatron_packing import __version__, _core, plan_packs
+from megatron_packing import _core, plan_packs
 from megatron_packing.flops import MODELS as SHAPES
 from megatron_packing.flops import WorkModel
+from megatron_packing.stream.even_order import EvenOrder, EvenSettings
+from megatron_packing.stream.order import pack_at
 
-PACKS = 256
+BATCH = 64
 RANKS = 16
+ROWS = (8_192, 32_768, 131_072)
+SEED = 0
 MODELS = {
     "8B": SHAPES["8b"].layer.work_model(),
     "attention": WorkModel(per_token=0, per_squared_length=1),
 }
+Packs = NDArray[np.int64]
+"""Packs of each batch: (batches, micro-batches, ranks)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Work of the heaviest rank over the mean, over all batches."""
+    """Means over all batches."""
 
     sequence_length: int
     model: str
-    deal: str
-    mean: float
-    worst: float
-    microseconds: float
-    """To deal one batch, on average."""
+    order: str
+    batches: int
+    rank: float
+    sync: float
+    idle_attention: float
+    spread: float
 
 
-def squared_lengths(sequence_length: int, batches: int) -> NDArray[np.int64]:
-    """The sum of the squared segments of each pack, its tail among them: ``(batches, PACKS)``."""
-    random = np.random.default_rng(0)
-    sampled = random.lognormal(7.0, 1.6, 100_000).clip(1, sequence_length).mean()
-    num_documents = int(1.1 * batches * PACKS * sequence_length / sampled)
-    lengths = random.lognormal(7.0, 1.6, num_documents).astype(np.int64).clip(1, sequence_length)
-    plan = plan_packs(lengths, sequence_length, strategy="first_fit_decreasing")
+def squared_lengths(lengths: NDArray[np.integer] | None, row: int) -> NDArray[np.float64]:
+    """Sum of the squared segments of each pack, its tail among them."""
+    if lengths is None:
+        lengths = np.random.default_rng(SEED).lognormal(7.0, 1.6, 1_000_000).astype(np.int64)
+    lengths = lengths.astype(np.int64).clip(1, row)
+    plan = plan_packs(lengths, row, seed=SEED)
     segments, starts = lengths[plan.document_ids], plan.pack_offsets[:-1]
-    tails = sequence_length - np.add.reduceat(segments, starts)
-    squares = np.add.reduceat(np.square(segments), starts) + np.square(tails)
-    return squares[: batches * PACKS].reshape(batches, PACKS)
+    tails = row - np.add.reduceat(segments, starts)
+    return (np.add.reduceat(np.square(segments), starts) + np.square(tails)).astype(np.float64)
 
 
-def measure(sequence_length: int, batches: int) -> list[Result]:
-    """Deal every batch in turn and balanced."""
-    squares = squared_lengths(sequence_length, batches)
+def batches_at_random(count: int) -> Packs:
+    """The packs of an epoch in the default order."""
+    whole = count // BATCH * BATCH
+    packs = np.array([pack_at(sample, count, SEED) for sample in range(whole)])
+    return packs.reshape(-1, BATCH // RANKS, RANKS)
+
+
+def balanced(batches: Packs, work: NDArray[np.float64]) -> Packs:
+    """The same batches as --packing-balance deals them."""
+    dealt = [
+        batch[_core.balance(work[batch].astype(np.int64), RANKS)]
+        for batch in batches.reshape(-1, BATCH)
+    ]
+    return np.array(dealt).reshape(batches.shape)
+
+
+def batches_of_even_order(work: NDArray[np.float64], model: WorkModel) -> Packs:
+    """The packs of an epoch in the even order."""
+    settings = EvenSettings(
+        ranks=RANKS,
+        batch=BATCH,
+        per_token=model.per_token,
+        per_squared_length=model.per_squared_length,
+    )
+    order = EvenOrder(work, settings, SEED)
+    whole = len(work) // BATCH * BATCH
+    packs = np.array([order.pack_at(sample) for sample in range(whole)])
+    return packs.reshape(-1, BATCH // RANKS, RANKS)
+
+
+def judge(
+    packs: Packs, work: NDArray[np.float64], squares: NDArray[np.float64]
+) -> dict[str, float]:
+    """Count how long ranks wait."""
+    by_rank, attention = work[packs], squares[packs]
+    mean = by_rank.mean(axis=2).sum(axis=1)
+    total = by_rank.sum(axis=(1, 2))
+    return {
+        "rank": float((by_rank.sum(axis=1).max(axis=1) / mean).mean()),
+        "sync": float((by_rank.max(axis=2).sum(axis=1) / mean).mean()),
+        "idle_attention": float((1 - attention.mean(axis=2) / attention.max(axis=2)).mean()),
+        "spread": float(total.std() / total.mean()),
+    }
+
+
+def measure(lengths: NDArray[np.integer] | None, row: int) -> list[Result]:
+    """Every order, for every model."""
+    squares = squared_lengths(lengths, row)
+    at_random = batches_at_random(len(squares))
     results = []
     for name, model in MODELS.items():
-        work = model.per_token * sequence_length + model.per_squared_length * squares
-        started = time.perf_counter()
-        orders = np.array([_core.balance(batch, RANKS) for batch in work])
-        seconds = time.perf_counter() - started
-        balanced = np.take_along_axis(work, orders, axis=1)
-        for deal, dealt, took in (("in turn", work, 0.0), ("balanced", balanced, seconds)):
-            ranks = dealt.reshape(batches, -1, RANKS).sum(axis=1)
-            ratios = ranks.max(axis=1) / ranks.mean(axis=1)
-            figures = (float(ratios.mean()), float(ratios.max()), took / batches * 1e6)
-            results.append(Result(sequence_length, name, deal, *figures))
+        work = model.per_token * row + model.per_squared_length * squares
+        orders = {
+            "random": at_random,
+            "random, balanced": balanced(at_random, work),
+            "even": batches_of_even_order(work, model),
+        }
+        for order, packs in orders.items():
+            results.append(Result(row, name, order, len(packs), **judge(packs, work, squares)))
     return results
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description="Compare the work of the heaviest rank.")
-    parser.add_argument("--batches", type=int, default=1000)
+    parser = argparse.ArgumentParser(description="Compare how long ranks wait for each other.")
+    parser.add_argument("--lengths", type=Path, metavar="FILE.npy")
+    parser.add_argument("--rows", nargs="+", type=int, default=ROWS)
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
-    results = [result for length in (8192, 131072) for result in measure(length, args.batches)]
+    lengths = None if args.lengths is None else np.load(args.lengths, allow_pickle=False)
+    results = [result for row in args.rows for result in measure(lengths, row)]
     table = Table(
-        *("row", "model", "packs dealt", "heaviest / mean", "worst step", "µs per batch"),
-        title=f"{args.batches:,} batches of {PACKS} packs on {RANKS} ranks",
-        caption=f"megatron-packing {__version__}, {platform.machine()}, numpy {np.__version__}",
+        *("row", "model", "order", "batches", "rank", "sync", "ABR", "spread"),
+        title=f"global batches of {BATCH} packs on {RANKS} ranks",
     )
     for result in results:
         table.add_row(
             f"{result.sequence_length:,}",
-            *(result.model, result.deal),
-            *(f"{result.mean:.5f}", f"{result.worst:.5f}", f"{result.microseconds:.0f}"),
+            *(result.model, result.order, f"{result.batches:,}"),
+            *(f"{result.rank:.4f}", f"{result.sync:.4f}"),
+            *(f"{result.idle_attention:.4f}", f"{result.spread:.4f}"),
         )
     Console().print(table)
     if args.json is not None:
-        report = {
-            "version": __version__,
-            "machine": platform.machine(),
-            "batches": args.batches,
-            "packs": PACKS,
-            "ranks": RANKS,
-            "results": [asdict(result) for result in results],
-        }
-        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, [asdict(result) for result in results])
 
 
 if __name__ == "__main__":

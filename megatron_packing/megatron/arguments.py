@@ -110,6 +110,15 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
         "documents, make the indexes beforehand (default: 60).",
     )
     group.add_argument(
+        "--packing-order",
+        choices=("random", "even"),
+        default="random",
+        help="The order of packs. With even, data-parallel ranks run packs of like work in every "
+        "micro-batch, where pipeline, expert and fully sharded parallelism make them wait for each "
+        "other; global batches have other packs than with random. A run that resumes keeps the "
+        "order it began with, whatever its ranks (default: random).",
+    )
+    group.add_argument(
         "--packing-balance",
         action="store_true",
         help="Deal the packs of each global batch so that every data-parallel rank has the same "

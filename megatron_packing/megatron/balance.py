@@ -20,6 +20,7 @@ from megatron_packing.errors import InputError
 from megatron_packing.flops import LayerShape, WorkModel
 from megatron_packing.megatron.dataset import PackedDataset
 from megatron_packing.megatron.endless import EndlessDataset
+from megatron_packing.stream.even_order import EvenSettings
 
 # Dataloader workers prefetch, by default two samples each, so consecutive batches interleave.
 _ORDERS_KEPT = 4
@@ -123,16 +124,34 @@ def balance_steps(
         dataset,
         global_batch_size=args.global_batch_size,
         data_parallel_size=args.data_parallel_size,
-        work_model=LayerShape(
-            hidden_size=args.hidden_size,
-            ffn_hidden_size=args.ffn_hidden_size,
-            num_heads=args.num_attention_heads,
-            num_query_groups=(
-                args.num_query_groups if args.group_query_attention else args.num_attention_heads
-            ),
-            kv_channels=args.kv_channels,
-            gated=args.swiglu,
-        ).work_model(),
+        work_model=work_model_of(args),
         # Batches are counted from where training resumes, which may follow another batch size.
         first_sample=args.consumed_train_samples if first_sample is None else first_sample,
+    )
+
+
+def work_model_of(args: Namespace) -> WorkModel:
+    """Return the work of rows in the model of Megatron's arguments."""
+    return LayerShape(
+        hidden_size=args.hidden_size,
+        ffn_hidden_size=args.ffn_hidden_size,
+        num_heads=args.num_attention_heads,
+        num_query_groups=(
+            args.num_query_groups if args.group_query_attention else args.num_attention_heads
+        ),
+        kv_channels=args.kv_channels,
+        gated=args.swiglu,
+    ).work_model()
+
+
+def even_settings_of(args: Namespace) -> EvenSettings | None:
+    """Return what ``--packing-order even`` asks for; None for the random order."""
+    if args.packing_order != "even":
+        return None
+    model = work_model_of(args)
+    return EvenSettings(
+        ranks=args.data_parallel_size,
+        batch=args.global_batch_size,
+        per_token=model.per_token,
+        per_squared_length=model.per_squared_length,
     )

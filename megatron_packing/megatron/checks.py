@@ -20,6 +20,8 @@ from megatron_packing.megatron.versions import (
 from megatron_packing.thd.alignment import row_multiple, segment_alignment
 from megatron_packing.thd.layout import positions_of
 
+_FEWEST_MICRO_BATCHES = 2  # of a rank, for an even order
+
 
 def check_packing_arguments(args: Namespace) -> None:
     """Refuse settings under which packed training would be wrong.
@@ -95,7 +97,10 @@ def _problems(args: Namespace) -> Iterator[str]:
         yield from _expert_problems(args)
     yield from _length_problems(args)
     if args.packing_balance:
-        yield from _balance_problems(args)
+        yield from _batch_problems(args, "--packing-balance")
+    if args.packing_order == "even":
+        yield from _batch_problems(args, "--packing-order even")
+        yield from _even_order_problems(args)
 
 
 def _refusal(name: str) -> str:
@@ -182,17 +187,28 @@ def _length_problems(args: Namespace) -> Iterator[str]:
         )
 
 
-def _balance_problems(args: Namespace) -> Iterator[str]:
+def _batch_problems(args: Namespace, flag: str) -> Iterator[str]:
     """Settings under which global batches vary in size or ranks do not share them evenly."""
     for name in ("rampup_batch_size", "step_batch_size_schedule"):
         if flag_value(args, name) is not None:
             yield (
-                f"{flag_of(name)} is {flag_value(args, name)}, but --packing-balance needs "
+                f"{flag_of(name)} is {flag_value(args, name)}, but {flag} needs "
                 f"global batches of one size: leave one of the two flags out"
             )
     if args.global_batch_size % args.data_parallel_size:
         yield (
-            f"--global-batch-size is {args.global_batch_size}, but --packing-balance needs the "
+            f"--global-batch-size is {args.global_batch_size}, but {flag} needs the "
             f"same number of rows on each of the {args.data_parallel_size} data-parallel ranks: "
             f"give a multiple of {args.data_parallel_size}"
+        )
+
+
+def _even_order_problems(args: Namespace) -> Iterator[str]:
+    """Settings under which ranks cannot have like packs in every micro-batch."""
+    if args.global_batch_size // args.data_parallel_size < _FEWEST_MICRO_BATCHES:
+        yield (
+            f"--global-batch-size is {args.global_batch_size}, so each of the "
+            f"{args.data_parallel_size} data-parallel ranks has one row in a step, but "
+            f"--packing-order even needs at least two: the batches would be sorted by length; give "
+            f"--packing-order random"
         )

@@ -9,6 +9,7 @@ from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
 
 from megatron_packing.megatron.versions import warn_if_older_than_tested
 from megatron_packing.planning.settings import PlanSettings
+from megatron_packing.stream.even_order import EvenSettings
 from megatron_packing.thd.alignment import segment_alignment
 from megatron_packing.thd.layout import (
     ATTENTION,
@@ -47,6 +48,9 @@ class PackedDatasetConfig(GPTDatasetConfig):
     document attention, ``continue`` for pack attention."""
     packing_normaliser: Normaliser = "token"
     """Unit of equal weight in the loss: ``token``, ``sequence`` (a document) or ``turn``."""
+    packing_order: EvenSettings | None = None
+    """Training reads packs in an order in which ranks have like packs in every micro-batch. None:
+    in random order."""
     packing_with_tokens: bool = True
     """False on pipeline stages that need the layout of rows but not their tokens."""
     packing_with_padding_mask: bool = False

@@ -61,6 +61,12 @@ def check_data(config: PackedDatasetConfig, args: Namespace) -> None:
             _check_several_sets(config, args, flag, weights)
         else:
             _check_blend(flag, prefixes, weights)
+        if args.packing_order == "even" and split in (None, Split.train) and len(prefixes) > 1:
+            raise InputError(
+                f"{flag} has {len(prefixes)} corpora, but --packing-order even orders the packs of "
+                f"one: pack them together ({flag} {prefixes[0]},{prefixes[1]}), or give "
+                f"--packing-order random"
+            )
     if not args.skip_train and not _has(config, Split.train):
         raise InputError(
             "there are no training documents; give --train-data-path, or --data-path with a "

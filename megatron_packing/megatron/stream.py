@@ -23,11 +23,13 @@ from megatron_packing.megatron.checkpoint_record import read_loaded, write_into_
 from megatron_packing.megatron.dataset import PackedDataset
 from megatron_packing.megatron.endless import EndlessDataset, count_samples
 from megatron_packing.megatron.versions import flag_value
+from megatron_packing.stream.even_order import EvenSettings
 from megatron_packing.stream.record import (
     Stream,
     begin_new,
     describe_stream,
     difference,
+    even_settings_of,
     go_on,
     holds_digests,
     read_streams,
@@ -53,6 +55,15 @@ def recorded_alignment(args: Namespace, smallest: int) -> int | None:
     return alignments.pop() if fits else None
 
 
+def recorded_order(args: Namespace) -> EvenSettings | None:
+    """Return the even order that the checkpoint was trained in, if there was one.
+
+    With it, a run that resumes with other ranks or another global batch keeps its order of packs.
+    """
+    streams = read_loaded(args)[0] if _resumes(args) and not args.packing_new_stream else None
+    return None if streams is None else even_settings_of(streams[-1])
+
+
 def open_stream(dataset: PackedDataset | BlendedDataset, args: Namespace) -> EndlessDataset:
     """Return the samples that this run trains on, starting after its checkpoint.
 
@@ -71,6 +82,7 @@ def open_stream(dataset: PackedDataset | BlendedDataset, args: Namespace) -> End
         [part.index for part in parts],
         seed=dataset.config.random_seed,
         weights=getattr(dataset, "weights", None),
+        order=dataset.config.packing_order,
     )
     streams = _resume(now, args) if _resumes(args) else [now]
     stream = streams[-1]

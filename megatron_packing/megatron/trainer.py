@@ -32,7 +32,7 @@ from megatron_packing.errors import InputError
 from megatron_packing.megatron.arguments import check_packing_arguments, dataset_config_from_args
 from megatron_packing.megatron.attention_choice import check_attention
 from megatron_packing.megatron.attention_limits import width_problem
-from megatron_packing.megatron.balance import balance_steps
+from megatron_packing.megatron.balance import balance_steps, even_settings_of
 from megatron_packing.megatron.batch import (
     get_batch,
     is_dataset_built_on_rank,
@@ -54,6 +54,7 @@ from megatron_packing.megatron.stream import (
     first_sample_of_run,
     open_stream,
     recorded_alignment,
+    recorded_order,
 )
 from megatron_packing.megatron.versions import (
     describe_untested_trainer,
@@ -91,6 +92,9 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
         alignment := recorded_alignment(args, config.smallest_alignment)
     ):
         config.packing = replace(config.plan_settings(training=True), alignment=alignment)
+    config.packing_order = even_settings_of(args)
+    if config.packing_order:
+        config.packing_order = recorded_order(args) or config.packing_order
     config.packing_with_tokens = is_tokens_stage(vp_stage)
     config.packing_for_own_step = True
     print_rank_0("> packing the training, validation and test documents ...")

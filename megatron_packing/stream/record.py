@@ -14,6 +14,7 @@ order in which they were read. A stream is a dict:
     order version   version of the order of packs and of the exchange between epochs
                     (``stream.order``)
     seed            seed of that order
+    order           settings of ``stream.even_order``; only if the run has that order
     weights         share of samples of each dataset
     datasets        for each, the result of ``describe_packs``, and "first row": the dataset's first
                     row in this stream, greater than 0 if an earlier stream read rows of it
@@ -33,6 +34,7 @@ from typing import Any
 
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.stream.even_order import EvenSettings
 from megatron_packing.stream.order import ORDER_VERSION
 from megatron_packing.stream.record_file import in_folder, read_text, write_text
 
@@ -59,7 +61,11 @@ def describe_packs(index: PackIndex) -> dict[str, Any]:
 
 
 def describe_stream(
-    indexes: Sequence[PackIndex], *, seed: int, weights: Sequence[float] | None = None
+    indexes: Sequence[PackIndex],
+    *,
+    seed: int,
+    weights: Sequence[float] | None = None,
+    order: EvenSettings | None = None,
 ) -> Stream:
     """Describe a stream that starts at the first row of each dataset.
 
@@ -67,10 +73,12 @@ def describe_stream(
         indexes: The pack indexes of its datasets.
         seed: The seed of the order of packs.
         weights: The share of samples of each dataset; None for a single dataset.
+        order: The even order of the packs; None for the random one.
     """
     return {
         "order version": ORDER_VERSION,
         "seed": seed,
+        **({} if order is None else {"order": asdict(order)}),
         "weights": [float(weight) for weight in weights or [1.0]],
         "datasets": [{**describe_packs(index), "first row": 0} for index in indexes],
         "first sample": 0,
@@ -102,6 +110,24 @@ def difference(was: Stream, now: Stream) -> str | None:
             )
         return f"{name} was {before} and is {after}"
     return None
+
+
+def even_settings_of(stream: Stream) -> EvenSettings | None:
+    """Return the settings of a stream's even order; None if its order is random.
+
+    Raises:
+        InputError: The record has other settings than this release knows.
+    """
+    found = stream.get("order")
+    if found is None:
+        return None
+    try:
+        return EvenSettings(**found)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{RECORD} describes an order of packs that this release does not know ({error}); use "
+            f"the release that wrote it"
+        ) from None
 
 
 def holds_digests(stream: Stream) -> bool:

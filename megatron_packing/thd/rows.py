@@ -12,6 +12,7 @@ from megatron_packing.corpus.corpus import TokenDocuments
 from megatron_packing.errors import InputError
 from megatron_packing.index.pack_index import PackIndex, Segments
 from megatron_packing.planning.strategies import STRATEGY_TABLE
+from megatron_packing.stream.even_order import EvenOrder
 from megatron_packing.stream.order import pack_at
 from megatron_packing.thd.layout import Attention, Placement, PositionIds, lay_out, place
 from megatron_packing.thd.loss_weights import Normaliser, weigh
@@ -30,6 +31,8 @@ class PackedRows:
     """For training: every epoch has its own order of packs and, after the first, other neighbors in
     each pack. Otherwise the order of the index repeats, so any ``len(index)`` consecutive samples
     contain each pack once, wherever an evaluation starts."""
+    order: EvenOrder | None = None
+    """The order of packs for training; None: a random one."""
     attention: Attention = "document"
     position_ids: PositionIds = "restart"
     normaliser: Normaliser = "token"
@@ -49,7 +52,8 @@ class PackedRows:
         num_packs, num_tokens = len(self.index), self.corpus.num_tokens
         if not self.new_order_each_epoch:
             return self.index.segments(sample % num_packs, num_tokens)
-        pack, epoch = pack_at(sample, num_packs, self.seed), sample // num_packs
+        pack = self.order.pack_at(sample) if self.order else pack_at(sample, num_packs, self.seed)
+        epoch = sample // num_packs
         segments = self.index.segments(pack, num_tokens, epoch=epoch, seed=self.seed)
         corpus = self.corpus_of(sample)
         return segments if corpus is self.corpus else segments.within(corpus.num_tokens)

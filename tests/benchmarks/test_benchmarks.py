@@ -35,6 +35,17 @@ def test_quality_is_measured(tmp_path):
             assert 0 <= plan["optimal"] <= plan["first_fit_decreasing"]
 
 
+def test_waits_of_ranks_are_counted(tmp_path):
+    lengths = tmp_path / "lengths.npy"
+    np.save(lengths, np.random.default_rng(0).lognormal(6, 1, 20_000).astype(np.int64) + 1)
+    chosen = ["--lengths", str(lengths), "--rows", "4096"]
+    results = run(tmp_path, "balance_steps.py", *chosen)["results"]
+    sync = {(one["model"], one["order"]): one["sync"] for one in results}
+    for model in ("8B", "attention"):
+        assert sync[model, "even"] < sync[model, "random, balanced"] < sync[model, "random"]
+        assert all(one["rank"] <= one["sync"] for one in results)
+
+
 def test_planning_of_a_step_is_measured(tmp_path):
     for result in run(tmp_path, "plan_step.py")["results"]:
         assert result["lower_bound"] == result["micro_batches"]

@@ -17,7 +17,8 @@ from megatron_packing import _core
 from megatron_packing.errors import InputError
 from megatron_packing.flops import LayerShape, WorkModel
 from megatron_packing.megatron.arguments import add_packing_arguments, check_packing_arguments
-from megatron_packing.megatron.balance import BalancedDataset, balance_steps
+from megatron_packing.megatron.balance import BalancedDataset, balance_steps, work_model_of
+from megatron_packing.stream.even_order import EvenSettings
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.core.test_balance import loads
 from tests.megatron.test_dataset import ROW, build
@@ -223,3 +224,35 @@ def test_settings_that_balance_cannot_hold_under_are_refused(changes, message):
     check_packing_arguments(arguments(**changes))
     with pytest.raises(InputError, match=message):
         check_packing_arguments(arguments("--packing-balance", **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"step_batch_size_schedule": "0:4 1B:8"}, "but --packing-order even needs global batches"),
+        ({"global_batch_size": 10}, "--global-batch-size is 10, but --packing-order even needs"),
+        ({"global_batch_size": RANKS}, "even needs at least two: the batches would be sorted"),
+    ],
+)
+def test_settings_under_which_no_order_is_even_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        check_packing_arguments(arguments("--packing-order", "even", **changes))
+
+
+def test_ranks_of_an_even_order_have_like_work_in_each_micro_batch(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", chat_like_lengths(3000, longest=ROW))
+    model = work_model_of(arguments())
+    settings = EvenSettings(
+        ranks=RANKS,
+        batch=BATCH,
+        per_token=model.per_token,
+        per_squared_length=model.per_squared_length,
+    )
+    lost = []
+    for order in (None, settings):
+        size = (20 * BATCH, None, None)
+        (train, _, _) = build([corpus.prefix], tmp_path, sizes=size, packing_order=order)
+        work = np.array([model.work(train.segment_lengths(i)) for i in range(20 * BATCH)])
+        meet = work.reshape(-1, RANKS)
+        lost.append(1 - meet.mean(axis=1).sum() / meet.max(axis=1).sum())
+    assert lost[1] < 0.5 * lost[0]

@@ -99,9 +99,25 @@ def test_packs_made_under_context_parallelism_are_kept_without_it(corpora, tmp_p
     assert ended.rows == {step: whole.rows[step] for step in (3, 4)}
 
 
+def test_an_even_order_stays_as_it_began_with_other_ranks(corpora, tmp_path):
+    data = (
+        f"--data-path {corpora[0].prefix} --data-cache-path {tmp_path / 'cache'} "
+        f"--packing-order even"
+    )
+    flags = f"{data} {saving(tmp_path / 'checkpoints')}"
+    whole = train(f"{data} --train-iters 5", ranks=2)
+    train(f"{flags} --train-iters 3", ranks=2)
+    (stream,) = json.loads((tmp_path / "checkpoints" / RECORD).read_text())["streams"]
+    assert stream["order"]["ranks"] == 2
+    ended = train(f"{flags} --train-iters 5")  # one rank, which would have an order of its own
+    assert ended.rows == {step: whole.rows[step] for step in (4, 5)}
+    assert whole.rows != train(f"{data} --train-iters 5 --packing-order random", ranks=2).rows
+
+
 @pytest.mark.parametrize(
     ("change", "ranks", "message"),
     [
+        ("--packing-order even", 1, "order ranks was None and is 1"),
         ("--seed 9", 1, "seed was 1234 and is 9"),
         ("--packing-strategy greedy", 1, "datasets 0 strategy was optimal and is greedy"),
         ("--split 90,10,0", 1, "datasets 0 documents was 100 and is 90"),
