@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from megatron_packing import _core, plan_packs
-from megatron_packing.flops import MODELS as SHAPES
-from megatron_packing.flops import WorkModel
+from megatron_packing.flops.model import WorkModel
+from megatron_packing.flops.models import MODELS as SHAPES
 from megatron_packing.stream.even_order import EvenOrder, EvenSettings
 from megatron_packing.stream.order import pack_at
 
@@ -39,7 +39,7 @@ RANKS = 16
 ROWS = (8_192, 32_768, 131_072)
 SEED = 0
 MODELS = {
-    "8B": SHAPES["8b"].layer.work_model(),
+    "8B": SHAPES["8b"].work_model(),
     "attention": WorkModel(per_token=0, per_squared_length=1),
 }
 Packs = NDArray[np.int64]

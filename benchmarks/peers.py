@@ -40,7 +40,8 @@ from rich.table import Table
 from megatron_packing import _core, plan_packs
 from megatron_packing.commands.planning import open_documents
 from megatron_packing.errors import InputError
-from megatron_packing.flops import MODELS, ModelShape
+from megatron_packing.flops.model import ModelShape
+from megatron_packing.flops.models import MODELS
 
 Rows = list[tuple[int, NDArray[np.int64]]]
 """Of each row its positions, padding among them, and the lengths of its documents."""

@@ -47,6 +47,7 @@ NO_PROBES = {
         "hasattr(module, _PREPARED)": "a mark of this package",
         "inspect.signature(attach)": "binds arguments",
     },
+    "megatron/hybrid_checks.py": {"getattr(args, name, None)": "walks a table of flags"},
     "megatron/storage_checks.py": {"getattr(args, name, None)": "walks a table of flags"},
     "needs/installed.py": {"except ModuleNotFoundError": "looks for packages"},
     "stream/record_file.py": {"except ModuleNotFoundError": "an optional package"},

@@ -17,7 +17,8 @@ import torch
 
 from megatron_packing.corpus.corpus import loss_mask_prefix
 from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
-from megatron_packing.flops import MODELS, ModelShape
+from megatron_packing.flops.model import ModelShape
+from megatron_packing.flops.models import MODELS
 from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.planning.strategies import Strategy
 

@@ -22,7 +22,7 @@ from ground import (
 from report import faster_and_share
 
 from megatron_packing import Corpus
-from megatron_packing.flops import ModelShape
+from megatron_packing.flops.model import ModelShape
 
 
 def measure_rows(ground: Ground) -> None:

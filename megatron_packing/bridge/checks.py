@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from megatron_packing.bridge.model_kinds import (
-    check_hybrid_flag,
+    check_hybrid_settings,
     check_inputs,
     check_recurrent_layers,
+    layer_pattern,
 )
 from megatron_packing.bridge.splits import Split, shape_of
 from megatron_packing.bridge.versions import (
@@ -64,7 +65,7 @@ def check_run(cfg: Any, splits: Mapping[str, Split]) -> None:
         InputError: Names the setting, or says how to make an index that fits.
     """
     check_recipe(cfg, allow_untested_bridge=cfg.dataset.allow_untested_bridge)
-    check_hybrid_flag(cfg.model)
+    check_hybrid_settings(cfg.model)
     check_settings(cfg)
     for split in splits.values():
         for index in split.indexes:
@@ -89,9 +90,11 @@ def check_stages(model: Any) -> None:
         )
 
 
+_MULTI_TOKEN = "multi-token prediction divides its loss by each micro-batch's own count"
 # Model settings that train wrongly on packed rows. Some releases lack some of them.
 _REFUSED = {
-    "mtp_num_layers": "multi-token prediction divides its loss by each micro-batch's own count",
+    "mtp_num_layers": _MULTI_TOKEN,
+    "mtp_hybrid_override_pattern": _MULTI_TOKEN,
     "enable_cuda_graph": "a captured graph reuses the document boundaries of one row",
     "external_cuda_graph": "a captured graph reuses the document boundaries of one row",
     "moe_expert_capacity_factor": "padding would use up expert capacity",
@@ -108,10 +111,17 @@ def check_model(model: Any) -> None:
     """
     for name, why in _REFUSED.items():
         if getattr(model, name, None):
+            off = False if getattr(model, name) is True else None
             raise InputError(
                 f"cfg.model.{name} is {getattr(model, name)}, which is not supported with packing: "
-                f"{why}; leave it out"
+                f"{why}; set it to {off}"
             )
+    main, separator, _ = layer_pattern(model).partition("/")
+    if separator:
+        raise InputError(
+            f"cfg.model's layer pattern is {layer_pattern(model)}, whose layers after / are not "
+            f"supported with packing: {_MULTI_TOKEN}; set the pattern to {main}"
+        )
     if getattr(model, "cuda_graph_impl", None) not in (None, "none"):
         raise InputError(
             f"cfg.model.cuda_graph_impl is {model.cuda_graph_impl}, but a captured graph reuses "

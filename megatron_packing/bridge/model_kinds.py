@@ -7,7 +7,11 @@ import re
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from megatron_packing.bridge.versions import bridge_version, passes_seq_idx
+from megatron_packing.bridge.versions import (
+    bridge_version,
+    passes_seq_idx,
+    takes_padding_mask,
+)
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.versions import (
     core_version,
@@ -63,28 +67,43 @@ def layer_pattern(model: Any) -> str:
     return ""
 
 
-def has_mamba_layers(model: Any) -> bool:
-    """Whether the model has Mamba layers, whose state must be reset at document boundaries."""
-    pattern = layer_pattern(model)
-    if pattern:
-        return "M" in pattern
-    names = {base.__name__ for base in type(model).__mro__}
+def is_hybrid(model: Any) -> bool:
+    """Whether Bridge builds the model as a HybridModel, of whatever layers."""
     return bool(
-        getattr(model, "is_hybrid_model", False)
-        or names
-        & {
-            "MambaModelProvider",
-            "HybridModelProvider",
-            "HybridModelConfig",
-            "FalconH1ModelProvider",
-            "FalconH1Config",
-        }
+        layer_pattern(model)
+        or getattr(model, "is_hybrid_model", False)
+        or _class_names(model) & {"MambaModelProvider", "HybridModelProvider", "HybridModelConfig"}
     )
 
 
-def needs_hybrid_flag(model: Any) -> bool:
-    """Whether Bridge passes ``seq_idx`` to this model only if ``is_hybrid_model`` is set."""
-    return has_mamba_layers(model) and passes_seq_idx()
+def has_mamba_layers(model: Any) -> bool:
+    """Whether the model has Mamba layers, whose state must be reset at document boundaries."""
+    pattern = layer_pattern(model)
+    return "M" in pattern if pattern else is_hybrid(model)
+
+
+def _class_names(model: Any) -> set[str]:
+    return {base.__name__ for base in type(model).__mro__}
+
+
+def hybrid_settings(model: Any) -> dict[str, tuple[bool, str]]:
+    """Return the settings that a hybrid model needs on packed rows: each value, and the reason.
+
+    ``is_hybrid_model`` decides in ``megatron/bridge/training/gpt_step.py`` whether Mamba layers get
+    document boundaries, and from 0.7 on whether a padding mask is cut under sequence parallelism.
+    """
+    needed: dict[str, tuple[bool, str]] = {}
+    has_mamba = has_mamba_layers(model)
+    if has_mamba and passes_seq_idx():
+        why = "otherwise Bridge does not pass Mamba layers document boundaries"
+        needed["is_hybrid_model"] = True, why
+    elif is_hybrid(model) and takes_padding_mask():
+        why = "otherwise Bridge does not cut padding masks for sequence parallelism"
+        needed["is_hybrid_model"] = True, why
+    if has_mamba:
+        why = "Megatron's other code for Mamba layers takes no packed rows"
+        needed["use_mamba_mem_eff_path"] = True, why
+    return needed
 
 
 def check_recurrent_layers(model: Any) -> None:
@@ -93,6 +112,12 @@ def check_recurrent_layers(model: Any) -> None:
     Raises:
         InputError: The installed releases do not pass document boundaries to these layers.
     """
+    if _class_names(model) & {"FalconH1ModelProvider", "FalconH1Config"}:
+        raise InputError(
+            f"cfg.model is {type(model).__name__}, but Megatron-Bridge's FalconH1Model takes no "
+            f"document boundaries, so packed rows end with an error at the first step; use another "
+            f"model"
+        )
     if has_mamba_layers(model) and not (passes_seq_idx() or mamba_layers_compute_seq_idx()):
         version = bridge_version()
         raise InputError(
@@ -111,14 +136,15 @@ def check_recurrent_layers(model: Any) -> None:
         )
 
 
-def check_hybrid_flag(model: Any) -> None:
-    """Refuse Mamba layers without the flag that makes Bridge pass them document boundaries.
+def check_hybrid_settings(model: Any) -> None:
+    """Refuse a hybrid model without the settings that it needs on packed rows.
 
     Raises:
-        InputError: ``is_hybrid_model`` is not set.
+        InputError: Names the setting.
     """
-    if needs_hybrid_flag(model) and not getattr(model, "is_hybrid_model", False):
-        raise InputError(
-            "cfg.model has Mamba layers and cfg.model.is_hybrid_model is False, so Bridge does not "
-            "pass these layers document boundaries; set it to True"
-        )
+    for name, (value, why) in hybrid_settings(model).items():
+        if bool(getattr(model, name, False)) is not value:
+            raise InputError(
+                f"cfg.model.{name} is {getattr(model, name, False)} and cfg.model is a hybrid "
+                f"model, which needs {value} on packed rows ({why}); set it to {value}"
+            )

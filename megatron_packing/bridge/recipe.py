@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from megatron_packing.bridge.advice import advise, check_trained
 from megatron_packing.bridge.checks import check_index, check_recipe, check_schedule, check_width
-from megatron_packing.bridge.model_kinds import needs_hybrid_flag
+from megatron_packing.bridge.model_kinds import hybrid_settings
 from megatron_packing.bridge.moved_names import BUILDERS
 from megatron_packing.bridge.packed_data import PackedData
 from megatron_packing.bridge.rotation import why_not_fused
@@ -244,9 +244,9 @@ def _change(
     if getattr(cfg.model, "apply_rope_fusion", None) is False and not why_not_fused(cfg.model):
         why = "one kernel for all documents of a row; Bridge's rule allows it"
         new_settings.append(("model", "apply_rope_fusion", True, why))
-    if needs_hybrid_flag(cfg.model):
-        why = "passes document boundaries to Mamba layers"
-        new_settings.append(("model", "is_hybrid_model", True, why))
+    new_settings += [
+        ("model", name, value, why) for name, (value, why) in hybrid_settings(cfg.model).items()
+    ]
     epochs = num_epochs(cfg)
     if epochs is not None:
         steps = math.ceil(epochs * sum(map(len, train.indexes)) / batch)

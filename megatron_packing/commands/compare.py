@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -12,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_packing.commands.model_shape import add_model_arguments, model_of
 from megatron_packing.commands.planning import (
     add_planning_arguments,
     open_documents,
     refuse_other_tokenizers,
 )
 from megatron_packing.errors import InputError
-from megatron_packing.flops import MODELS, ModelShape
 from megatron_packing.index.packable import all_dropped, packable_lengths, refuse_overlong
 from megatron_packing.planning.plan import plan_packs
 from megatron_packing.planning.settings import PlanSettings
@@ -54,35 +53,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="N",
         help="rows of a step (default: 128)",
     )
-    model = parser.add_argument_group(
-        "model", "whose floating-point operations the expected speed-up is computed from"
-    )
-    model.add_argument(
-        "--model", choices=MODELS, default="8b", help="a Llama 3 by its size (default: 8b)"
-    )
-    for flag, field in _SHAPE_FLAGS.items():
-        model.add_argument(
-            flag,
-            type=int,
-            metavar="N",
-            help=f"{_SHAPE_HELP.get(field, field.replace('_', ' '))} (default: that of --model)",
-        )
-
-
-_SHAPE_FLAGS = {
-    "--layers": "num_layers",
-    "--hidden-size": "hidden_size",
-    "--ffn-hidden-size": "ffn_hidden_size",
-    "--heads": "num_heads",
-    "--query-groups": "num_query_groups",
-    "--vocabulary-size": "vocabulary_size",
-}
-_SHAPE_HELP = {
-    "num_layers": "transformer layers",
-    "num_heads": "attention heads",
-    "num_query_groups": "heads of keys and values",
-    "vocabulary_size": "tokens that the output layer tells apart",
-}
+    add_model_arguments(parser)
 
 
 def run(args: Namespace) -> dict[str, Any]:
@@ -93,7 +64,7 @@ def run(args: Namespace) -> dict[str, Any]:
     ):
         if number < 1:
             raise InputError(f"{flag} is {number}; it must be at least 1")
-    model = _model(args)
+    model = model_of(args)
     documents = open_documents(args)
     refuse_other_tokenizers(documents, args)
     source = documents.prefix
@@ -117,19 +88,6 @@ def run(args: Namespace) -> dict[str, Any]:
     )
     console.print(describe_comparison(comparison, console.width), soft_wrap=False)
     return comparison.as_record()
-
-
-def _model(args: Namespace) -> ModelShape:
-    """The model named, with the sizes that were given in place of its own."""
-    given = {
-        field: getattr(args, flag[2:].replace("-", "_")) for flag, field in _SHAPE_FLAGS.items()
-    }
-    given = {field: size for field, size in given.items() if size is not None}
-    if not given:
-        return MODELS[args.model]
-    shape = dataclasses.replace(MODELS[args.model], **given)
-    name = f"{shape.num_layers} layers of hidden size {shape.hidden_size:,}"
-    return dataclasses.replace(shape, name=name)
 
 
 def _without_overlong(

@@ -23,6 +23,7 @@ from megatron_packing.megatron.attention_question import (
     ask_transformer_engine,
     has_flash_attention,
 )
+from megatron_packing.megatron.layer_pattern import attention_layers
 from megatron_packing.thd.row_shape import RowShape
 
 
@@ -123,7 +124,7 @@ def attentions_of(settings: Any, positions: int, shape: RowShape) -> dict[str, A
     window = (window, 0) if isinstance(window, int) else window and tuple(window)
     has_window = bool(window) and window[0] >= 0
     found: dict[tuple[bool, str], Attention] = {}
-    for number in range(1, (read("num_layers") or 1) + 1):
+    for number in attention_layers(settings):
         is_local = has_window and is_layer_window_attention(
             window, read("window_attn_skip_freq"), number
         )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from megatron_packing import _core
 from megatron_packing.errors import InputError
-from megatron_packing.flops import LayerShape, WorkModel
+from megatron_packing.flops.model import ModelShape, WorkModel
 from megatron_packing.megatron.dataset import PackedDataset
 from megatron_packing.megatron.endless import EndlessDataset
 from megatron_packing.stream.even_order import EvenSettings
@@ -131,8 +131,11 @@ def balance_steps(
 
 
 def work_model_of(args: Namespace) -> WorkModel:
-    """Return the work of rows in the model of Megatron's arguments."""
-    return LayerShape(
+    """Return the work of rows in the model of Megatron's arguments; experts count as MLPs."""
+    pattern = _layer_pattern(args)
+    return ModelShape(
+        name="the trained model",
+        num_layers=len(pattern) or args.num_layers,
         hidden_size=args.hidden_size,
         ffn_hidden_size=args.ffn_hidden_size,
         num_heads=args.num_attention_heads,
@@ -140,7 +143,12 @@ def work_model_of(args: Namespace) -> WorkModel:
             args.num_query_groups if args.group_query_attention else args.num_attention_heads
         ),
         kv_channels=args.kv_channels,
-        gated=args.swiglu,
+        gated_mlp=args.swiglu,
+        hybrid_layer_pattern=pattern,
+        mamba_state_dim=args.mamba_state_dim,
+        mamba_head_dim=args.mamba_head_dim,
+        mamba_num_groups=args.mamba_num_groups,
+        mamba_num_heads=args.mamba_num_heads,
     ).work_model()
 
 
@@ -155,3 +163,19 @@ def even_settings_of(args: Namespace) -> EvenSettings | None:
         per_token=model.per_token,
         per_squared_length=model.per_squared_length,
     )
+
+
+def _layer_pattern(args: Namespace) -> str:
+    """Return the model's layers as a hybrid pattern; empty if all have attention and an MLP.
+
+    Other kinds of attention count as ordinary attention.
+    """
+    if args.hybrid_layer_pattern:
+        pattern: str = args.hybrid_layer_pattern
+        return pattern.translate(str.maketrans("+DE", "**-", "|"))
+    if args.experimental_attention_variant != "gated_delta_net":
+        return ""
+    every = args.linear_attention_freq
+    if isinstance(every, int):  # the last of so many layers has attention
+        every = [(layer + 1) % every != 0 for layer in range(args.num_layers)]
+    return "".join("G-" if is_linear else "*-" for is_linear in every)

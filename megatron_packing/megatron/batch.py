@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,9 +15,14 @@ from torch import Tensor
 
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.experts import count_whole_rows, weigh_balancing_losses
+from megatron_packing.megatron.layer_pattern import layer_pattern, layer_symbols
 from megatron_packing.megatron.packed_rotation import index_rotary_positions
 from megatron_packing.megatron.row_message import WEIGHTS, RowParts, RowSizes, agree_on_sizes
-from megatron_packing.megatron.versions import pad_between_seqs_settings
+from megatron_packing.megatron.segment_index import segment_index
+from megatron_packing.megatron.versions import (
+    mamba_layers_compute_seq_idx,
+    pad_between_seqs_settings,
+)
 from megatron_packing.thd.context_parallel import partition_indices
 
 _FIRST_STAGE = ("tokens", "position_ids")
@@ -44,6 +49,8 @@ class PackedBatch:
     row_denominator: Tensor | None
     """int32, (): the row's denominator on every rank and stage; None without a padding mask."""
     packed_seq_params: PackedSeqParams
+    row_positions: int
+    """Positions of the whole row, on all context-parallel ranks together."""
     real_lengths: Tensor
     """int32: positions of each segment without padding; 0 for segments of padding."""
 
@@ -99,6 +106,7 @@ def get_batch(
         denominator=row.row_denominator * is_counted if is_last else None,
         row_denominator=row.row_denominator if sizes.has_padding_mask else None,
         packed_seq_params=_packed_seq_params(row.cu_seqlens, sizes.max_seqlen),
+        row_positions=sizes.positions * parallel_state.get_context_parallel_world_size(),
         real_lengths=row.real_lengths,
     )
 
@@ -114,12 +122,16 @@ def is_tokens_stage(vp_stage: int | None = None) -> bool:
 
 
 def run_model(model: Any, batch: PackedBatch) -> Tensor:
-    """Call a GPTModel, wrapped or not. Returns losses on the last stage, else hidden states."""
+    """Call a GPTModel or a HybridModel, wrapped or not.
+
+    Returns:
+        Losses on the last stage, otherwise hidden states.
+    """
     padding_mask = batch.padding_mask
     if (
         padding_mask is not None
         and get_model_config(model).sequence_parallel
-        and not get_attr_wrapped_model(model, "pre_process")  # the first stage cuts it itself
+        and not _cuts_padding_mask(model)
     ):
         ranks = parallel_state.get_tensor_model_parallel_world_size()
         rank = parallel_state.get_tensor_model_parallel_rank()
@@ -133,12 +145,31 @@ def run_model(model: Any, batch: PackedBatch) -> Tensor:
         batch.position_ids,
         None,
         labels=batch.labels,
-        packed_seq_params=batch.packed_seq_params,
+        packed_seq_params=_with_segment_index(model, batch),
         **({} if padding_mask is None else {"padding_mask": padding_mask}),
     )
     if batch.row_denominator is not None:
         weigh_balancing_losses(model, output, batch.row_denominator, batch.real_lengths.sum())
     return output
+
+
+def _cuts_padding_mask(model: Any) -> bool:
+    """Whether this stage cuts the mask for sequence parallelism: HybridModel never does."""
+    inner = get_attr_wrapped_model(model, "pre_process", return_model_obj=True)
+    return bool(inner.pre_process) and layer_pattern(inner) is None
+
+
+def _with_segment_index(model: Any, batch: PackedBatch) -> PackedSeqParams:
+    """Add ``seq_idx`` for Mamba layers, which carry their state through all documents without it.
+
+    Other models do not need it.
+    """
+    inner = get_attr_wrapped_model(model, "pre_process", return_model_obj=True)
+    has_mamba = "M" in layer_symbols(layer_pattern(inner) or "")
+    if not has_mamba or mamba_layers_compute_seq_idx():
+        return batch.packed_seq_params
+    index = segment_index(batch.packed_seq_params.cu_seqlens_q, batch.row_positions)
+    return replace(batch.packed_seq_params, seq_idx=index)
 
 
 def _check_scaling(model: Any) -> None:

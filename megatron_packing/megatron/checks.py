@@ -11,6 +11,8 @@ import megatron.core
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.attention_limits import attention_problems
 from megatron_packing.megatron.flags import REFUSED, flag_of
+from megatron_packing.megatron.hybrid_checks import hybrid_problems
+from megatron_packing.megatron.layer_pattern import layer_pattern
 from megatron_packing.megatron.storage_checks import storage_problems
 from megatron_packing.megatron.versions import (
     expert_bias_takes_padding_mask,
@@ -65,8 +67,8 @@ def _problems(args: Namespace) -> Iterator[str]:
             "tokens in rows with few trained tokens weigh more: give --calculate-per-token-loss"
         )
     for name in REFUSED:
-        if name == "hybrid_layer_pattern" and flag_value(args, "hybrid_override_pattern"):
-            continue  # Megatron copied it from hybrid_override_pattern
+        if name == "mtp_num_layers" and "/" in (layer_pattern(args) or ""):
+            continue  # Megatron counted them in the pattern
         if getattr(args, name, None):
             yield _refusal(name)
     if args.dataloader_type != "single":
@@ -91,6 +93,7 @@ def _problems(args: Namespace) -> Iterator[str]:
         )
     yield from storage_problems(args)
     yield from _model_problems(args)
+    yield from hybrid_problems(args)
     if args.transformer_impl == "transformer_engine":
         yield from attention_problems(args, flag_of)
     if args.num_experts is not None:

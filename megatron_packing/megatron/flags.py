@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from megatron_packing.planning.settings import flag_of as flag_of  # of any argument
 
-_HYBRID = "packed training builds GPT models of attention layers, not hybrid models"
+_HYBRID = "--hybrid-layer-pattern says what layers a hybrid model has"
 _RETRO = "packed training does not build retrieval models"
 _DISTILLATION = "packed training uses only the labels of its rows"
 
@@ -25,8 +25,6 @@ REFUSED = {
     "hybrid_context_parallel": "all rows have one length, so ranks share every row alike",
     "yaml_cfg": "packing flags are not read from YAML; give flags on the command line",
     # The model.
-    "hybrid_layer_pattern": _HYBRID,
-    "hybrid_override_pattern": _HYBRID,
     "hybrid_attention_ratio": _HYBRID,
     "hybrid_mlp_ratio": _HYBRID,
     "is_hybrid_model": _HYBRID,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds layer specs whose attention supports packed rows."""
+"""Builds layer specs of GPTModel whose attention supports packed rows."""
 
 from __future__ import annotations
 
@@ -129,17 +129,20 @@ def packed_layer_spec(
     )
     if is_te:
         return block
-    attention = {"varlen": VarlenAttention, "reference": ReferenceAttention}[chosen]
     block = copy.deepcopy(block)
     for layer in block.layer_specs:
-        parts = layer.submodules.self_attention.submodules
-        parts.core_attention = attention
-        if config.qk_layernorm and not config.qk_l2_norm:
-            parts.q_layernorm = parts.k_layernorm = TorchNorm
-        layer.submodules.input_layernorm = TorchNorm
-        layer.submodules.pre_mlp_layernorm = TorchNorm
+        set_packed_parts(layer.submodules, config, chosen)
     block.layer_norm = TorchNorm
     return block
+
+
+def set_packed_parts(layer: Any, config: TransformerConfig, backend: Backend) -> None:
+    """Give the submodules of one of Megatron's local layers our core attention and our norms."""
+    parts = layer.self_attention.submodules
+    parts.core_attention = VarlenAttention if backend == "varlen" else ReferenceAttention
+    if config.qk_layernorm and not config.qk_l2_norm:
+        parts.q_layernorm = parts.k_layernorm = TorchNorm
+    layer.input_layernorm = layer.pre_mlp_layernorm = TorchNorm
 
 
 def _check_head_size(config: TransformerConfig) -> None:

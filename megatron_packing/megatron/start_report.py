@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Describes a run's data for the log: rows, steps per epoch, trained and evaluated documents."""
+"""Describes a run for the log: its model, rows, steps per epoch, evaluated documents."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.counted import counted
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.dataset import PackedDataset
+from megatron_packing.megatron.layer_pattern import layer_pattern
 from megatron_packing.megatron.versions import flag_value
 
 _COUNTED_BYTES = 1 << 30
@@ -42,6 +43,7 @@ def describe_start(train: Any, valid: Any, test: Any, args: Namespace) -> Iterat
     Raises:
         InputError: No row of a dataset trains a token.
     """
+    yield _describe_model(args)
     for dataset in (train, valid, test):
         for part in parts_of(dataset):
             yield _describe_rows(part)
@@ -55,6 +57,13 @@ def describe_start(train: Any, valid: Any, test: Any, args: Namespace) -> Iterat
     for dataset in (valid, test):
         if dataset is not None and not args.full_validation and args.eval_iters:
             yield from _describe_evaluation(dataset, args)
+
+
+def _describe_model(args: Namespace) -> str:
+    pattern = layer_pattern(args)
+    if pattern is None:
+        return "> model: GPTModel"
+    return f"> model: HybridModel, layers {pattern}"
 
 
 def _describe_rows(part: PackedDataset) -> str:

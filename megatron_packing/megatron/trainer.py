@@ -18,6 +18,7 @@ import megatron_packing.needs.megatron_training  # noqa: F401
 import megatron.training.training
 import torch
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+from megatron.core.models.hybrid.hybrid_model import HybridModel
 from megatron.core.num_microbatches_calculator import get_num_microbatches
 from megatron.core.rerun_state_machine import get_rerun_state_machine
 from megatron.core.tokenizers.utils.build_tokenizer import build_tokenizer
@@ -25,6 +26,7 @@ from megatron.core.transformer.dot_product_attention import DotProductAttention
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.utils import get_attr_wrapped_model
 from megatron.training import get_args, get_timers, print_rank_0
+from megatron.training.models import HybridModelConfig
 from megatron.training.utils import get_blend_and_blend_per_split
 from torch import Tensor
 
@@ -43,6 +45,7 @@ from megatron_packing.megatron.data_checks import check_data, check_data_paths
 from megatron_packing.megatron.dataset import PackedDataset
 from megatron_packing.megatron.endless import EndlessDataset
 from megatron_packing.megatron.flags import flag_of
+from megatron_packing.megatron.hybrid_layer_spec import packed_hybrid_spec
 from megatron_packing.megatron.indexes import corpora_of, prepare_indexes
 from megatron_packing.megatron.launch import raise_open_files_limit
 from megatron_packing.megatron.layer_spec import choose_backend, packed_layer_spec
@@ -166,12 +169,16 @@ def use_packed_layers(model_config: Any, args: Namespace) -> None:
     Transformer Engine's own layers already do.
 
     Args:
-        model_config: The result of ``gpt_config_from_args``.
+        model_config: The result of ``gpt_config_from_args``, or of ``hybrid_config_from_args`` with
+            ``--hybrid-layer-pattern``.
         args: Megatron's arguments, including those of ``add_packing_arguments``.
 
     Raises:
-        InputError: The requested attention backend cannot run here.
+        InputError: The requested attention backend cannot run here, or the flags ask for the other
+            class of model.
     """
+    is_hybrid = isinstance(model_config, HybridModelConfig)
+    _check_class(is_hybrid, args)
     _set_fields_that_megatron_skips(model_config, args)
     backend = choose_backend(model_config.transformer, args.packing_attention_backend)
     if backend == "transformer_engine":
@@ -183,10 +190,28 @@ def use_packed_layers(model_config: Any, args: Namespace) -> None:
                 f"leave {flag_of(name)} out, or use Transformer Engine"
             )
 
+    if is_hybrid:
+        model_config.hybrid_stack_spec = packed_hybrid_spec(model_config.transformer, backend)
+        return
+
     def layer_spec(model_config: Any, vp_stage: int | None = None) -> TransformerBlockSubmodules:
         return packed_layer_spec(model_config.transformer, vp_stage, backend)
 
     model_config.transformer_layer_spec = layer_spec
+
+
+def _check_class(is_hybrid: bool, args: Namespace) -> None:
+    """Refuse a model of another class than the flags ask for."""
+    if is_hybrid is (args.hybrid_layer_pattern is not None):
+        return
+    raise InputError(
+        "HybridModel needs --hybrid-layer-pattern: give it, or build the model with "
+        "gpt_config_from_args(args)"
+        if is_hybrid
+        else f"--hybrid-layer-pattern is {args.hybrid_layer_pattern}, but this script builds "
+        f"another model than HybridModel: build it with hybrid_config_from_args(args) where the "
+        f"flag is given, or leave the flag out"
+    )
 
 
 def _set_fields_that_megatron_skips(model_config: Any, args: Namespace) -> None:
@@ -243,7 +268,10 @@ def forward_step(
 
 
 def _check_layers(model: Any) -> None:
-    """Refuse layers whose attention does not support packed rows; check each model once."""
+    """Refuse layers whose attention does not support packed rows, and a model of another class.
+
+    Each model is checked once.
+    """
     if getattr(model, "takes_packed_rows", False):
         return
     if any(isinstance(module, DotProductAttention) for module in model.modules()):
@@ -251,6 +279,7 @@ def _check_layers(model: Any) -> None:
             "the model's layers do not support packed rows: call use_packed_layers(model_config, "
             "args) of megatron_packing.megatron.trainer before pretrain()"
         )
+    _check_class(any(isinstance(module, HybridModel) for module in model.modules()), get_args())
     model.takes_packed_rows = True
 
 

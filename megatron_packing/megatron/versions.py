@@ -124,6 +124,7 @@ FLAGS_BY_RELEASE = {
     "full_validation": "0.17",
     "heterogeneous_layers_config_encoded_json": "0.17",
     "heterogeneous_layers_config_path": "0.17",
+    "hybrid_layer_pattern": "0.17",
     "hybrid_override_pattern": "0.17",
     "moe_router_enable_expert_bias": "0.17",
     "multiple_validation_sets": "0.17",

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from megatron_packing.counted import counted
-from megatron_packing.flops import ModelShape
+from megatron_packing.flops.model import ModelShape
 from megatron_packing.planning.plan import PackPlan
 from megatron_packing.planning.strategies import BASELINE, STRATEGY_TABLE, Strategy
 from megatron_packing.report.visible import visible

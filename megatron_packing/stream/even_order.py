@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_packing import _core
-from megatron_packing.flops import WorkModel
+from megatron_packing.flops.model import WorkModel
 from megatron_packing.index.pack_index import PackIndex
 
 _LOOSE, _NEIGHBORS, _FIRST_STRATUM = 0, 1, 2  # uses of an epoch's key

@@ -3,10 +3,12 @@
 
     run_recipe.py FOLDER CASES.json
 
-A case is {"model": {...}, "train": {...}, "top": {...}, "kind": [CLASS, {...}], "arguments": {...},
-"after": {PART: {...}}, "yaml": bool, "version": TEXT}: what the recipe is changed by before, its
-model, what ``use_packed_data`` is called with (FOLDER stands before its indexes), what the recipe
-is changed by afterwards, whether it is read from YAML then, and what version Bridge says it is.
+A case is {"recipe": MODULE.FUNCTION, "kind": [CLASS, {...}], "hub": NAME, "model": {...},
+"train": {...}, "top": {...}, "arguments": {...}, "after": {PART: {...}}, "yaml": bool,
+"version": TEXT}: another recipe, its model or what that is converted from, what the recipe is
+changed by before, what ``use_packed_data`` is called with (FOLDER stands before its indexes), what
+the recipe is changed by afterwards, whether it is read from YAML then, and what version Bridge says
+it is.
 Prints a JSON list of what came of each: its changes, or the error.
 """
 
@@ -35,9 +37,9 @@ from tests.bridge.absent import prepare_bridge
 
 prepare_bridge()
 
+import transformers
 from megatron.bridge import AutoBridge, package_info
 from megatron.bridge.training.config import ConfigContainer
-from transformers import LlamaConfig
 
 try:
     from megatron.bridge.recipes.llama.h100.llama3 import (
@@ -53,10 +55,21 @@ from megatron_packing.errors import InputError
 ranks.STALE_SECONDS = 1  # nothing shows late here
 
 
-def llama3_70b(*_, **__) -> AutoBridge:
-    """What the hub has under the recipe's name, which is out of reach."""
+def made_from_hub(name: str, *_, **__) -> AutoBridge:
+    """What the hub has under the recipe's name, which is out of reach; small, but for Llama."""
+    if "Qwen3-Next" in name:
+        return AutoBridge.from_hf_config(
+            transformers.Qwen3NextConfig(
+                architectures=["Qwen3NextForCausalLM"], num_hidden_layers=8, dtype="bfloat16"
+            )
+        )
+    if "Qwen3.5" in name:
+        config = transformers.Qwen3_5TextConfig(
+            architectures=["Qwen3_5ForCausalLM"], num_hidden_layers=8, dtype="bfloat16"
+        )
+        return AutoBridge.from_hf_config(config)
     return AutoBridge.from_hf_config(
-        LlamaConfig(
+        transformers.LlamaConfig(
             architectures=["LlamaForCausalLM"],
             hidden_size=8192,
             intermediate_size=28672,
@@ -70,8 +83,20 @@ def llama3_70b(*_, **__) -> AutoBridge:
     )
 
 
+FUSED = (
+    "apply_rope_fusion",
+    "gradient_accumulation_fusion",
+    "masked_softmax_fusion",
+    "moe_permute_fusion",
+)
 VERSION = package_info.__version__
-AutoBridge.from_hf_pretrained = staticmethod(llama3_70b)
+AutoBridge.from_hf_pretrained = staticmethod(made_from_hub)
+
+
+def make_recipe(name: str) -> ConfigContainer:
+    """Another recipe of Bridge, ``MODULE.FUNCTION``."""
+    module, _, function = name.rpartition(".")
+    return getattr(importlib.import_module(f"megatron.bridge.recipes.{module}"), function)()
 
 
 def make_model(name: str, settings: dict) -> object:
@@ -85,9 +110,12 @@ def run(folder: Path, case: dict) -> dict:
     """One case."""
     os.environ["WORLD_SIZE"] = str(case.get("world", 32))
     package_info.__version__ = case.get("version", VERSION)
-    cfg = llama3_70b_sft_config()
+    cfg = make_recipe(case["recipe"]) if "recipe" in case else llama3_70b_sft_config()
     if "kind" in case:
         cfg.model = make_model(*case["kind"])
+    if "hub" in case:
+        cfg.model = made_from_hub(case["hub"]).to_megatron_provider(load_weights=False)
+        cfg.model.seq_length = 4096
     for part in ("model", "train", "ddp"):
         for name, value in case.get(part, {}).items():
             setattr(getattr(cfg, part), name, value)
@@ -107,9 +135,10 @@ def run(folder: Path, case: dict) -> dict:
         changes = recipe.use_packed_data(cfg, **arguments)
     except InputError as error:
         return {"error": str(error), "dataset": type(cfg.dataset).__name__}
-    # Bridge's own check of the whole, but for what only Transformer Engine can do.
-    for fused in ("apply_rope_fusion", "gradient_accumulation_fusion", "masked_softmax_fusion"):
+    # Bridge's own check of the whole, but for what needs Transformer Engine or asks the GPU.
+    for fused in FUSED:
         setattr(cfg.model, fused, False)
+    cfg.model.moe_token_dispatcher_type = "alltoall"
     cfg.mixed_precision = None
     for part, settings in case.get("after", {}).items():
         for name, value in settings.items():

@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -149,24 +150,38 @@ if BRIDGE >= (0, 6):
     OTHER_INPUTS["hybrid vision"] = ["nemotron_vl.nemotron_vl_provider.NemotronVLModelProvider", {}]
 for name, kind in OTHER_INPUTS.items():
     CASES[name] = {"arguments": {"train": "packs"}, "kind": kind}
+PATTERN = "hybrid_override_pattern" if BRIDGE < (0, 5) else "hybrid_layer_pattern"
 MAMBA = "mamba.mamba_provider.MambaModelProvider"
-CASES["mamba"] = {
-    "arguments": {"train": "packs"},
-    "kind": [MAMBA, {"hybrid_override_pattern": "M-M*M-M*", "vocab_size": 128}],
-}
-CASES["mamba afterwards"] = {
-    **CASES["mamba"],
-    "after": {"model": {"is_hybrid_model": False}},
-}
 DELTA_NET = {
     "experimental_attention_variant": "gated_delta_net",
     "linear_attention_freq": 2,
     "vocab_size": 128,
 }
-CASES["delta net"] = {
-    "arguments": {"train": "packs"},
-    "kind": ["gpt_provider.GPTModelProvider", DELTA_NET],
+# Models of Bridge with layers other than attention, and how each gets there.
+HYBRID: dict[str, dict] = {
+    "mamba": {"kind": [MAMBA, {PATTERN: "M-M*M-M*", "vocab_size": 128}]},
+    "mamba by default": {"kind": [MAMBA, {"vocab_size": 128}]},
+    "hybrid without mamba": {"kind": [MAMBA, {PATTERN: "*-*-*-*-", "vocab_size": 128}]},
+    "hybrid with multi-token prediction": {
+        "kind": [MAMBA, {PATTERN: "M-M*M-M*/MM", "vocab_size": 128}]
+    },
+    "delta net": {"kind": ["gpt_provider.GPTModelProvider", DELTA_NET]},
 }
+if BRIDGE >= (0, 5):
+    HYBRID |= {
+        "falcon": {"kind": ["falcon_h1.falconh1_provider.FalconH1ModelProvider", {}]},
+        "mamba of Bridge 0.4": HYBRID["mamba"] | {"version": "0.4.2"},
+        "nemotron": {"recipe": "nemotronh.nemotronh_4b_sft_config"},
+        "nemotron 3": {"recipe": "nemotronh.nemotron_3_5_lightning_pretrain_config"},
+        "qwen 3 next pretraining": {"recipe": "qwen.qwen3_next.qwen3_next_80b_a3b_pretrain_config"},
+        "qwen 3 next tuning": {"recipe": "qwen.qwen3_next.qwen3_next_80b_a3b_sft_config"},
+        "qwen 3 next": {"hub": "Qwen3-Next", "model": {"mtp_num_layers": None}},
+        "qwen 3.5": {"hub": "Qwen3.5", "model": {"mtp_num_layers": None}},
+    }
+for name, case in HYBRID.items():
+    CASES[name] = {"arguments": {"train": "packs"}, **case}
+for name in ("is_hybrid_model", "use_mamba_mem_eff_path"):
+    CASES[f"{name} afterwards"] = CASES["mamba"] | {"after": {"model": {name: False}}}
 FROM_YAML = ("context parallelism", "loss", "loader", "rows of both")
 for name, (changes, _) in CHANGED_AFTERWARDS.items():
     odd = name in ("fp8", "sequence parallelism")
@@ -385,14 +400,42 @@ def test_models_with_other_inputs_than_tokens_are_refused(results, case):
     assert results[case]["dataset"] != PACKED_DATA
 
 
-def test_mamba_layers_are_told_where_documents_begin(results):
+@pytest.mark.parametrize("case", ["mamba", "mamba by default"])
+def test_mamba_layers_are_told_where_documents_begin(results, case):
     """By a flag from 0.5 on; megatron-core 0.16, which Bridge 0.3 needs, tells them on its own."""
+    changes = results[case]["changes"]
     if BRIDGE < (0, 5):
-        assert "model.is_hybrid_model" not in results["mamba"]["changes"]
-        return
-    assert results["mamba"]["changes"]["model.is_hybrid_model"] == "False -> True"
-    refusal = results["mamba afterwards"]["refused when validated"]
-    assert "cfg.model.is_hybrid_model is False, so Bridge does not" in refusal
+        assert "model.is_hybrid_model" not in changes
+    else:
+        assert changes["model.is_hybrid_model"] == "False -> True"
+        assert (
+            "cfg.model.is_hybrid_model: False -> True (otherwise Bridge does not pass Mamba layers "
+            "document boundaries)"
+        ) in results[case]["printed"]
+
+
+@pytest.mark.parametrize("name", ["is_hybrid_model", "use_mamba_mem_eff_path"])
+def test_what_mamba_layers_need_is_checked_when_bridge_validates_the_recipe(results, name):
+    result = results[f"{name} afterwards"]
+    if BRIDGE < (0, 5) and name == "is_hybrid_model":
+        assert "changes" in result
+    else:
+        assert (
+            f"cfg.model.{name} is False and cfg.model is a hybrid"
+            in (result["refused when validated"])
+        )
+
+
+def test_a_hybrid_model_without_mamba_layers_needs_no_boundaries(results):
+    changes = results["hybrid without mamba"]["changes"]
+    assert "model.use_mamba_mem_eff_path" not in changes
+    # It has a padding mask from 0.7 on, which Bridge cuts by this flag.
+    assert ("model.is_hybrid_model" in changes) == (BRIDGE >= (0, 7))
+
+
+def test_layers_of_multi_token_prediction_in_a_pattern_are_refused(results):
+    refusal = results["hybrid with multi-token prediction"]["error"]
+    assert "layer pattern is M-M*M-M*/MM, whose layers after / are not supported" in refusal
 
 
 def test_gated_delta_net_is_refused_where_it_does_not_take_packed_rows(results):
@@ -400,6 +443,43 @@ def test_gated_delta_net_is_refused_where_it_does_not_take_packed_rows(results):
         assert "which megatron-core 0.16 does not support" in results["delta net"]["error"]
     else:
         assert "changes" in results["delta net"]
+
+
+@pytest.mark.skipif(BRIDGE < (0, 5), reason="Bridge has these models from 0.5 on")
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("falcon", "cfg.model is FalconH1ModelProvider, but Megatron-Bridge's FalconH1Model takes"),
+        ("mamba of Bridge 0.4", "Megatron-Bridge 0.4 does not pass them document boundaries"),
+        ("nemotron 3", "cfg.model.mtp_num_layers is 2, which is not supported with packing"),
+        ("qwen 3 next pretraining", "each micro-batch's own count; set it to None"),
+    ],
+)
+def test_hybrid_models_that_would_train_wrongly_are_refused(results, case, message):
+    assert message in results[case]["error"]
+    assert results[case]["dataset"] != PACKED_DATA
+
+
+@pytest.mark.skipif(BRIDGE < (0, 5), reason="Bridge has these models from 0.5 on")
+def test_falcon_still_takes_no_document_boundaries():
+    """If this fails, a release has closed the gap: accept the model from that release on."""
+    path = "megatron/bridge/models/falcon_h1/modeling_falconh1/falconh1_model.py"
+    source = Path(distribution("megatron-bridge").locate_file(path)).read_text()
+    assert "def forward(" in source
+    assert "packed_seq_params" not in source
+
+
+@pytest.mark.skipif(BRIDGE < (0, 5), reason="Bridge has these models from 0.5 on")
+def test_nemotron_trains_by_the_code_that_takes_packed_rows(results):
+    changes = results["nemotron"]["changes"]
+    assert changes["model.use_mamba_mem_eff_path"] == "False -> True"
+    assert "model.is_hybrid_model" not in changes  # the recipe sets it
+
+
+@pytest.mark.skipif(BRIDGE < (0, 5), reason="Bridge has these models from 0.5 on")
+@pytest.mark.parametrize("case", ["qwen 3 next", "qwen 3 next tuning", "qwen 3.5"])
+def test_qwen_without_multi_token_prediction_is_taken(results, case):
+    assert "model.is_hybrid_model" not in results[case]["changes"]
 
 
 @pytest.mark.skipif(BRIDGE < (0, 6), reason="Bridge counts epochs from 0.6 on")

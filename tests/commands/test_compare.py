@@ -87,6 +87,9 @@ def test_it_passes_options_on_and_takes_other_models(corpus, tmp_path, capsys):
     model = figures("--layers", "2", "--hidden-size", "64", "--heads", "8", "--query-groups", "2")
     assert model["model"]["name"] == "2 layers of hidden size 64"
     assert model["plans"][0]["epoch_flops"] < usual["plans"][0]["epoch_flops"]
+    hybrid = figures("--hybrid-layer-pattern", "M-M-*-|M-", "--mamba-state-dim", "64")
+    assert hybrid["model"]["name"].startswith("8 layers (3 Mamba, 1 attention, 4 MLP) of hidden")
+    assert hybrid["model"]["mamba_state_dim"] == 64
 
 
 def test_the_overlong_document_that_it_names_is_that_of_the_corpus(tmp_path, capsys):
@@ -108,6 +111,8 @@ def test_it_refuses_bad_input_by_name(corpus, tmp_path, capsys):
     assert "seed is -1" in fails(capsys, *compare, 128, "--seed", -1)
     assert "which is a folder" in fails(capsys, *compare, 128, "--json", tmp_path)
     assert "multiple of its heads" in fails(capsys, *compare, 128, "--heads", 3)
+    pattern = fails(capsys, *compare, 128, "--hybrid-layer-pattern", "M*/M")
+    assert "pattern 'M*/M' has '/', but operations are counted for M (Mamba), G" in pattern
     assert "missing.idx does not exist" in fails(
         capsys, "compare", tmp_path / "missing", "--sequence-length", 128
     )

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.docs.pages import blocks
-from tests.trainer import ROW, needs_trainer, train
+from tests.trainer import ROW, needs_trainer, pretrain, train
 
 BEFORE = Path(__file__).with_name("pretrain_own_gpt.py")
 PAGE = "pretrain-gpt.md"
@@ -55,6 +55,15 @@ def test_the_script_of_before_trains(data):
 @needs_trainer
 def test_the_diff_makes_it_train_as_the_example_does(data, after):
     assert train(data, script=after).steps == train(data).steps
+
+
+@pytest.mark.slow
+@needs_trainer
+def test_its_own_gpt_model_is_refused_where_a_hybrid_model_is_asked_for(data, after):
+    run = pretrain(f"{data} --hybrid-layer-pattern *-*-", script=after)
+    assert run.status != 0
+    assert "error: --hybrid-layer-pattern is *-*-, but this script builds another" in run.output
+    assert not run.steps
 
 
 @pytest.mark.slow

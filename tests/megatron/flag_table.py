@@ -19,21 +19,25 @@ def _names(text: str) -> set[str]:
 
 CHECKED = _names(
     """
-        apply_rope_fusion attention_dropout calculate_per_token_loss cp_comm_type
-        create_attention_mask_in_dataloader cuda_graph_impl
-        dataloader_inter_document_masking dataloader_type deterministic_mode
-        eval_micro_batch_size experimental_attention_variant fp4 fp8
-        fp8_dot_product_attention fp8_multi_head_attention full_validation
+        apply_rope_fusion attention_backend attention_dropout calculate_per_token_loss
+        cp_comm_type cpu_offloading_num_layers create_attention_mask_in_dataloader
+        cuda_graph_impl dataloader_inter_document_masking dataloader_type
+        defer_embedding_wgrad_compute deterministic_mode eval_micro_batch_size
+        experimental_attention_variant fp4 fp8 fp8_dot_product_attention
+        fp8_multi_head_attention fp8_output_proj full_validation
         heterogeneous_layers_config_encoded_json heterogeneous_layers_config_path
-        layernorm_zero_centered_gamma log_max_attention_logit micro_batch_size
-        moe_router_enable_expert_bias moe_router_load_balancing_type
-        multi_latent_attention non_persistent_global_ckpt_dir position_embedding_type
-        pretrained_checkpoint qk_clip rampup_batch_size softmax_type spec
-        step_batch_size_schedule transformer_impl window_size
+        hybrid_layer_pattern hybrid_override_pattern layernorm_zero_centered_gamma
+        linear_attention_freq log_max_attention_logit micro_batch_size moe_layer_freq
+        moe_router_enable_expert_bias moe_router_load_balancing_type multi_latent_attention
+        no_rope_freq non_persistent_global_ckpt_dir position_embedding_type
+        pretrained_checkpoint qk_clip rampup_batch_size rotary_interleaved softmax_type spec
+        step_batch_size_schedule transformer_impl use_grouped_gemm_for_dense_mlp
+        use_kitchen_attention use_mamba_mem_eff_path use_rope_scaling use_te_activation_func
+        use_transformer_engine_op_fuser window_attn_skip_freq window_size
     """
 )
 """Refused with some values or beside some other flags: megatron_packing/megatron/checks.py,
-storage_checks.py and layer_spec.py."""
+hybrid_checks.py, storage_checks.py and layer_spec.py."""
 
 PACKING = _names(
     """
@@ -44,7 +48,6 @@ PACKING = _names(
         object_storage_cache_path
         num_dataset_builder_threads num_experts num_query_groups rope_scaling_factor save
         seed seq_length sequence_parallel skip_train split swiglu tensor_model_parallel_size
-        use_rope_scaling
     """
 )
 """Read by this package, perhaps by Megatron too."""
@@ -123,11 +126,9 @@ HARMLESS = {
         rl_verify_model_weights_swap
         """
     ),
-    "read by hybrid models only, which are refused": _names(
+    "read by hybrid models where text is generated, not in training": _names(
         """
-        disable_mamba_mem_eff_path mamba_head_dim mamba_inference_conv_states_dtype
-        mamba_inference_ssm_states_dtype mamba_num_groups mamba_num_heads mamba_state_dim
-        mamba_training_ssm_states_dtype use_mamba_mem_eff_path
+        mamba_inference_conv_states_dtype mamba_inference_ssm_states_dtype
         """
     ),
     "read by retrieval models only, which are refused": _names(
@@ -231,7 +232,7 @@ MEGATRON = _names(
         align_grad_reduce align_param_gather app_tag_run_name app_tag_run_version
         apply_query_key_layer_scaling apply_wd_to_qk_layernorm
         async_ckpt_cpu_priority async_ckpt_io_priority async_ckpt_use_cpu_shm async_save
-        async_strategy attention_backend attention_output_gate attention_softmax_in_fp32
+        async_strategy attention_output_gate attention_softmax_in_fp32
         auto_detect_ckpt_format barrier_with_L1_time batch_invariant_mode bf16
         bias_dropout_fusion bias_gelu_fusion bias_swiglu_fusion calc_ft_timeouts
         chat_template check_for_large_grads check_weight_hash_across_dp_replicas_interval
@@ -241,14 +242,14 @@ MEGATRON = _names(
         ckpt_fully_parallel_save ckpt_fully_parallel_save_process_group
         ckpt_load_validate_sharding_integrity ckpt_step clip_grad
         clone_scatter_output_in_embedding config_logger_dir
-        cpu_offloading_num_layers cpu_offloading_retain_pinned_cpu_buffers
+        cpu_offloading_retain_pinned_cpu_buffers
         create_all_gather_group cross_entropy_fusion_impl cross_entropy_loss_fusion
         data_args_path data_parallel_random_init data_parallel_sharding_strategy data_path
         ddp_bucket_size ddp_num_buckets ddp_pad_buckets_for_high_nccl_busbw
         ddp_param_name_patterns_for_fp32_local_accumulation
         ddp_reduce_scatter_with_fp32_accumulation decoder_first_pipeline_num_layers
         decoder_last_pipeline_num_layers decoupled_lr decoupled_min_lr
-        decrease_batch_size_if_needed defer_embedding_wgrad_compute
+        decrease_batch_size_if_needed disable_mamba_mem_eff_path
         delay_offload_until_cuda_graph delay_wgrad_compute
         delta_offload_bytes_across_pp_ranks disable_bf16_reduced_precision_matmul
         disable_jit_fuser disable_straggler_on_startup disable_symmetric_registration
@@ -274,7 +275,7 @@ MEGATRON = _names(
         flight_recorder_include_stack_trace flight_recorder_trace_buffer_size fp16
         fp16_lm_cross_entropy fp32_residual_connection fp4_param_gather
         fp4_quantizer_factory fp4_recipe fp8_amax_compute_algo fp8_amax_history_len
-        fp8_interval fp8_margin fp8_output_proj fp8_param_gather fp8_quantizer_factory
+        fp8_interval fp8_margin fp8_param_gather fp8_quantizer_factory
         fp8_wgrad freeze_all_layers fsdp_db_use_persist_buf_on_alloc_fail fsdp_double_buffer
         fsdp_manual_registration ft_num_warmup_iters fused_residual_rmsnorm
         glu_linear_offset gpu_sniff_test_interval grad_reduce_in_bf16
@@ -289,7 +290,7 @@ MEGATRON = _names(
         inprocess_restart inprocess_soft_timeout inprocess_termination_grace_time
         iterations_to_skip keep_fp8_transpose_cache kitchen_attention_backend
         kitchen_config_file kitchen_recipe_number kv_lora_rank layernorm_epsilon
-        lazy_mpu_init linear_attention_freq linear_conv_kernel_dim linear_key_head_dim
+        lazy_mpu_init linear_conv_kernel_dim linear_key_head_dim
         linear_num_key_heads linear_num_value_heads linear_value_head_dim lion_beta1
         lion_beta2 load_main_params_from_ckpt local_rank log_device_memory_used log_energy
         log_interval log_loss_scale_to_tensorboard log_memory_interval
@@ -299,7 +300,8 @@ MEGATRON = _names(
         loss_scale loss_scale_window lr lr_decay_iters lr_decay_samples lr_decay_style
         lr_warmup_fraction lr_warmup_init lr_warmup_iters lr_warmup_samples
         lr_wsd_decay_iters lr_wsd_decay_samples lr_wsd_decay_style main_grads_dtype
-        main_params_dtype make_vocab_size_divisible_by manual_gc manual_gc_eval
+        main_params_dtype make_vocab_size_divisible_by mamba_head_dim mamba_num_groups
+        mamba_num_heads mamba_state_dim mamba_training_ssm_states_dtype manual_gc manual_gc_eval
         manual_gc_interval masked_softmax_fusion max_position_embeddings
         max_seqlen_per_dp_cp_rank megatron_fsdp_enable_fine_grained_param_gather
         megatron_fsdp_grad_comm_dtype megatron_fsdp_main_grads_dtype
@@ -311,7 +313,7 @@ MEGATRON = _names(
         moe_flex_dispatcher_num_sms moe_grouped_gemm moe_hybridep_num_blocks_permute
         moe_hybridep_num_blocks_unpermute moe_hybridep_num_sms
         moe_hybridep_num_sms_preprocessing moe_hybridep_pad_uneven_dispatch_inputs
-        moe_input_jitter_eps moe_latent_size moe_layer_freq moe_layer_recompute
+        moe_input_jitter_eps moe_latent_size moe_layer_recompute
         moe_mlp_glu_interleave_size moe_ncclep_static_shape moe_ncclep_zero_copy
         moe_paged_stash moe_paged_stash_buffer_size_factor_cpu
         moe_paged_stash_buffer_size_factor_cuda moe_paged_stash_page_size
@@ -332,7 +334,7 @@ MEGATRON = _names(
         muon_split_qkv muon_tp_mode mup_attn_scale_power mup_base_head_dim
         mup_base_hidden_size mup_embedding_mult mup_output_mult mup_width_mult
         nccl_communicator_config_path nccl_ub no_load_optim no_load_rng
-        no_persist_layer_norm no_rope_freq no_save_optim no_save_rng
+        no_persist_layer_norm no_save_optim no_save_rng
         no_weight_decay_cond_type
         non_persistent_local_ckpt_algo non_persistent_local_ckpt_dir
         non_persistent_save_interval normalization null_tokenizer_eod_id
@@ -357,7 +359,7 @@ MEGATRON = _names(
         recompute_num_layers record_shapes relative_attention_max_distance
         relative_attention_num_buckets replication replication_factor replication_jump
         rerun_mode result_rejected_tracker_filename reuse_grad_buf_for_mxfp8_param_ag
-        rope_type rotary_base rotary_interleaved rotary_percent rotary_scaling_factor
+        rope_type rotary_base rotary_percent rotary_scaling_factor
         rotary_seq_len_interpolation_factor run_workload_inspector_server
         save_activations_interval save_dgrads_interval save_interval save_params_interval
         save_retain_interval save_tokens_per_expert_interval save_wgrads_interval
@@ -378,16 +380,15 @@ MEGATRON = _names(
         train_sync_interval trust_remote_code untie_embeddings_and_output_weights
         use_checkpoint_args use_checkpoint_opt_param_scheduler use_cpu_initialization
         use_distributed_optimizer use_fused_weighted_squared_relu use_gloo_process_groups
-        use_grouped_gemm_for_dense_mlp use_grouped_gemm_for_shared_expert
-        use_kitchen_attention use_layer_wise_param_layout use_megatron_fsdp
+        use_grouped_gemm_for_shared_expert use_layer_wise_param_layout use_megatron_fsdp
         use_mp_args_from_checkpoint_args use_mup use_persistent_ckpt_worker
         use_precision_aware_optimizer use_pytorch_profiler use_ring_exchange_p2p
-        use_rotary_position_embeddings use_sharp use_te_activation_func
+        use_rotary_position_embeddings use_sharp
         use_tokenizer_model_from_checkpoint_args use_torch_optimizer_for_cpu_offload
-        use_tp_pp_dp_mapping use_transformer_engine_op_fuser v_head_dim valid_data_path
+        use_tp_pp_dp_mapping v_head_dim valid_data_path
         validation_set_names verify_integrity vocab_extra_ids vocab_file vocab_size
         wandb_entity wandb_exp_name wandb_project wandb_save_dir weight_decay
-        weight_decay_incr_style wgrad_deferral_limit window_attn_skip_freq yarn_beta_fast
+        weight_decay_incr_style wgrad_deferral_limit yarn_beta_fast
         yarn_beta_slow yarn_correction_range_round_to_int
         yarn_original_max_position_embeddings
     """

@@ -10,7 +10,10 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.tokenizers.utils.build_tokenizer import build_tokenizer
 from megatron.core.utils import get_batch_on_this_tp_rank
 from megatron.training import get_args
+from megatron.training.argument_utils import gpt_config_from_args as hybrid_config_from_args
 from megatron.training.utils import get_blend_and_blend_per_split
+
+__all__ = ["hybrid_config_from_args"]  # pretrain_gpt.py builds a GPTModel in any case
 
 KEYS = ("tokens", "labels", "loss_mask", "position_ids", "attention_mask", "cu_seqlens")
 

@@ -15,7 +15,7 @@ from megatron.core.datasets.utils import Split
 
 from megatron_packing import _core
 from megatron_packing.errors import InputError
-from megatron_packing.flops import LayerShape, WorkModel
+from megatron_packing.flops.model import ModelShape, WorkModel
 from megatron_packing.megatron.arguments import add_packing_arguments, check_packing_arguments
 from megatron_packing.megatron.balance import BalancedDataset, balance_steps, work_model_of
 from megatron_packing.stream.even_order import EvenSettings
@@ -27,25 +27,32 @@ BATCH = 12
 RANKS = 4
 ATTENTION = WorkModel(per_token=0, per_squared_length=1)
 SHAPE = {
+    "name": "small",
+    "num_layers": 3,
     "hidden_size": 64,
     "ffn_hidden_size": 256,
     "num_heads": 4,
     "num_query_groups": 2,
     "kv_channels": 16,
-    "gated": True,
 }
 
 
 def test_the_work_of_a_shape_is_what_its_matrices_say():
-    model = LayerShape(**SHAPE).work_model()
+    model = ModelShape(**SHAPE).work_model()
     weights = 64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 256
     assert model.per_token / model.per_squared_length == (2 * weights) / (2 * 64)
     assert model.work(np.array([3, 5])) == model.per_token * 8 + model.per_squared_length * 34
 
 
-@pytest.mark.parametrize("numbers", [(-1, 1), (1, 0)])
-def test_a_work_model_without_attention_is_refused(numbers):
-    with pytest.raises(ValueError, match="must be at least 0 and 1"):
+def test_rows_of_a_model_without_attention_are_equal_work():
+    shape = ModelShape(**SHAPE | {"hybrid_layer_pattern": "M-M", "num_layers": 3})
+    model = shape.work_model()
+    assert model.work(np.array([3, 5])) == model.work(np.array([8])) > 0
+
+
+@pytest.mark.parametrize("numbers", [(-1, 1), (1, -1)])
+def test_negative_work_is_refused(numbers):
+    with pytest.raises(ValueError, match="must be at least 0"):
         WorkModel(*numbers)
 
 
@@ -197,6 +204,14 @@ def arguments(*flags: str, **changes) -> Namespace:
         "num_query_groups": 2,
         "kv_channels": 16,
         "swiglu": True,
+        "num_layers": 3,
+        "hybrid_layer_pattern": None,
+        "experimental_attention_variant": None,
+        "linear_attention_freq": None,
+        "mamba_state_dim": 16,
+        "mamba_head_dim": 16,
+        "mamba_num_groups": 1,
+        "mamba_num_heads": None,
         **changes,
     }
     vars(args).update(settings)
@@ -207,9 +222,34 @@ def test_the_flag_decides(train):
     assert balance_steps(train, arguments()) is train
     assert balance_steps(None, arguments("--packing-balance")) is None
     dataset = balance_steps(train, arguments("--packing-balance"))
-    model = LayerShape(**SHAPE | {"num_query_groups": SHAPE["num_heads"]}).work_model()
+    model = ModelShape(**SHAPE | {"num_query_groups": SHAPE["num_heads"]}).work_model()
     expected = balanced(train, first_sample=BATCH + 2, work_model=model)
     assert sources(dataset) == sources(expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "pattern"),
+    [
+        ({"hybrid_layer_pattern": "MG*-|M+DE"}, "MG*-M**-"),
+        (
+            {"experimental_attention_variant": "gated_delta_net", "linear_attention_freq": 3},
+            "G-G-*-",
+        ),
+        (
+            {
+                "experimental_attention_variant": "gated_delta_net",
+                "linear_attention_freq": [0, 1, 1],
+            },
+            "*-G-G-",
+        ),
+    ],
+)
+def test_work_is_that_of_the_layers_that_the_model_has(train, changes, pattern):
+    dataset = balance_steps(train, arguments("--packing-balance", **changes))
+    sizes = {"num_query_groups": 4, "mamba_state_dim": 16, "mamba_head_dim": 16}
+    shape = {"mamba_num_groups": 1, "hybrid_layer_pattern": pattern, "num_layers": len(pattern)}
+    assert dataset._work_model == ModelShape(**SHAPE | sizes | shape).work_model()
+    assert sources(dataset) != list(range(len(dataset)))
 
 
 @pytest.mark.parametrize(

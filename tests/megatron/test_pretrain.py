@@ -162,9 +162,11 @@ def test_half_precision_trains_on_a_cpu(data):
         ("--fp8-format hybrid", "does not support FP8 or FP4"),
         ("--fim-data --split 100,0,0", "--fim-data is not supported with packing"),
         (
-            "--hybrid-override-pattern *-*-",
-            "--hybrid-override-pattern is not supported with packing",
+            "--hybrid-override-pattern *-*- --rotary-interleaved",
+            "--rotary-interleaved cannot be given with --hybrid-override-pattern",
         ),
+        ("--hybrid-layer-pattern *-/*-", "has layers of multi-token prediction (after /)"),
+        ("--hybrid-layer-pattern M*-", "which need the packages mamba-ssm and causal-conv1d"),
         (
             "--experimental-attention-variant gated_delta_net --linear-attention-freq 2",
             "does not support attention variants",

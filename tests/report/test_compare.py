@@ -13,7 +13,8 @@ from rich.console import Console
 
 from megatron_packing import STRATEGIES, plan_packs
 from megatron_packing.errors import InputError
-from megatron_packing.flops import MODELS, ModelShape
+from megatron_packing.flops.model import ModelShape
+from megatron_packing.flops.models import MODELS
 from megatron_packing.report import compare
 from megatron_packing.report.compare import Comparison, describe_comparison, measure
 from megatron_packing.report.json_output import JsonOutput

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_packing.flops import WorkModel
+from megatron_packing.flops.model import WorkModel
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.stream.even_order import EvenOrder, EvenSettings, work_of_packs

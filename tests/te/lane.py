@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.pinned import NotInstalledError
 from tests.ranks import run_ranks
-from tests.te.wheels import NoWheelError, wheel_folder
+from tests.te.wheels import wheel_folder
 
 Run = Callable[..., dict[str, Any]]
 
@@ -20,7 +21,7 @@ def lane(script: str, release: str) -> Run:
     """Return a function that runs a check; fail if there is no wheel."""
     try:
         wheel_folder(release)
-    except NoWheelError as error:
+    except NotInstalledError as error:
         pytest.fail(str(error))
     path = Path(__file__).with_name(f"{script}.py")
 

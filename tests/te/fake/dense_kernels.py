@@ -63,6 +63,29 @@ def generic_gemm(
     return out, bias_gradient, None, None
 
 
+def te_general_grouped_gemm(
+    a: list[Tensor],
+    transpose_a: bool,
+    b: list[Tensor],
+    transpose_b: bool,
+    out: list[Tensor],
+    out_dtype: Any,
+    rows: list[int],
+    bias: list[Tensor],
+    bias_dtype: Any,
+    is_one_output: bool,
+    *_: Any,
+) -> list[Tensor]:
+    """Multiply each pair of matrices; the outputs may be parts of one tensor."""
+    del out_dtype, bias_dtype
+    outputs = out[0].split(list(rows)) if is_one_output else out
+    for left, right, output in zip(a, b, outputs, strict=True):
+        whole = left if not transpose_a else left.t()
+        product = right.t() @ left if transpose_b else right @ whole
+        output.copy_(product)
+    return bias
+
+
 def _weight(weight: Tensor, zero_centered: bool) -> Tensor:
     return weight.float() + 1 if zero_centered else weight.float()
 
@@ -160,6 +183,7 @@ def fused_rope_backward(gradient, freqs, *settings):
 
 KERNELS = (
     generic_gemm,
+    te_general_grouped_gemm,
     rmsnorm_fwd,
     rmsnorm_bwd,
     layernorm_fwd,
