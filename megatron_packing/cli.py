@@ -22,7 +22,9 @@ try:
         export,
         import_packed,
         pack,
+        report,
         show,
+        simulate,
         tokenize,
         verify,
     )
@@ -45,6 +47,8 @@ except ModuleNotFoundError as error:  # installed with --no-deps
 COMMANDS: dict[str, ModuleType] = {
     "tokenize": tokenize,
     "compare": compare,
+    "report": report,
+    "simulate": simulate,
     "pack": pack,
     "show": show,
     "verify": verify,

@@ -17,7 +17,8 @@ trap 'rm -rf "$folder"' EXIT
 "$python" -m venv "$folder"
 "$folder/bin/python" -m pip install --quiet --quiet --upgrade pip setuptools
 case $version in
-  3.11 | 3.12) packages=(".[example-data,datasets,ray]" --group dev) ;;
+  3.12) packages=(".[example-data,datasets,ray,report]" --group dev) ;;
+  3.11) packages=(".[example-data,datasets,ray]" --group dev) ;;
   *) packages=(".[example-data,datasets]" --group test) ;;  # without torch and Megatron
 esac
 "$folder/bin/python" -m pip install --quiet --quiet "${packages[@]}" "$@"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,11 @@ from megatron_packing.commands.planning import (
     refuse_other_tokenizers,
 )
 from megatron_packing.errors import InputError
-from megatron_packing.index.packable import all_dropped, packable_lengths, refuse_overlong
+from megatron_packing.index.packable import fit_lengths, packable_lengths
 from megatron_packing.planning.plan import plan_packs
 from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.planning.strategies import STRATEGIES
+from megatron_packing.report.advice import advise, describe_advice
 from megatron_packing.report.compare import Comparison, PlanFigures, describe_comparison, measure
 from megatron_packing.report.console import console, progress_bar
 
@@ -40,6 +41,7 @@ JSON_KEYS = {
     "num_positions_lost": "positions of dropped documents and cut-off ends",
     "plans": "for each strategy its packs, lower bound, utilisation, padding, steps, speed-up, ...",
     "lower_bound": "no plan of whole documents has fewer packs",
+    "advice": "topic, text and the number that it rests on",
 }
 
 
@@ -68,51 +70,25 @@ def run(args: Namespace) -> dict[str, Any]:
     documents = open_documents(args)
     refuse_other_tokenizers(documents, args)
     source = documents.prefix
-    kept, numbers = packable_lengths(documents.num_tokens, source)
-    if args.overlong == "error":
-        refuse_overlong(kept, numbers, args.sequence_length, source)
-    lengths, dropped, truncated = _without_overlong(kept, source, args)
-    num_positions = int(lengths.sum(dtype=np.int64))
+    fitted = fit_lengths(documents.num_tokens, source, args.sequence_length, args.overlong)
     comparison = Comparison(
         source=str(source),
         sequence_length=args.sequence_length,
         global_batch_size=args.global_batch_size,
         model=model,
-        num_documents=len(lengths),
-        num_positions=num_positions,
-        num_documents_dropped=dropped,
-        num_documents_truncated=truncated,
-        num_documents_empty=len(documents) - len(kept),
-        num_positions_lost=int(kept.sum(dtype=np.int64)) - num_positions,
-        plans=_plan_all(lengths, args),
+        num_documents=len(fitted.lengths),
+        num_positions=int(fitted.lengths.sum(dtype=np.int64)),
+        num_documents_dropped=fitted.num_documents_dropped,
+        num_documents_truncated=fitted.num_documents_truncated,
+        num_documents_empty=fitted.num_documents_empty,
+        num_positions_lost=fitted.num_positions_lost,
+        plans=_plan_all(fitted.lengths, args),
     )
+    advice = advise(comparison, packable_lengths(documents.num_tokens, source)[0])
     console.print(describe_comparison(comparison, console.width), soft_wrap=False)
-    return comparison.as_record()
-
-
-def _without_overlong(
-    lengths: NDArray[np.integer], source: Path, args: Namespace
-) -> tuple[NDArray[np.integer], int, int]:
-    """Drop or truncate what is longer than a row, so that all strategies pack the same positions.
-
-    Strategies that cut documents know no dropping and truncating themselves.
-
-    Returns:
-        The lengths to plan; how many documents were dropped; how many were truncated.
-
-    Raises:
-        SettingError: All documents would be dropped.
-    """
-    row = args.sequence_length
-    over = lengths > row
-    count = int(np.count_nonzero(over))
-    if count == 0 or args.overlong == "split":
-        return lengths, 0, 0
-    if args.overlong == "truncate":
-        return np.minimum(lengths, row), 0, count
-    if count == len(lengths):
-        raise all_dropped(row, source)
-    return lengths[~over], count, 0
+    console.print()
+    console.print(describe_advice(advice), soft_wrap=False)
+    return comparison.as_record() | {"advice": [asdict(one) for one in advice]}
 
 
 def _plan_all(lengths: NDArray[np.integer], args: Namespace) -> tuple[PlanFigures, ...]:

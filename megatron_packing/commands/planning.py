@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from megatron_packing.corpus.corpus import Corpus, Documents
 from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
@@ -16,8 +17,12 @@ from megatron_packing.errors import InputError
 from megatron_packing.planning.settings import PlanSettings
 
 
-def add_planning_arguments(parser: ArgumentParser, without: Collection[str] = ()) -> None:
-    """Declare what is packed, and the settings of the plan but for those ``without`` names."""
+def add_planning_arguments(
+    parser: ArgumentParser,
+    without: Collection[str] = (),
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Declare what is packed, and the settings of the plan; see ``PlanSettings.add_arguments``."""
     parser.add_argument(
         "prefixes",
         nargs="*",
@@ -32,7 +37,7 @@ def add_planning_arguments(parser: ArgumentParser, without: Collection[str] = ()
         help="in place of a corpus: an array of positions (tokens less one) of each document "
         "(default: none)",
     )
-    PlanSettings.add_arguments(parser, without=without)
+    PlanSettings.add_arguments(parser, without=without, overrides=overrides)
     parser.add_argument(
         "--allow-other-tokenizer",
         action="store_true",

@@ -162,6 +162,17 @@ class ModelShape:
         return self.hidden_size // self.num_heads if self.kv_channels is None else self.kv_channels
 
     @property
+    def attention(self) -> Attention:
+        """A layer of attention."""
+        return Attention(
+            hidden_size=self.hidden_size,
+            num_heads=self.num_heads,
+            num_query_groups=self.num_query_groups,
+            kv_channels=self.head_channels,
+            output_gate=self.attention_output_gate,
+        )
+
+    @property
     def layer_counts(self) -> dict[str, int]:
         """Layers of each kind, by their symbols; a transformer layer is attention and an MLP."""
         if self.hybrid_layer_pattern:
@@ -172,13 +183,7 @@ class ModelShape:
         """Return the layer of a symbol of ``LAYER_NAMES``."""
         match symbol:
             case "*":
-                return Attention(
-                    hidden_size=self.hidden_size,
-                    num_heads=self.num_heads,
-                    num_query_groups=self.num_query_groups,
-                    kv_channels=self.head_channels,
-                    output_gate=self.attention_output_gate,
-                )
+                return self.attention
             case "-":
                 return Mlp(
                     hidden_size=self.hidden_size,

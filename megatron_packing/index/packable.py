@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from megatron_packing.counted import counted
 from megatron_packing.errors import InputError, SettingError, doubled_braces
+from megatron_packing.planning.settings import Overlong
 
 
 def packable_lengths(
@@ -79,4 +81,56 @@ def all_dropped(sequence_length: int, source: Path | str) -> SettingError:
     return SettingError(
         f"every document of {doubled_braces(source)} is longer than the sequence length "
         f"{sequence_length} and would be dropped; choose a longer {{sequence_length}}"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FittedLengths:
+    """Documents as every strategy is to pack them, and what was left out for it."""
+
+    lengths: NDArray[np.integer]
+    """Positions of each document. Some are longer than a row only where they are to be split."""
+    num_documents_dropped: int
+    num_documents_truncated: int
+    num_documents_empty: int
+    """Documents of fewer than 2 tokens."""
+    num_positions_lost: int
+    """Positions of dropped documents and of truncated ends."""
+
+
+def fit_lengths(
+    num_tokens: NDArray[Any], source: Path | str, sequence_length: int, overlong: Overlong
+) -> FittedLengths:
+    """Drop or truncate what is longer than a row, so that all strategies pack the same positions.
+
+    Strategies that cut documents know no dropping and truncating themselves.
+
+    Args:
+        num_tokens: Tokens of each document, shape ``(num_documents,)``.
+        source: What holds the documents, for messages.
+        sequence_length: Positions in a row.
+        overlong: What happens to longer documents.
+
+    Raises:
+        InputError: No document has positions.
+        SettingError: A document is longer than a row and nothing says what happens to it, or all
+            documents would be dropped.
+    """
+    kept, numbers = packable_lengths(num_tokens, source)
+    if overlong == "error":
+        refuse_overlong(kept, numbers, sequence_length, source)
+    lengths, over = kept, kept > sequence_length
+    count = int(np.count_nonzero(over))
+    if overlong == "truncate":
+        lengths = np.minimum(kept, sequence_length)
+    elif overlong == "drop" and count:
+        if count == len(kept):
+            raise all_dropped(sequence_length, source)
+        lengths = kept[~over]
+    return FittedLengths(
+        lengths=lengths,
+        num_documents_dropped=count if overlong == "drop" else 0,
+        num_documents_truncated=count if overlong == "truncate" else 0,
+        num_documents_empty=len(num_tokens) - len(kept),
+        num_positions_lost=int(kept.sum(dtype=np.int64)) - int(lengths.sum(dtype=np.int64)),
     )

@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from megatron_packing.simulate.hardware import DEVICES
 from tests.bridge.conftest import BRIDGE
 from tests.conftest import ROOT
 from tests.trainer import needs_trainer
@@ -57,6 +59,29 @@ def test_the_limits_of_planning_are_measured(tmp_path):
     for result in run(tmp_path, "limits.py", *chosen)["results"]:
         assert result["packs"] >= result["lower_bound"]
         assert result["cpu_seconds"] > 0 <= result["cpu_seconds_after_interrupt"]
+
+
+@pytest.mark.slow
+def test_published_speed_ups_are_predicted(tmp_path):
+    found = {one["what"]: one for one in run(tmp_path, "published_speedups.py")["results"]}
+    greedy = found["WildChat, 8B: greedy"]
+    # Equal rows take equal steps, so the prediction is the ratio of the paper's steps.
+    assert greedy["predicted"] == pytest.approx(18340 / 4780)
+    assert greedy["error"] == pytest.approx(18340 / 4780 / 3.76 - 1)
+    assert all(0.5 < one["predicted"] < 10 for one in found.values())
+
+
+def test_efficiencies_are_fitted_to_the_rows_measured_on_a_gpu():
+    script = ROOT / "benchmarks" / "simulator_error.py"
+    command = [sys.executable, script, "--gpu"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    h100 = DEVICES["h100"]
+    linear, attention = map(float, re.findall(r"efficiency (\d\.\d+)", shown))
+    assert h100.linear_efficiency == pytest.approx(linear, abs=0.005)
+    assert h100.attention_efficiency == pytest.approx(attention, abs=0.005)
+    errors = [abs(float(error)) for error in re.findall(r"([+-][\d.]+)%", shown)]
+    assert len(errors) == 12
+    assert max(errors) < 8
 
 
 @pytest.mark.slow

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How wrong predicted steps are, beside measured ones.
+
+    python benchmarks/simulator_error.py [--repeats N] [--steps N] [--json FILE]
+    python benchmarks/simulator_error.py --gpu
+
+Trains a small GPT by Megatron's own pretrain() on the CPU with padded, random, greedy, optimal and
+balanced packs of three sets of lengths, on two pipeline stages and on two data-parallel ranks, one
+thread each, and predicts the same steps. The rate of linear layers, that of attention and the
+seconds of a layer are fitted beforehand to passes of one process on one of the sets.
+
+What is compared is the speed-up of an epoch over padding. Measured are the processor seconds of
+each pass of each rank, in the order in which Megatron ran them, which must be that of the simulated
+schedule. A step ends when these passes, one after another and each after what it needs, have ended.
+So programs that share the machine disturb little, and waiting for a busy core is not counted. The
+least of several runs counts. It runs in the test suite's environment (make environment-3.12).
+
+``--gpu`` fits the efficiencies of an H100 to the rows in benchmarks/gpu/results/h100/rows.json, and
+prints the error of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from machine import write_json
+from numpy.typing import NDArray
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from megatron_packing.flops.model import ModelShape  # noqa: E402
+from megatron_packing.flops.models import MODELS  # noqa: E402
+from megatron_packing.index.build import build_pack_index  # noqa: E402
+from megatron_packing.index.pack_index import PackIndex  # noqa: E402
+from megatron_packing.index.source import open_source  # noqa: E402
+from megatron_packing.planning.settings import PlanSettings  # noqa: E402
+from megatron_packing.report.console import console  # noqa: E402
+from megatron_packing.simulate.costs import Costs  # noqa: E402
+from megatron_packing.simulate.deal import deal_rows  # noqa: E402
+from megatron_packing.simulate.epoch import WAYS  # noqa: E402
+from megatron_packing.simulate.hardware import Device  # noqa: E402
+from megatron_packing.simulate.layout import Layout  # noqa: E402
+from megatron_packing.simulate.play import play  # noqa: E402
+from megatron_packing.simulate.rows import Rows, rows_of_segments  # noqa: E402
+from megatron_packing.simulate.schedule import Schedule  # noqa: E402
+from megatron_packing.simulate.step import predict_steps  # noqa: E402
+from megatron_packing.stream.order import pack_at  # noqa: E402
+
+ROW, BATCH, SEED = 1024, 8, 1234
+MODEL = ModelShape(
+    name="small",
+    num_layers=4,
+    hidden_size=192,
+    ffn_hidden_size=512,
+    num_heads=4,
+    num_query_groups=4,
+    vocabulary_size=1024,
+)
+FLAGS = f"""
+    --num-layers {MODEL.num_layers} --hidden-size {MODEL.hidden_size}
+    --ffn-hidden-size {MODEL.ffn_hidden_size} --num-attention-heads {MODEL.num_heads}
+    --vocab-size {MODEL.vocabulary_size - 1} --seq-length {ROW} --max-position-embeddings {ROW}
+    --global-batch-size {BATCH} --seed {SEED}
+"""
+TOPOLOGIES = {
+    "PP 2": (Layout(data=1, pipeline=2), "--pipeline-model-parallel-size 2"),
+    "DP 2": (Layout(data=2), ""),
+}
+SETS = {  # mean and sigma of the logarithms of lengths
+    "short": (4.6, 0.5),
+    "chat-like": (5.2, 1.0),
+    "heavy tail": (5.6, 1.5),
+}
+FAST = 1e15  # links and memory: between processes of one machine they hardly count
+FITTED_TO = "chat-like"
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A measured and a predicted speed-up over padding."""
+
+    lengths: str
+    topology: str
+    way: str
+    measured: float
+    predicted: float
+
+    @property
+    def error(self) -> float:
+        """Of the prediction, as a share of what was measured."""
+        return self.predicted / self.measured - 1
+
+
+def device(linear: float, attention: float, layer_seconds: float) -> Device:
+    """A processor that does so many operations a second in linear layers and in attention."""
+    flops = max(linear, attention)
+    return Device(
+        name="CPU",
+        flops=flops,
+        memory=FAST,
+        memory_bandwidth=FAST,
+        node_bandwidth=FAST,
+        network_bandwidth=FAST,
+        linear_efficiency=linear / flops,
+        attention_efficiency=attention / flops,
+        layer_seconds=layer_seconds,
+    )
+
+
+def make_indexes(folder: Path, name: str) -> dict[str, PackIndex]:
+    """Write a corpus of random tokens, and an index of each strategy."""
+    from tests.conftest import write_corpus
+
+    random = np.random.default_rng(0)
+    lengths = np.clip(random.lognormal(*SETS[name], 1500), 2, 4 * ROW).astype(np.int64)
+    vocabulary = MODEL.vocabulary_size - 1
+    corpus = write_corpus(folder / name.replace(" ", "_"), lengths, vocabulary=vocabulary)
+    indexes = {}
+    for strategy in dict.fromkeys(strategy for strategy, _ in WAYS.values()):
+        settings = PlanSettings(sequence_length=ROW, strategy=strategy, overlong="split")
+        place = folder / f"{name}_{strategy}".replace(" ", "_")
+        indexes[strategy] = build_pack_index(corpus, settings, place)
+    return indexes
+
+
+def measure(
+    index: PackIndex, layout: Layout, flags: str, steps: int, repeats: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Processor seconds of forward and backward passes of all steps but the first.
+
+    Returns:
+        Each of shape ``(steps, data, pipeline, micro-batches)``: the least of several runs.
+    """
+    from tests.trainer import train
+
+    rows = BATCH // layout.data
+    runs = []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as name:
+            train(
+                f"{FLAGS} {flags} --train-iters {steps + 1} --data-path {index.corpus.prefix} "
+                f"--packing-indexes {index.path}",
+                layout.gpus,
+                script=ROOT / "benchmarks" / "timed_pretrain.py",
+                environment={"PASS_TIMES": f"{name}/passes"},
+                timeout=900,
+            )
+            found = np.zeros((2, steps, layout.data, layout.pipeline, rows))
+            for rank in range(layout.gpus):
+                stage, replica = divmod(rank, layout.data)
+                order = Schedule(layout.pipeline, 1, rows).order_of(stage)
+                lines = Path(f"{name}/passes.{rank}").read_text().split("\n")[:-1]
+                assert len(lines) == (steps + 1) * len(order)
+                for step in range(steps):
+                    at = (step + 1) * len(order)
+                    for one, line in zip(order, lines[at : at + len(order)], strict=True):
+                        kind, seconds = line.split()
+                        assert kind == "FB"[one.is_backward], "Megatron ran another order"
+                        found[int(one.is_backward), step, replica, stage, one.micro_batch] = seconds
+            runs.append(found)
+    least = np.min(runs, axis=0)
+    return least[0], least[1]
+
+
+def step_seconds(
+    layout: Layout, forward: NDArray[np.float64], backward: NDArray[np.float64]
+) -> float:
+    """Mean seconds of a step whose passes take so long."""
+    schedule = Schedule(layout.pipeline, 1, BATCH // layout.data)
+    shape = (-1, layout.pipeline, 1, BATCH // layout.data)
+    played = play(schedule, forward.reshape(shape), backward.reshape(shape))
+    return float(played.seconds.reshape(-1, layout.data).max(axis=1).mean())
+
+
+def rows_of(index: PackIndex, lengths: NDArray[np.int64]) -> Rows:
+    """The rows of an index, tails among what attends, as the trainer computes them here."""
+    segments = index.segment_lengths
+    if segments is None:
+        segments = lengths[index.document_ids]
+    return rows_of_segments(segments, index.pack_offsets, sequence_length=ROW)
+
+
+def order_of(index: PackIndex, steps: int) -> NDArray[np.int64]:
+    """The packs of all steps but the first."""
+    samples = range(BATCH, (steps + 1) * BATCH)
+    return np.array([pack_at(sample, len(index), SEED) for sample in samples])
+
+
+def fit(work: list[tuple[float, float]], seconds: list[float]) -> Device:
+    """The device that predicts rows of one process best, in relative terms."""
+    columns = np.array([(linear, attention, MODEL.num_layers) for linear, attention in work])
+    times = np.array(seconds)
+    kept = [0, 1, 2]
+    while True:  # what has no cost of its own is left out
+        scaled = columns[:, kept] / times[:, None]
+        found, *_ = np.linalg.lstsq(scaled, np.ones(len(times)), rcond=None)
+        if found.min() > 0:
+            break
+        del kept[int(found.argmin())]
+    cost = dict(zip(kept, found.tolist(), strict=True))
+    return device(1 / cost[0], 1 / cost.get(1, cost[0] / 100), cost.get(2, 0.0))
+
+
+def compare(steps: int, repeats: int) -> Iterator[Compared]:
+    """Measure and predict everything."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        indexes = {name: make_indexes(folder, name) for name in SETS}
+        positions = {
+            name: np.asarray(open_source(of_set["optimal"]).num_tokens, np.int64) - 1
+            for name, of_set in indexes.items()
+        }
+        work, seconds = [], []
+        for strategy in ("padding", "optimal"):
+            index = indexes[FITTED_TO][strategy]
+            rows = rows_of(index, positions[FITTED_TO]).take(order_of(index, steps))
+            linear = float(ROW * MODEL.linear_flops_per_position)
+            work += [(linear, MODEL.attention_flops_per_square * one) for one in rows.squares]
+            forward, backward = measure(index, Layout(data=1), "", steps, repeats)
+            seconds += (forward + backward).ravel().tolist()
+        fitted = fit(work, seconds)
+        console.print(
+            f"linear layers {fitted.flops * fitted.linear_efficiency / 1e9:.1f} GFLOP/s, attention "
+            f"{fitted.flops * fitted.attention_efficiency / 1e9:.1f} GFLOP/s, a layer "
+            f"{fitted.layer_seconds * 1e3:.2f} ms a row"
+        )
+        for (topology, (layout, flags)), name in product(TOPOLOGIES.items(), SETS):
+            epochs: dict[str, tuple[float, float]] = {}
+            for way, (strategy, balance) in WAYS.items():
+                index = indexes[name][strategy]
+                rows = rows_of(index, positions[name])
+                dealt = deal_rows(
+                    rows,
+                    order_of(index, steps),
+                    num_ranks=layout.data,
+                    global_batch_size=BATCH,
+                    balance=MODEL.work_model() if balance else None,
+                )
+                costs = Costs(model=MODEL, layout=layout, device=fitted)
+                predicted = predict_steps(costs, rows, dealt).step_seconds
+                more = f"{flags} --packing-balance" if balance else flags
+                measured = step_seconds(layout, *measure(index, layout, more, steps, repeats))
+                epochs[way] = (len(index) * measured, len(index) * predicted)
+            padding = epochs.pop("padding")
+            for way, (measured, predicted) in epochs.items():
+                ratios = (padding[0] / measured, padding[1] / predicted)
+                yield Compared(name, topology, way, *ratios)
+
+
+def gpu_errors() -> Iterator[tuple[str, float, float]]:
+    """Fit an H100's efficiencies; yield each kind of row, its measured and predicted seconds."""
+    path = ROOT / "benchmarks" / "gpu" / "results" / "h100" / "rows.json"
+    names, work, seconds = [], [], []
+    for setting in json.loads(path.read_text(encoding="utf-8"))["settings"]:
+        shape = replace(MODELS["8b"], num_layers=setting["layers"])
+        linear = shape.linear_flops_per_position * setting["row"]
+        for way, found in setting["ways"].items():
+            took = found["seconds_per_row"]
+            names.append(f"{setting['corpus']}, {setting['row']:,}, {way}")
+            work.append((linear, found["computed_flops_per_second"] * took - linear))
+            seconds.append(took)
+    columns, times = np.array(work), np.array(seconds)
+    rates, *_ = np.linalg.lstsq(columns / times[:, None], np.ones(len(times)), rcond=None)
+    shares = 1 / rates / 989e12
+    console.print(f"linear efficiency {shares[0]:.3f}, attention efficiency {shares[1]:.3f}")
+    yield from zip(names, seconds, (columns @ rates).tolist(), strict=True)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    args = parser.parse_args()
+    if args.gpu:
+        table = Table("rows", "measured ms", "predicted ms", "error")
+        for name, measured, predicted in gpu_errors():
+            error = f"{predicted / measured - 1:+.1%}"
+            table.add_row(name, f"{measured * 1e3:.0f}", f"{predicted * 1e3:.0f}", error)
+        console.print(table)
+        return
+    table = Table("lengths", "layout", "way", "measured", "predicted", "error")
+    results = []
+    for one in compare(args.steps, args.repeats):
+        results.append(one)
+        console.print(f"{one.lengths}, {one.topology}, {one.way}: {one.error:+.1%}")
+        numbers = (f"{one.measured:.2f}", f"{one.predicted:.2f}", f"{one.error:+.1%}")
+        table.add_row(one.lengths, one.topology, one.way, *numbers)
+    console.print(table)
+    worst = max(abs(one.error) for one in results)
+    console.print(f"largest error {worst:.1%}")
+    if args.json is not None:
+        write_json(args.json, [asdict(one) | {"error": one.error} for one in results])
+
+
+if __name__ == "__main__":
+    main()

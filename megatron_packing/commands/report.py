@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``megatron-packing report``."""
+
+from __future__ import annotations
+
+import json
+import time
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from megatron_packing.commands.planning import (
+    add_planning_arguments,
+    open_documents,
+    refuse_other_tokenizers,
+)
+from megatron_packing.commands.prediction import (
+    add_prediction_arguments,
+    alignment_of,
+    costs_of,
+)
+from megatron_packing.corpus.corpus import Documents
+from megatron_packing.errors import InputError
+from megatron_packing.files.whole import write_whole
+from megatron_packing.index.packable import fit_lengths, packable_lengths
+from megatron_packing.page.charts import require_matplotlib
+from megatron_packing.page.whole import make_page
+from megatron_packing.planning.plan import PackPlan, plan_packs
+from megatron_packing.planning.settings import PlanSettings
+from megatron_packing.planning.strategies import BASELINE, STRATEGIES
+from megatron_packing.report.advice import advise, describe_advice
+from megatron_packing.report.compare import Comparison, PlanFigures, measure
+from megatron_packing.report.console import console, progress_bar
+from megatron_packing.report.data_report import BALANCED, BEST, DataReport, LengthReport
+from megatron_packing.report.randomness import Randomness, measure_randomness
+from megatron_packing.report.simulate import Simulation
+from megatron_packing.simulate.epoch import Epoch, predict_epoch
+from megatron_packing.simulate.rows import rows_of_plan
+
+HELP = "write a page that shows what each strategy makes of the data, and what to do"
+EXAMPLE = (
+    "megatron-packing report data/chat --sequence-length 4096 8192 --overlong split -o report.html"
+)
+JSON_KEYS = {
+    "source": "the corpora or the file of lengths",
+    "num_documents": "documents of two or more tokens",
+    "num_positions": "their positions",
+    "mean_positions": "of a document",
+    "quantiles": "positions that a half, 9 of 10 and 99 of 100 documents have at most",
+    "longest": "positions of the longest document",
+    "sequence_lengths": "for each its comparison, as of compare; its simulation, as of simulate, "
+    "with every strategy; and the randomness of each strategy",
+    "advice": "topic, text and the number that it rests on",
+}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the command line."""
+    add_planning_arguments(
+        parser,
+        without=("strategy", "min_packs", "packs_multiple_of"),
+        overrides={
+            "sequence_length": {
+                "nargs": "+",
+                "metavar": "L",
+                "help": "positions in a row; the page is about the first of several, and compares "
+                "it with the others",
+            }
+        },
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE.html",
+        help="the page to write; the same numbers go beside it, as FILE.json",
+    )
+    add_prediction_arguments(parser)
+
+
+def run(args: Namespace) -> dict[str, Any]:
+    """Report."""
+    if args.output.suffix not in (".html", ".htm"):
+        raise InputError(f"--output is {args.output}; give the name of a page, such as report.html")
+    for length in args.sequence_length:
+        if length < 1:
+            raise InputError(f"--sequence-length is {length}; it must be at least 1")
+    require_matplotlib()
+    started = time.perf_counter()
+    documents = open_documents(args)
+    refuse_other_tokenizers(documents, args)
+    lengths, _ = packable_lengths(documents.num_tokens, documents.prefix)
+    sequence_lengths = list(dict.fromkeys(args.sequence_length))
+    with progress_bar("planning", len(sequence_lengths)) as progress:
+        reports = []
+        for number, sequence_length in enumerate(sequence_lengths):
+            progress.update(number, f"rows of {sequence_length:,}")
+            reports.append(_report_length(documents, sequence_length, args))
+    main, *others = reports
+    report = DataReport(
+        source=str(documents.prefix),
+        document_lengths=lengths,
+        lengths=tuple(reports),
+        advice=advise(
+            main.comparison,
+            lengths,
+            simulation=main.simulation,
+            others=tuple(other.simulation for other in others),
+        ),
+    )
+    record = report.as_record()
+    page = make_page(report)
+    data = args.output.with_suffix(".json")
+    write_whole(args.output, page)
+    write_whole(data, json.dumps(record, indent=2) + "\n")
+    console.print(describe_advice(report.advice), soft_wrap=False)
+    console.print(
+        f"wrote {args.output} ({len(page.encode()) / 1e6:.2f} MB) and {data} "
+        f"in {time.perf_counter() - started:.2f} s"
+    )
+    return record
+
+
+def _report_length(documents: Documents, sequence_length: int, args: Namespace) -> LengthReport:
+    """Plan, measure and predict every strategy at one sequence length."""
+    costs = costs_of(args, sequence_length)
+    alignment = alignment_of(args, costs)
+    source = documents.prefix
+    fitted = fit_lengths(documents.num_tokens, source, sequence_length, args.overlong)
+    figures: list[PlanFigures] = []
+    epochs: list[Epoch] = []
+    plans: dict[str, PackPlan] = {}
+    randomness: dict[str, Randomness] = {}
+    for strategy in STRATEGIES:
+        started = time.perf_counter()
+        settings = PlanSettings.from_arguments(
+            args,
+            strategy=strategy,
+            sequence_length=sequence_length,
+            alignment=alignment,
+            overlong="split" if args.overlong == "split" else "error",
+        )
+        plan = plan_packs(fitted.lengths, settings)
+        figures.append(measure(plan, fitted.lengths, strategy, time.perf_counter() - started))
+        plans[strategy] = plan
+        rows = rows_of_plan(plan, fitted.lengths, masked=strategy != BASELINE)
+        randomness[strategy] = measure_randomness(
+            plan,
+            fitted.lengths,
+            rows,
+            global_batch_size=args.global_batch_size,
+            seed=args.seed,
+        )
+        ways = {strategy: False} | ({BALANCED: True} if strategy == BEST else {})
+        epochs += [
+            predict_epoch(
+                way,
+                rows,
+                costs,
+                global_batch_size=args.global_batch_size,
+                most_steps=args.steps,
+                seed=args.seed,
+                balance=balance,
+            )
+            for way, balance in ways.items()
+        ]
+    num_positions = int(fitted.lengths.sum(dtype=np.int64))
+    comparison = Comparison(
+        source=str(source),
+        sequence_length=sequence_length,
+        global_batch_size=args.global_batch_size,
+        model=costs.model,
+        num_documents=len(fitted.lengths),
+        num_positions=num_positions,
+        num_documents_dropped=fitted.num_documents_dropped,
+        num_documents_truncated=fitted.num_documents_truncated,
+        num_documents_empty=fitted.num_documents_empty,
+        num_positions_lost=fitted.num_positions_lost,
+        plans=tuple(figures),
+    )
+    return LengthReport(
+        comparison=comparison,
+        simulation=Simulation(
+            source=str(source),
+            sequence_length=sequence_length,
+            alignment=alignment,
+            global_batch_size=args.global_batch_size,
+            num_documents=len(fitted.lengths),
+            num_positions=num_positions,
+            costs=costs,
+            epochs=tuple(epochs),
+        ),
+        plans=plans,
+        lengths=fitted.lengths,
+        randomness=randomness,
+    )

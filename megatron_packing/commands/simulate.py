@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``megatron-packing simulate``."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from megatron_packing.commands.planning import (
+    add_planning_arguments,
+    open_documents,
+    refuse_other_tokenizers,
+)
+from megatron_packing.commands.prediction import (
+    add_prediction_arguments,
+    alignment_of,
+    costs_of,
+)
+from megatron_packing.errors import InputError
+from megatron_packing.files.whole import write_whole
+from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.index.packable import fit_lengths
+from megatron_packing.index.source import open_source
+from megatron_packing.page.timeline import draw_timeline
+from megatron_packing.planning.plan import plan_packs
+from megatron_packing.planning.settings import PlanSettings
+from megatron_packing.report.console import console, progress_bar
+from megatron_packing.report.simulate import Simulation, describe_setting, describe_simulation
+from megatron_packing.simulate.epoch import WAYS, Epoch, predict_epoch
+from megatron_packing.simulate.rows import Rows, rows_of_plan, rows_of_segments
+
+HELP = "predict the time of training steps for a model and a layout, from lengths alone"
+EXAMPLE = "megatron-packing simulate data/chat --sequence-length 8192 --overlong split --gpus 64"
+JSON_KEYS = {
+    "source": "the corpora, the file of lengths, or the index",
+    "sequence_length": "positions in a row",
+    "alignment": "positions of which each document takes a multiple",
+    "global_batch_size": "in rows",
+    "num_documents": "documents that were planned",
+    "num_positions": "their positions",
+    "model": "its sizes",
+    "experts": "of a layer, and of a token",
+    "layout": "parallel sizes",
+    "gpus": "all of them",
+    "gpu": "its rates, in operations and bytes a second",
+    "recompute": "whether layers are computed again in the backward pass",
+    "memory_bytes": "that the fullest GPU needs, estimated",
+    "ways": "for each way its rows, steps, seconds of a step and their parts, bubble, idle, ...",
+}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the command line."""
+    add_planning_arguments(
+        parser,
+        without=("strategy", "min_packs", "packs_multiple_of"),
+        overrides={
+            "sequence_length": {
+                "required": False,
+                "default": None,
+                "help": "positions in a row (default: that of --index)",
+            }
+        },
+    )
+    parser.add_argument(
+        "--index",
+        type=Path,
+        metavar="DIR",
+        help="in place of a corpus: a pack index, simulated as it is (default: none)",
+    )
+    parser.add_argument(
+        "--timeline",
+        type=Path,
+        metavar="FILE.svg",
+        help="draw there what each pipeline stage of the first rank does in the first step, of the "
+        "last way in the table (default: no drawing)",
+    )
+    add_prediction_arguments(parser)
+
+
+def run(args: Namespace) -> dict[str, Any]:
+    """Simulate."""
+    simulation = _of_an_index(args) if args.index is not None else _of_documents(args)
+    console.print(describe_simulation(simulation), soft_wrap=False)
+    if args.timeline is not None:
+        shown = simulation.epochs[-1]
+        title = f"{shown.way}: {describe_setting(simulation)}"
+        picture = draw_timeline(shown.prediction.timeline, title=title, alone=True)
+        write_whole(args.timeline, picture + "\n")
+        console.print(f"wrote {args.timeline}: a step of {shown.way}")
+    return simulation.as_record()
+
+
+def _of_documents(args: Namespace) -> Simulation:
+    if args.sequence_length is None or args.sequence_length < 1:
+        given = "not given" if args.sequence_length is None else args.sequence_length
+        raise InputError(f"--sequence-length is {given}; give positions in a row, at least 1")
+    costs = costs_of(args, args.sequence_length)
+    alignment = alignment_of(args, costs)
+    documents = open_documents(args)
+    refuse_other_tokenizers(documents, args)
+    fitted = fit_lengths(
+        documents.num_tokens, documents.prefix, args.sequence_length, args.overlong
+    )
+    epochs = []
+    with progress_bar("simulating", len(WAYS)) as progress:
+        rows_of: dict[str, Rows] = {}
+        for number, (way, (strategy, balance)) in enumerate(WAYS.items()):
+            progress.update(number, way)
+            if strategy not in rows_of:
+                settings = PlanSettings.from_arguments(
+                    args,
+                    strategy=strategy,
+                    alignment=alignment,
+                    overlong="split" if args.overlong == "split" else "error",
+                )
+                plan = plan_packs(fitted.lengths, settings)
+                # A padded row comes without cu_seqlens: it attends to all before it.
+                masked = strategy != "padding"
+                rows_of[strategy] = rows_of_plan(plan, fitted.lengths, masked=masked)
+            epochs.append(_predict(way, rows_of[strategy], costs, args, balance=balance))
+    return Simulation(
+        source=str(documents.prefix),
+        sequence_length=args.sequence_length,
+        alignment=alignment,
+        global_batch_size=args.global_batch_size,
+        num_documents=len(fitted.lengths),
+        num_positions=int(fitted.lengths.sum(dtype=np.int64)),
+        costs=costs,
+        epochs=tuple(epochs),
+    )
+
+
+def _of_an_index(args: Namespace) -> Simulation:
+    if args.prefixes or args.lengths is not None:
+        raise InputError(
+            f"--index {args.index} is given together with "
+            f"{'--lengths' if args.lengths else args.prefixes[0]}; give one of them"
+        )
+    index = PackIndex.open(args.index)
+    row = index.plan.sequence_length
+    if args.sequence_length not in (None, row):
+        raise InputError(
+            f"--sequence-length is {args.sequence_length}, but {args.index} has rows of {row}; "
+            f"leave it out"
+        )
+    costs = costs_of(args, row)
+    needed = 2 * costs.layout.context if costs.layout.context > 1 else 1
+    if index.plan.alignment % needed:
+        raise InputError(
+            f"{args.index} has the alignment {index.plan.alignment}; context parallelism over "
+            f"{costs.layout.context} GPUs needs a multiple of {needed}: make it again with "
+            f"--alignment {needed}"
+        )
+    lengths = index.segment_lengths
+    if lengths is None:
+        lengths = np.asarray(open_source(index).num_tokens)[index.document_ids] - 1
+    rows = rows_of_segments(
+        lengths, index.pack_offsets, sequence_length=row, alignment=index.plan.alignment
+    )
+    ways = {index.plan.strategy: False, f"{index.plan.strategy}, balanced": True}
+    return Simulation(
+        source=str(args.index),
+        sequence_length=row,
+        alignment=index.plan.alignment,
+        global_batch_size=args.global_batch_size,
+        num_documents=index.num_documents,
+        num_positions=index.figures.num_positions,
+        costs=costs,
+        epochs=tuple(
+            _predict(way, rows, costs, args, balance=balance) for way, balance in ways.items()
+        ),
+    )
+
+
+def _predict(way: str, rows: Rows, costs: Any, args: Namespace, *, balance: bool) -> Epoch:
+    return predict_epoch(
+        way,
+        rows,
+        costs,
+        global_batch_size=args.global_batch_size,
+        most_steps=args.steps,
+        seed=args.seed,
+        balance=balance,
+    )
