@@ -96,16 +96,18 @@ def command_line(*arguments: object) -> None:
     subprocess.run([sys.executable, "-m", "megatron_packing.cli", *words[1:]], check=True)
 
 
-def train(name: str, folder: Path, index: PackIndex, steps: int) -> Run:
-    """Train one epoch of an index in so many steps, with a progress bar."""
+def train(
+    name: str, folder: Path, index: PackIndex, steps: int, rows_per_step: int, flags: str = ""
+) -> Run:
+    """Train so many steps on an index, with a progress bar; ``flags`` overrule those here."""
     log_path = folder / f"{name}.log"
     data = f"""
         --seq-length {SEQUENCE_LENGTH} --max-position-embeddings {SEQUENCE_LENGTH}
-        --train-iters {steps} --global-batch-size {len(index) // steps}
+        --train-iters {steps} --global-batch-size {rows_per_step}
         --data-path {folder / "chitchat"} --packing-indexes {index.path}
         --tokenizer-type HuggingFaceTokenizer --tokenizer-model {folder / "tokenizer"}
     """
-    words = (MODEL + TRAINING + WITHOUT_CUDA + data).split()
+    words = (MODEL + TRAINING + WITHOUT_CUDA + data + flags).split()
     scripts = [str(EXAMPLES / "cpu_trainer.py"), str(EXAMPLES / "pretrain_packed_gpt.py")]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", *scripts]
     cores = len(os.sched_getaffinity(0))
@@ -230,7 +232,10 @@ def main() -> None:
         indexes[name] = PackIndex.open(folder / name)
     command_line("verify", folder / "packed")
     console.print("\nTraining the same documents twice with Megatron's pretrain():")
-    runs = {name: train(name, folder, index, steps) for name, index in indexes.items()}
+    runs = {
+        name: train(name, folder, index, steps, len(index) // steps)
+        for name, index in indexes.items()
+    }
     show_results(indexes, runs)
 
 

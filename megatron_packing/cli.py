@@ -22,6 +22,7 @@ try:
         export,
         import_packed,
         pack,
+        probe,
         report,
         show,
         simulate,
@@ -54,6 +55,7 @@ COMMANDS: dict[str, ModuleType] = {
     "verify": verify,
     "export": export,
     "import": import_packed,
+    "probe": probe,
 }
 FIRST_STEPS = """\
 usage: megatron-packing COMMAND ...

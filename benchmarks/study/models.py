@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models that attend in spans of a packed row, and their losses."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
+
+from benchmarks.study.batches import Row
+from megatron_packing.thd.attention import packed_attention
+
+PACKED = "packed_spans"
+"""The name of this project's attention among those of transformers."""
+
+
+def _attend(_module, query, key, value, _mask, *, scaling, cu_seqlens, **_):
+    """Compute ``packed_attention`` for transformers: tensors are ``(1, heads, positions, dim)``."""
+    spans = (one[0].transpose(0, 1) for one in (query, key, value))
+    return packed_attention(*spans, cu_seqlens, scaling).unsqueeze(0), None
+
+
+AttentionInterface.register(PACKED, _attend)
+AttentionMaskInterface.register(PACKED, lambda *_, **__: None)
+
+
+def make_tiny_model(
+    vocabulary: int, longest: int, seed: int, hidden: int = 128, layers: int = 4
+) -> PreTrainedModel:
+    """Make a Llama with random weights: of about a million parameters with 2,048 tokens."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=longest,
+        tie_word_embeddings=True,
+        use_cache=False,
+    )
+    return LlamaForCausalLM(config)
+
+
+def load_model(folder: Path) -> PreTrainedModel:
+    """Load a model that ``save_pretrained`` wrote."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_cache=False)
+
+
+def hash_weights(model: PreTrainedModel) -> str:
+    """Return the first digits of the SHA-256 of a model's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:12]
+
+
+def packed_loss(model: PreTrainedModel, rows: list[Row]) -> Tensor:
+    """Return the sum of weight * loss over the trained tokens of packed rows, computed at once."""
+    model.set_attn_implementation(PACKED)
+    tokens, labels, position_ids, weights = (
+        torch.cat([getattr(row, name) for row in rows])
+        for name in ("tokens", "labels", "position_ids", "weights")
+    )
+    lengths = torch.tensor([0, *(length for row in rows for length in row.lengths)])
+    hidden = model.model(
+        input_ids=tokens[None], position_ids=position_ids[None], cu_seqlens=lengths.cumsum(0)
+    ).last_hidden_state[0]
+    return _loss_of(model, hidden, labels, weights)
+
+
+def padded_loss(model: PreTrainedModel, rows: list[Row]) -> Tensor:
+    """Compute ``packed_loss`` with a padded row for each document, by torch's own attention."""
+    model.set_attn_implementation("sdpa")
+    tokens, labels, weights = (
+        pad_sequence(
+            [part for row in rows for part in getattr(row, name).split(row.lengths)],
+            batch_first=True,
+        )
+        for name in ("tokens", "labels", "weights")
+    )
+    hidden = model.model(input_ids=tokens).last_hidden_state
+    return _loss_of(model, hidden.flatten(0, 1), labels.flatten(), weights.flatten())
+
+
+@torch.no_grad()
+def single_loss(model: PreTrainedModel, row: Row) -> float:
+    """Return the mean loss of the trained tokens of one document that is alone in its batch."""
+    return float(padded_loss(model, [row])) / float(row.weights.sum())
+
+
+def _loss_of(model: PreTrainedModel, hidden: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    at = weights > 0
+    logits = model.lm_head(hidden[at]).float()
+    return (cross_entropy(logits, labels[at], reduction="none") * weights[at]).sum()
