@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
+from megatron_packing.counted import counted
 from megatron_packing.report.compare import Comparison, PlanFigures
 from megatron_packing.report.simulate import Simulation, duration
 
@@ -69,13 +70,14 @@ def _strategy(comparison: Comparison, plan: PlanFigures) -> Advice:
             "packing does not pay: keep one document a row",
             f"{padding.num_packs:,} padded rows, {plan.num_packs:,} packed ones",
         )
-    cut = random.num_documents_split - plan.num_documents_split
-    return Advice(
-        "strategy",
-        f"--strategy {_BEST}",
-        f"{plan.num_packs:,} rows instead of {padding.num_packs:,} padded and "
-        f"{greedy.num_packs:,} of greedy; random would cut {cut:,} documents more",
+    found = (
+        f"{counted(plan.num_packs, 'row')} instead of {padding.num_packs:,} padded and "
+        f"{greedy.num_packs:,} of greedy"
     )
+    cut = random.num_documents_split - plan.num_documents_split
+    if cut > 0:
+        found += f"; random would cut {counted(cut, 'document')} more"
+    return Advice("strategy", f"--strategy {_BEST}", found)
 
 
 def _sequence_length(
@@ -89,8 +91,8 @@ def _sequence_length(
     total = int(lengths.sum(dtype=np.int64))
     share = int(lengths[lengths > row].sum(dtype=np.int64)) / total
     found = (
-        f"{over:,} of {len(lengths):,} documents, with {share:.1%} of all positions, are longer "
-        f"than {row:,}"
+        f"{over:,} of {counted(len(lengths), 'document')}, with {share:.1%} of all positions, "
+        f"{'is' if over == 1 else 'are'} longer than {row:,}"
     )
     speeds = {
         one.sequence_length: one.epochs[-1].tokens_per_second(one.num_positions)
@@ -115,8 +117,8 @@ def _batch(comparison: Comparison, plan: PlanFigures) -> Advice:
     packs = max(1, round(comparison.global_batch_size / plan.documents_per_pack))
     return Advice(
         "batch",
-        f"to keep {comparison.global_batch_size:,} documents a step, a global batch of about "
-        f"{packs:,} packs",
+        f"to keep {counted(comparison.global_batch_size, 'document')} a step, a global batch of "
+        f"about {counted(packs, 'pack')}",
         f"{plan.documents_per_pack:.2f} documents in a pack",
     )
 
@@ -125,8 +127,9 @@ def _learning_rate(comparison: Comparison, plan: PlanFigures) -> Advice:
     factor = plan.documents_per_pack
     return Advice(
         "learning rate",
-        f"with documents a step kept, keep it; with {comparison.global_batch_size:,} packs a step "
-        f"start with the same and try up to {sqrt(max(1.0, factor)):.2f} times as much",
+        f"with documents a step kept, keep it; with "
+        f"{counted(comparison.global_batch_size, 'pack')} a step start with the same and try up to "
+        f"{sqrt(max(1.0, factor)):.2f} times as much",
         f"a batch of as many packs has {factor:.2f} times the documents, and its square root is "
         f"the most that is usual",
     )
