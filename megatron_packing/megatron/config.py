@@ -48,7 +48,7 @@ class PackedDatasetConfig(GPTDatasetConfig):
     document attention, ``continue`` for pack attention."""
     packing_normaliser: Normaliser = "token"
     """Unit of equal weight in the loss: ``token``, ``sequence`` (a document) or ``turn``."""
-    packing_order: EvenSettings | None = None
+    packing_even_order: EvenSettings | None = None
     """Training reads packs in an order in which ranks have like packs in every micro-batch. None:
     in random order."""
     packing_with_tokens: bool = True

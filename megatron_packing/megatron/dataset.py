@@ -98,7 +98,7 @@ class PackedDataset(MegatronDataset):
             corpus=dataset,
             seed=config.random_seed,
             new_order_each_epoch=is_training,
-            order=self._even_order() if is_training and config.packing_order else None,
+            order=self._even_order() if is_training and config.packing_even_order else None,
             attention=config.packing_attention,
             position_ids=config.packing_position_ids or positions_of(config.packing_attention),
             normaliser=config.packing_normaliser,
@@ -107,7 +107,7 @@ class PackedDataset(MegatronDataset):
         )
 
     def _even_order(self) -> EvenOrder:
-        settings = self.config.packing_order
+        settings = self.config.packing_even_order
         work = work_of_packs(self.index, self.corpus.num_tokens, settings.work_model)
         return EvenOrder(work, settings, self.config.random_seed)
 

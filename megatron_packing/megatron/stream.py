@@ -82,7 +82,7 @@ def open_stream(dataset: PackedDataset | BlendedDataset, args: Namespace) -> End
         [part.index for part in parts],
         seed=dataset.config.random_seed,
         weights=getattr(dataset, "weights", None),
-        order=dataset.config.packing_order,
+        order=dataset.config.packing_even_order,
     )
     streams = _resume(now, args) if _resumes(args) else [now]
     stream = streams[-1]

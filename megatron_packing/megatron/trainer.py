@@ -95,9 +95,9 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
         alignment := recorded_alignment(args, config.smallest_alignment)
     ):
         config.packing = replace(config.plan_settings(training=True), alignment=alignment)
-    config.packing_order = even_settings_of(args)
-    if config.packing_order:
-        config.packing_order = recorded_order(args) or config.packing_order
+    config.packing_even_order = even_settings_of(args)
+    if config.packing_even_order:
+        config.packing_even_order = recorded_order(args) or config.packing_even_order
     config.packing_with_tokens = is_tokens_stage(vp_stage)
     config.packing_for_own_step = True
     print_rank_0("> packing the training, validation and test documents ...")

@@ -291,7 +291,7 @@ def test_ranks_of_an_even_order_have_like_work_in_each_micro_batch(tmp_path):
     lost = []
     for order in (None, settings):
         size = (20 * BATCH, None, None)
-        (train, _, _) = build([corpus.prefix], tmp_path, sizes=size, packing_order=order)
+        (train, _, _) = build([corpus.prefix], tmp_path, sizes=size, packing_even_order=order)
         work = np.array([model.work(train.segment_lengths(i)) for i in range(20 * BATCH)])
         meet = work.reshape(-1, RANKS)
         lost.append(1 - meet.mean(axis=1).sum() / meet.max(axis=1).sum())
