@@ -50,6 +50,7 @@ NO_PROBES = {
     "megatron/hybrid_checks.py": {"getattr(args, name, None)": "walks a table of flags"},
     "megatron/storage_checks.py": {"getattr(args, name, None)": "walks a table of flags"},
     "needs/installed.py": {"except ModuleNotFoundError": "looks for packages"},
+    "report/probe_picture.py": {"except ModuleNotFoundError": "an optional package"},
     "stream/record_file.py": {"except ModuleNotFoundError": "an optional package"},
     "stream/record_on_save.py": {'hasattr(save, "writes_record")': "a mark of this package"},
     "thd/attention.py": {"inspect.signature(varlen_attn)": "probes torch, not Megatron"},

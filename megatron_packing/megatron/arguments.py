@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
+from megatron_packing.megatron.balance import even_settings_of
 from megatron_packing.megatron.checks import check_packing_arguments
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.flags import MEGATRON_SETS, PLAN_PREFIX
@@ -162,6 +163,7 @@ def dataset_config_from_args(
         "packing_eval_packs_multiple_of": (
             getattr(args, "eval_global_batch_size", None) or args.global_batch_size
         ),
+        "packing_even_order": even_settings_of(args),
         "packing_with_padding_mask": args.num_experts is not None,
     }
     # Fields that have the name of their flag, whichever Megatron this is.

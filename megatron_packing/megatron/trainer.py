@@ -34,7 +34,7 @@ from megatron_packing.errors import InputError
 from megatron_packing.megatron.arguments import check_packing_arguments, dataset_config_from_args
 from megatron_packing.megatron.attention_choice import check_attention
 from megatron_packing.megatron.attention_limits import width_problem
-from megatron_packing.megatron.balance import balance_steps, even_settings_of
+from megatron_packing.megatron.balance import balance_steps
 from megatron_packing.megatron.batch import (
     get_batch,
     is_dataset_built_on_rank,
@@ -95,7 +95,6 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
         alignment := recorded_alignment(args, config.smallest_alignment)
     ):
         config.packing = replace(config.plan_settings(training=True), alignment=alignment)
-    config.packing_even_order = even_settings_of(args)
     if config.packing_even_order:
         config.packing_even_order = recorded_order(args) or config.packing_even_order
     config.packing_with_tokens = is_tokens_stage(vp_stage)
