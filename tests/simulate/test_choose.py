@@ -13,7 +13,6 @@ from megatron_packing.simulate.hardware import DEVICES
 from megatron_packing.simulate.layout import Layout
 from megatron_packing.simulate.rows import Rows
 
-
 TRANSFORMERS = [name for name, model in MODELS.items() if not model.hybrid_layer_pattern]
 
 
