@@ -106,10 +106,15 @@ def padded(begin):
     return run
 
 
+# Four units in the last place of a float32 between 4 and 8, which losses are here: processors add
+# in other orders (5.559544 on one, 5.559543 padded).
+LOSS = 2e-6
+
+
 def assert_equal(run: Run, reference: Run) -> None:
     assert len(run.steps) == len(reference.steps) == STEPS
     for step, expected in zip(run.steps, reference.steps, strict=True):
-        assert step.loss == pytest.approx(expected.loss, abs=1e-6, rel=0)
+        assert step.loss == pytest.approx(expected.loss, abs=LOSS, rel=0)
         assert step.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
 
 
@@ -171,7 +176,7 @@ def test_nor_do_l2_norms_of_queries_and_keys(begin, padded):
     """
     model = f"{EXPERTS} --qk-l2-norm"
     step, expected = train(begin(model)).steps[0], padded("token", model).steps[0]
-    assert step.loss == pytest.approx(expected.loss, abs=1e-6, rel=0)
+    assert step.loss == pytest.approx(expected.loss, abs=LOSS, rel=0)
     assert step.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
 
 
