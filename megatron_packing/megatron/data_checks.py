@@ -61,7 +61,7 @@ def check_data(config: PackedDatasetConfig, args: Namespace) -> None:
             _check_several_sets(config, args, flag, weights)
         else:
             _check_blend(flag, prefixes, weights)
-        if args.packing_order == "even" and split in (None, Split.train) and len(prefixes) > 1:
+        if config.packing_even_order and split in (None, Split.train) and len(prefixes) > 1:
             raise InputError(
                 f"{flag} has {len(prefixes)} corpora, but --packing-order even orders the packs of "
                 f"one: pack them together ({flag} {prefixes[0]},{prefixes[1]}), or give "
