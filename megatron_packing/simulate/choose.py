@@ -9,7 +9,7 @@ import numpy as np
 
 from megatron_packing.errors import InputError
 from megatron_packing.flops.model import ModelShape
-from megatron_packing.simulate.costs import Costs, Experts
+from megatron_packing.simulate.costs import Costs, Experts, refuse_hybrid
 from megatron_packing.simulate.hardware import GPUS_PER_NODE, Device
 from megatron_packing.simulate.layout import Layout
 from megatron_packing.simulate.rows import Rows
@@ -49,8 +49,9 @@ def choose_costs(
             ``expert``.
 
     Raises:
-        InputError: No such layout fits, or a given size is wrong.
+        InputError: No such layout fits, a given size is wrong, or the model is a hybrid one.
     """
+    refuse_hybrid(model)
     found: list[tuple[float, Costs]] = []
     problem: InputError | None = None
     for again, tensor, context, pipeline in product(

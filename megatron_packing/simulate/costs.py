@@ -28,6 +28,20 @@ _OPTIMIZER_TRAFFIC = 30  # of a parameter: what a step of Adam reads and writes
 _SHARE_OF_MEMORY = 0.9  # the rest is fragmentation, kernels' workspace and NCCL's buffers
 
 
+def refuse_hybrid(model: ModelShape) -> None:
+    """Refuse a model of other layers than attention with an MLP.
+
+    Raises:
+        InputError: It has a hybrid layer pattern.
+    """
+    if model.hybrid_layer_pattern:
+        raise InputError(
+            f"the model has the hybrid layer pattern {model.hybrid_layer_pattern}, but steps are "
+            f"predicted for transformer layers alone; give another --model, or use compare, which "
+            f"counts the operations of any pattern"
+        )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Experts:
     """What makes a dense shape one with experts: every MLP is one of several."""
@@ -90,12 +104,7 @@ class Costs:
             InputError: Heads, layers or experts cannot be shared as the layout asks, or the model
                 is a hybrid one.
         """
-        if self.model.hybrid_layer_pattern:
-            raise InputError(
-                f"the model has the hybrid layer pattern {self.model.hybrid_layer_pattern}, but "
-                f"steps are predicted for transformer layers alone; give another --model, or use "
-                f"compare, which counts the operations of any pattern"
-            )
+        refuse_hybrid(self.model)
         self.layout.layers_of_chunks(self.model)
         if self.model.num_heads % self.layout.tensor:
             raise InputError(
