@@ -19,7 +19,7 @@ EXAMPLE = "megatron-packing probe Qwen3-0.6B data/chat --picture probe.svg"
 JSON_KEYS = {
     "checkpoint": "the checkpoint; beside it corpus, num_documents, documents_per_row",
     "targets": "the names of what attention is given to, in the order of all shares",
-    "alone": "each document alone in its row: loss, uniform, shares[layer][head][target]",
+    "alone": "each document alone in its row: loss, uniform, shares by layer, head and target",
     "variants": "of each variant: neighbors, positions, end_token, loss, loss_change with its "
     "standard_error, uniform, shares as in alone",
 }
