@@ -45,7 +45,7 @@ def generic_gemm(
         product = rows.t() @ a.reshape(-1, a.shape[-1])
     else:
         product = rows @ (a.t() if transpose_a else a)
-        product = product.view(*b.shape[:-1], -1)
+        product = product.view(*b.shape[:-1], product.shape[-1])  # there may be no rows
     bias_gradient = None
     if bias is not None and bias.numel():
         if grad:
