@@ -10,7 +10,6 @@ from megatron_packing.bridge.model_kinds import (
     check_hybrid_settings,
     check_inputs,
     check_recurrent_layers,
-    layer_pattern,
 )
 from megatron_packing.bridge.splits import Split, shape_of
 from megatron_packing.bridge.versions import (
@@ -25,6 +24,7 @@ from megatron_packing.megatron.attention_choice import (
     check_attention as check_attention_kernels,
 )
 from megatron_packing.megatron.attention_limits import attention_problems, width_problem
+from megatron_packing.megatron.layer_pattern import layer_pattern
 from megatron_packing.thd.alignment import row_multiple, segment_alignment
 from megatron_packing.thd.layout import ATTENTION
 from megatron_packing.thd.row_shape import RowShape
@@ -116,10 +116,11 @@ def check_model(model: Any) -> None:
                 f"cfg.model.{name} is {getattr(model, name)}, which is not supported with packing: "
                 f"{why}; set it to {off}"
             )
-    main, separator, _ = layer_pattern(model).partition("/")
+    pattern = layer_pattern(model) or ""
+    main, separator, _ = pattern.partition("/")
     if separator:
         raise InputError(
-            f"cfg.model's layer pattern is {layer_pattern(model)}, whose layers after / are not "
+            f"cfg.model's layer pattern is {pattern}, whose layers after / are not "
             f"supported with packing: {_MULTI_TOKEN}; set the pattern to {main}"
         )
     if getattr(model, "cuda_graph_impl", None) not in (None, "none"):

@@ -13,6 +13,7 @@ from megatron_packing.bridge.versions import (
     takes_padding_mask,
 )
 from megatron_packing.errors import InputError
+from megatron_packing.megatron.layer_pattern import layer_pattern
 from megatron_packing.megatron.versions import (
     core_version,
     gated_delta_net_takes_packed_rows,
@@ -56,15 +57,6 @@ def _setting_names(model: Any) -> set[str]:
     parts = [model, getattr(model, "transformer", None)]
     names = {field.name for part in parts if is_dataclass(part) for field in fields(part)}
     return names - every_model_has
-
-
-def layer_pattern(model: Any) -> str:
-    """Return the layer symbols of a hybrid model (``M``: Mamba), or "" for other models."""
-    for name in ("hybrid_layer_pattern", "hybrid_override_pattern"):
-        pattern = getattr(model, name, None)
-        if pattern:
-            return str(pattern)
-    return ""
 
 
 def is_hybrid(model: Any) -> bool:
@@ -127,7 +119,7 @@ def check_recurrent_layers(model: Any) -> None:
         )
     has_delta_net = getattr(
         model, "experimental_attention_variant", None
-    ) == "gated_delta_net" or "G" in layer_pattern(model)
+    ) == "gated_delta_net" or "G" in (layer_pattern(model) or "")
     if has_delta_net and not gated_delta_net_takes_packed_rows():
         core = core_version()
         raise InputError(

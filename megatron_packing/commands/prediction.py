@@ -11,6 +11,7 @@ from megatron_packing.errors import InputError
 from megatron_packing.simulate.choose import choose_costs
 from megatron_packing.simulate.costs import Costs, Experts
 from megatron_packing.simulate.hardware import DEVICES, Device
+from megatron_packing.thd.alignment import segment_alignment
 
 _PARALLEL = {
     "tensor": "tensor-parallel GPUs",
@@ -158,7 +159,7 @@ def alignment_of(args: Namespace, costs: Costs) -> int:
     Raises:
         InputError: What was given is no multiple of that.
     """
-    needed = 2 * costs.layout.context if costs.layout.context > 1 else 1
+    needed = segment_alignment(costs.layout.context)
     if args.alignment == 1:
         return needed
     if args.alignment % needed:

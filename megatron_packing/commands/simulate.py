@@ -31,6 +31,7 @@ from megatron_packing.report.console import console, progress_bar
 from megatron_packing.report.simulate import Simulation, describe_setting, describe_simulation
 from megatron_packing.simulate.epoch import WAYS, Epoch, predict_epoch
 from megatron_packing.simulate.rows import Rows, rows_of_plan, rows_of_segments
+from megatron_packing.thd.alignment import segment_alignment
 
 HELP = "predict the time of training steps for a model and a layout, from lengths alone"
 EXAMPLE = "megatron-packing simulate data/chat --sequence-length 8192 --overlong split --gpus 64"
@@ -148,7 +149,7 @@ def _of_an_index(args: Namespace) -> Simulation:
             f"leave it out"
         )
     costs = costs_of(args, row)
-    needed = 2 * costs.layout.context if costs.layout.context > 1 else 1
+    needed = segment_alignment(costs.layout.context)
     if index.plan.alignment % needed:
         raise InputError(
             f"{args.index} has the alignment {index.plan.alignment}; context parallelism over "

@@ -20,6 +20,7 @@ from megatron_packing.errors import InputError
 from megatron_packing.flops.model import ModelShape, WorkModel
 from megatron_packing.megatron.dataset import PackedDataset
 from megatron_packing.megatron.endless import EndlessDataset
+from megatron_packing.megatron.layer_pattern import layer_pattern, layer_symbols
 from megatron_packing.stream.even_order import EvenSettings
 
 # Dataloader workers prefetch, by default two samples each, so consecutive batches interleave.
@@ -132,7 +133,7 @@ def balance_steps(
 
 def work_model_of(args: Namespace) -> WorkModel:
     """Return the work of rows in the model of Megatron's arguments; experts count as MLPs."""
-    pattern = _layer_pattern(args)
+    pattern = _counted_layers(args)
     return ModelShape(
         name="the trained model",
         num_layers=len(pattern) or args.num_layers,
@@ -165,14 +166,13 @@ def even_settings_of(args: Namespace) -> EvenSettings | None:
     )
 
 
-def _layer_pattern(args: Namespace) -> str:
+def _counted_layers(args: Namespace) -> str:
     """Return the model's layers as a hybrid pattern; empty if all have attention and an MLP.
 
     Other kinds of attention count as ordinary attention.
     """
-    if args.hybrid_layer_pattern:
-        pattern: str = args.hybrid_layer_pattern
-        return pattern.translate(str.maketrans("+DE", "**-", "|"))
+    if pattern := layer_pattern(args):
+        return layer_symbols(pattern).translate(str.maketrans("+DE", "**-"))
     if args.experimental_attention_variant != "gated_delta_net":
         return ""
     every = args.linear_attention_freq
