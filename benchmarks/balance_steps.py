@@ -122,7 +122,7 @@ def measure(lengths: NDArray[np.integer] | None, row: int) -> list[Result]:
     at_random = batches_at_random(len(squares))
     results = []
     for name, model in MODELS.items():
-        work = model.per_token * row + model.per_squared_length * squares
+        work = model.total(np.full(len(squares), float(row)), squares)
         orders = {
             "random": at_random,
             "random, balanced": balanced(at_random, work),

@@ -35,11 +35,11 @@ from rich.table import Table
 
 from megatron_packing import plan_packs
 from megatron_packing.flops.models import MODELS
+from megatron_packing.planning.rows import Rows, rows_of_plan
 from megatron_packing.simulate.costs import Costs
 from megatron_packing.simulate.epoch import predict_epoch
 from megatron_packing.simulate.hardware import DEVICES
 from megatron_packing.simulate.layout import Layout
-from megatron_packing.simulate.rows import Rows, rows_of_plan
 from megatron_packing.simulate.step import predict_steps
 
 TABLE_5 = {  # set and model: steps of padding, random, greedy; published speed-ups of the last two

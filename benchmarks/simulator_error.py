@@ -42,6 +42,7 @@ from megatron_packing.flops.model import ModelShape  # noqa: E402
 from megatron_packing.flops.models import MODELS  # noqa: E402
 from megatron_packing.index.build import build_pack_index  # noqa: E402
 from megatron_packing.index.pack_index import PackIndex  # noqa: E402
+from megatron_packing.index.rows import rows_of_index  # noqa: E402
 from megatron_packing.index.source import open_source  # noqa: E402
 from megatron_packing.planning.settings import PlanSettings  # noqa: E402
 from megatron_packing.report.console import console  # noqa: E402
@@ -51,7 +52,6 @@ from megatron_packing.simulate.epoch import WAYS  # noqa: E402
 from megatron_packing.simulate.hardware import Device  # noqa: E402
 from megatron_packing.simulate.layout import Layout  # noqa: E402
 from megatron_packing.simulate.play import play  # noqa: E402
-from megatron_packing.simulate.rows import Rows, rows_of_segments  # noqa: E402
 from megatron_packing.simulate.schedule import Schedule  # noqa: E402
 from megatron_packing.simulate.step import predict_steps  # noqa: E402
 from megatron_packing.stream.order import pack_at  # noqa: E402
@@ -182,14 +182,6 @@ def step_seconds(
     return float(played.seconds.reshape(-1, layout.data).max(axis=1).mean())
 
 
-def rows_of(index: PackIndex, lengths: NDArray[np.int64]) -> Rows:
-    """The rows of an index, tails among what attends, as the trainer computes them here."""
-    segments = index.segment_lengths
-    if segments is None:
-        segments = lengths[index.document_ids]
-    return rows_of_segments(segments, index.pack_offsets, sequence_length=ROW)
-
-
 def order_of(index: PackIndex, steps: int) -> NDArray[np.int64]:
     """The packs of all steps but the first."""
     samples = range(BATCH, (steps + 1) * BATCH)
@@ -223,7 +215,7 @@ def compare(steps: int, repeats: int) -> Iterator[Compared]:
         work, seconds = [], []
         for strategy in ("padding", "optimal"):
             index = indexes[FITTED_TO][strategy]
-            rows = rows_of(index, positions[FITTED_TO]).take(order_of(index, steps))
+            rows = rows_of_index(index, positions[FITTED_TO] + 1).take(order_of(index, steps))
             linear = float(ROW * MODEL.linear_flops_per_position)
             work += [(linear, MODEL.attention_flops_per_square * one) for one in rows.squares]
             forward, backward = measure(index, Layout(data=1), "", steps, repeats)
@@ -238,7 +230,7 @@ def compare(steps: int, repeats: int) -> Iterator[Compared]:
             epochs: dict[str, tuple[float, float]] = {}
             for way, (strategy, balance) in WAYS.items():
                 index = indexes[name][strategy]
-                rows = rows_of(index, positions[name])
+                rows = rows_of_index(index, positions[name] + 1)
                 dealt = deal_rows(
                     rows,
                     order_of(index, steps),

@@ -28,6 +28,7 @@ from megatron_packing.index.packable import fit_lengths, packable_lengths
 from megatron_packing.page.charts import require_matplotlib
 from megatron_packing.page.whole import make_page
 from megatron_packing.planning.plan import PackPlan, plan_packs
+from megatron_packing.planning.rows import rows_of_plan
 from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.planning.strategies import BASELINE, STRATEGIES
 from megatron_packing.report.advice import advise, describe_advice
@@ -37,7 +38,6 @@ from megatron_packing.report.data_report import BALANCED, BEST, DataReport, Leng
 from megatron_packing.report.randomness import Randomness, measure_randomness
 from megatron_packing.report.simulate import Simulation
 from megatron_packing.simulate.epoch import Epoch, predict_epoch
-from megatron_packing.simulate.rows import rows_of_plan
 
 HELP = "write a page that shows what each strategy makes of the data, and what to do"
 EXAMPLE = (

@@ -23,14 +23,15 @@ from megatron_packing.errors import InputError
 from megatron_packing.files.whole import write_whole
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.packable import fit_lengths
+from megatron_packing.index.rows import rows_of_index
 from megatron_packing.index.source import open_source
 from megatron_packing.page.timeline import draw_timeline
 from megatron_packing.planning.plan import plan_packs
+from megatron_packing.planning.rows import Rows, rows_of_plan
 from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.report.console import console, progress_bar
 from megatron_packing.report.simulate import Simulation, describe_setting, describe_simulation
 from megatron_packing.simulate.epoch import WAYS, Epoch, predict_epoch
-from megatron_packing.simulate.rows import Rows, rows_of_plan, rows_of_segments
 from megatron_packing.thd.alignment import segment_alignment
 
 HELP = "predict the time of training steps for a model and a layout, from lengths alone"
@@ -156,12 +157,9 @@ def _of_an_index(args: Namespace) -> Simulation:
             f"{costs.layout.context} GPUs needs a multiple of {needed}: make it again with "
             f"--alignment {needed}"
         )
-    lengths = index.segment_lengths
-    if lengths is None:
-        lengths = np.asarray(open_source(index).num_tokens)[index.document_ids] - 1
-    rows = rows_of_segments(
-        lengths, index.pack_offsets, sequence_length=row, alignment=index.plan.alignment
-    )
+    has_lengths = index.segment_lengths is not None
+    num_tokens = None if has_lengths else np.asarray(open_source(index).num_tokens)
+    rows = rows_of_index(index, num_tokens)
     ways = {index.plan.strategy: False, f"{index.plan.strategy}, balanced": True}
     return Simulation(
         source=str(args.index),

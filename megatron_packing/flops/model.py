@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import gcd
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from megatron_packing.flops.layers import (
     Mlp,
 )
 
+_Number = TypeVar("_Number", int, NDArray[Any])
 _FORWARD_AND_BACKWARD = 3  # forward, gradient of the input, gradient of the weight
 _MULTIPLY_ADD = 2
 _STAGE_BOUNDARY = "|"
@@ -62,7 +64,17 @@ class WorkModel:
                 tail.
         """
         squares = int(np.dot(segment_lengths, segment_lengths))
-        return self.per_token * int(segment_lengths.sum()) + self.per_squared_length * squares
+        return self.total(int(segment_lengths.sum()), squares)
+
+    def total(self, positions: _Number, squares: _Number) -> _Number:
+        """Compute the work of rows.
+
+        Args:
+            positions: Positions that linear layers compute: of one row, or an array of rows.
+            squares: The sum of squared segment lengths, likewise.
+        """
+        work: _Number = self.per_token * positions + self.per_squared_length * squares
+        return work
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

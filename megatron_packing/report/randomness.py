@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_packing.planning.plan import PackPlan
-from megatron_packing.simulate.rows import Rows
+from megatron_packing.planning.rows import Rows
 from megatron_packing.stream.order import pack_at
 
 

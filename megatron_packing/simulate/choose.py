@@ -9,10 +9,10 @@ import numpy as np
 
 from megatron_packing.errors import InputError
 from megatron_packing.flops.model import ModelShape
+from megatron_packing.planning.rows import Rows
 from megatron_packing.simulate.costs import Costs, Experts, refuse_hybrid
 from megatron_packing.simulate.hardware import GPUS_PER_NODE, Device
 from megatron_packing.simulate.layout import Layout
-from megatron_packing.simulate.rows import Rows
 from megatron_packing.simulate.step import passes_of, update_seconds
 
 _ABOUT_AS_SHORT = 1.03

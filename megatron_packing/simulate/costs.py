@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from megatron_packing.errors import InputError
 from megatron_packing.flops.model import ModelShape
+from megatron_packing.planning.rows import Rows
 from megatron_packing.simulate.hardware import GPUS_PER_NODE, Device
 from megatron_packing.simulate.layout import Layout
-from megatron_packing.simulate.rows import Rows
 
 _BF16 = 2
 _FLOAT32 = 4

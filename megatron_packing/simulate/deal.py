@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from megatron_packing import _core
 from megatron_packing.flops.model import WorkModel
-from megatron_packing.simulate.rows import Rows
+from megatron_packing.planning.rows import Rows
 
 
 def deal_rows(
@@ -36,6 +36,6 @@ def deal_rows(
     """
     batches = order.reshape(-1, global_batch_size)
     if balance is not None:
-        work = balance.per_token * rows.positions + balance.per_squared_length * rows.squares
+        work = balance.total(rows.positions, rows.squares)
         batches = np.array([batch[_core.balance(work[batch], num_ranks)] for batch in batches])
     return batches.reshape(len(batches), -1, num_ranks).transpose(0, 2, 1)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from megatron_packing.flops.model import WorkModel
+from megatron_packing.planning.rows import Rows
 from megatron_packing.simulate.costs import Costs
 from megatron_packing.simulate.deal import deal_rows
-from megatron_packing.simulate.rows import Rows
 from megatron_packing.simulate.step import Prediction, predict_steps
 from megatron_packing.stream.order import pack_at
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_packing.planning.rows import Rows
 from megatron_packing.simulate.costs import Costs, PassSeconds
 from megatron_packing.simulate.play import Played, TimedPass, play
-from megatron_packing.simulate.rows import Rows
 from megatron_packing.simulate.schedule import Schedule
 
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from megatron_packing import _core
 from megatron_packing.flops.model import WorkModel
 from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.index.rows import rows_of_index
 
 _LOOSE, _NEIGHBORS, _FIRST_STRATUM = 0, 1, 2  # uses of an epoch's key
 # Before runs are cut, the packs of neighboring ones change places: of this share of all runs, and
@@ -33,7 +34,6 @@ _MOST_MIXED = 4
 _SHARES = 8  # of the runs of a stratum, by work
 _EPOCHS_KEPT = 2
 _BATCHES_KEPT = 4  # dataloader workers prefetch, so consecutive batches interleave
-_SEGMENTS_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,10 +65,7 @@ class EvenSettings:
 def work_of_packs(
     index: PackIndex, num_tokens: NDArray[np.integer], model: WorkModel
 ) -> NDArray[np.float64]:
-    """Return the work of each pack in the first epoch, the tail of the row as one segment.
-
-    In later epochs segments change places with others of their length, so that work stays the same
-    but for the alignment.
+    """Return the work of each pack; see ``rows_of_index``.
 
     Args:
         index: The pack index.
@@ -78,25 +75,8 @@ def work_of_packs(
     Returns:
         Shape ``(len(index),)``.
     """
-    row, alignment = index.plan.sequence_length, index.plan.alignment
-    work = np.empty(len(index))
-    first = 0
-    while first < len(index):
-        begin = int(index.pack_offsets[first])
-        stop = int(np.searchsorted(index.pack_offsets, begin + _SEGMENTS_AT_ONCE, side="right")) - 1
-        stop = min(max(stop, first + 1), len(index))
-        offsets = np.asarray(index.pack_offsets[first : stop + 1]) - begin
-        places = slice(begin, begin + int(offsets[-1]))
-        if index.segment_lengths is None:
-            lengths = num_tokens[index.document_ids[places]].astype(np.int64) - 1
-        else:
-            lengths = np.asarray(index.segment_lengths[places])
-        lengths = -(-lengths // alignment) * alignment
-        tails = row - _sums(lengths.astype(np.float64), offsets)
-        squared = _sums(lengths.astype(np.float64) ** 2, offsets) + tails**2
-        work[first:stop] = model.per_token * row + model.per_squared_length * squared
-        first = stop
-    return work
+    rows = rows_of_index(index, num_tokens)
+    return model.total(rows.positions.astype(np.float64), rows.squares.astype(np.float64))
 
 
 class EvenOrder:
@@ -239,8 +219,3 @@ def _keep(cache: dict[Any, Any], key: Any, value: Any, most: int) -> None:
     if len(cache) == most:
         del cache[next(iter(cache))]
     cache[key] = value
-
-
-def _sums(values: NDArray[np.float64], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The sums of values between offsets; 0 between equal ones."""
-    return np.diff(np.concatenate([[0.0], np.cumsum(values)])[offsets])

@@ -7,13 +7,13 @@ import numpy as np
 
 from megatron_packing import STRATEGIES, plan_packs
 from megatron_packing.flops.models import MODELS
+from megatron_packing.planning.rows import rows_of_plan
 from megatron_packing.report.advice import advise
 from megatron_packing.report.compare import Comparison, measure
 from megatron_packing.report.simulate import Simulation
 from megatron_packing.simulate.choose import choose_costs
 from megatron_packing.simulate.epoch import predict_epoch
 from megatron_packing.simulate.hardware import DEVICES
-from megatron_packing.simulate.rows import rows_of_plan
 
 
 def compared(lengths, row, batch=64):

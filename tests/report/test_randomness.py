@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from megatron_packing import STRATEGIES, plan_packs
+from megatron_packing.planning.rows import rows_of_plan
 from megatron_packing.report.randomness import measure_randomness
-from megatron_packing.simulate.rows import rows_of_plan
 from megatron_packing.stream.order import pack_at
 from tests.conftest import chat_like_lengths
 

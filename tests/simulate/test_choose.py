@@ -6,12 +6,12 @@ import pytest
 
 from megatron_packing.errors import InputError
 from megatron_packing.flops.models import MODELS
+from megatron_packing.planning.rows import Rows
 from megatron_packing.simulate.choose import choose_costs
 from megatron_packing.simulate.costs import Costs
 from megatron_packing.simulate.epoch import predict_epoch
 from megatron_packing.simulate.hardware import DEVICES
 from megatron_packing.simulate.layout import Layout
-from megatron_packing.simulate.rows import Rows
 
 TRANSFORMERS = [name for name, model in MODELS.items() if not model.hybrid_layer_pattern]
 

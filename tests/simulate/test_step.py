@@ -10,10 +10,10 @@ import pytest
 
 from megatron_packing.errors import InputError
 from megatron_packing.flops.models import MODELS
+from megatron_packing.planning.rows import Rows
 from megatron_packing.simulate.costs import Costs, Experts
 from megatron_packing.simulate.hardware import DEVICES, Device
 from megatron_packing.simulate.layout import Layout
-from megatron_packing.simulate.rows import Rows
 from megatron_packing.simulate.step import predict_steps
 
 FREE = 1e30

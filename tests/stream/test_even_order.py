@@ -115,7 +115,7 @@ def test_a_batch_that_ranks_do_not_share_is_refused(ranks, batch):
 )
 @pytest.mark.parametrize("at_once", [1, 50, 10**6])
 def test_the_work_of_a_pack_is_that_of_its_segments(tmp_path, monkeypatch, options, at_once):
-    monkeypatch.setattr("megatron_packing.stream.even_order._SEGMENTS_AT_ONCE", at_once)
+    monkeypatch.setattr("megatron_packing.planning.rows._BLOCK_SEGMENTS", at_once)
     corpus = write_corpus(tmp_path / "corpus", chat_like_lengths(200, longest=129))
     plan = PlanSettings(sequence_length=128, **options)
     index = build_pack_index(corpus, plan, tmp_path / "index")

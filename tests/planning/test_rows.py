@@ -6,9 +6,9 @@ import pytest
 
 from megatron_packing import STRATEGIES, plan_packs
 from megatron_packing.flops.model import WorkModel
-from megatron_packing.simulate import rows as rows_module
+from megatron_packing.planning import rows as rows_module
+from megatron_packing.planning.rows import rows_of_plan
 from megatron_packing.simulate.deal import deal_rows
-from megatron_packing.simulate.rows import rows_of_plan
 from tests.conftest import chat_like_lengths
 
 ROW = 64

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,7 @@ class Rows:
 
 
 def rows_of_segments(
-    segment_lengths: NDArray[np.integer],
+    lengths_of: Callable[[slice], NDArray[np.integer]],
     pack_offsets: NDArray[np.int64],
     *,
     sequence_length: int,
@@ -52,7 +53,7 @@ def rows_of_segments(
     """Measure packs.
 
     Args:
-        segment_lengths: Shape ``(num_segments,)``: positions of each segment, pack after pack.
+        lengths_of: Returns the positions of some segments, which stand pack after pack.
         pack_offsets: Shape ``(num_packs + 1,)``: where each pack's segments begin.
         sequence_length: Positions in a row.
         alignment: Each segment takes a multiple of this many positions.
@@ -61,10 +62,10 @@ def rows_of_segments(
     """
     num_packs = len(pack_offsets) - 1
     filled, real, squares = (np.zeros(num_packs, np.int64) for _ in range(3))
-    block = max(1, _BLOCK_SEGMENTS * num_packs // max(1, len(segment_lengths)))
+    block = max(1, _BLOCK_SEGMENTS * num_packs // max(1, int(pack_offsets[-1])))
     for first in range(0, num_packs, block):
         offsets = np.asarray(pack_offsets[first : first + block + 1])
-        lengths = np.asarray(segment_lengths[offsets[0] : offsets[-1]]).astype(np.int64)
+        lengths = lengths_of(slice(int(offsets[0]), int(offsets[-1]))).astype(np.int64)
         aligned = -(-lengths // alignment) * alignment
         here = slice(first, first + block)
         bounds = offsets - offsets[0]
@@ -88,9 +89,15 @@ def rows_of_plan(plan: PackPlan, lengths: NDArray[np.integer], *, masked: bool =
         lengths: Shape ``(num_documents,)``: positions of the planned documents.
         masked: See :func:`rows_of_segments`.
     """
-    segments = plan.segment_lengths
+
+    def lengths_of(part: slice) -> NDArray[np.integer]:
+        if plan.segment_lengths is not None:
+            return plan.segment_lengths[part]
+        found: NDArray[np.integer] = lengths[plan.document_ids[part]]
+        return found
+
     return rows_of_segments(
-        lengths[plan.document_ids] if segments is None else segments,
+        lengths_of,
         plan.pack_offsets,
         sequence_length=plan.sequence_length,
         alignment=plan.alignment,
