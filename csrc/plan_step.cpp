@@ -11,16 +11,13 @@
 #include <stdexcept>
 #include <string>
 
+#include "base/divide_up.hpp"
 #include "step/deal_batches.hpp"
 #include "step/fill.hpp"
 #include "step/micro_batches.hpp"
 
 namespace packing {
 namespace {
-
-std::int64_t divide_up(std::int64_t dividend, std::int64_t divisor) {
-  return dividend / divisor + (dividend % divisor > 0 ? 1 : 0);
-}
 
 void refuse(const std::string& sentence) { throw std::invalid_argument(sentence); }
 

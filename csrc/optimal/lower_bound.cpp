@@ -5,14 +5,9 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/divide_up.hpp"
+
 namespace packing {
-namespace {
-
-std::int64_t divide_up(std::int64_t dividend, std::int64_t divisor) {
-  return dividend / divisor + (dividend % divisor > 0 ? 1 : 0);
-}
-
-}  // namespace
 
 // For each k, segments longer than capacity - k have a row of their own, those longer than half a
 // row have a row each that no segment of k or more beside them needs to share, and what the
