@@ -22,6 +22,7 @@ from megatron_packing.megatron.dataset import PackedDataset
 from megatron_packing.megatron.endless import EndlessDataset
 from megatron_packing.megatron.layer_pattern import layer_pattern, layer_symbols
 from megatron_packing.stream.even_order import EvenSettings
+from megatron_packing.stream.recent import keep_recent
 
 # Dataloader workers prefetch, by default two samples each, so consecutive batches interleave.
 _ORDERS_KEPT = 4
@@ -94,9 +95,7 @@ class BalancedDataset(torch.utils.data.Dataset):
             return idx  # an incomplete batch keeps its order
         if start not in self._orders:
             order = self._balance(start)  # before the eviction, so an error changes no state
-            if len(self._orders) == _ORDERS_KEPT:
-                del self._orders[next(iter(self._orders))]
-            self._orders[start] = order
+            keep_recent(self._orders, start, order, _ORDERS_KEPT)
         return start + int(self._orders[start][offset])
 
     def _balance(self, start: int) -> NDArray[np.int64]:

@@ -16,7 +16,6 @@ seed and the sample's number.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +24,7 @@ from megatron_packing import _core
 from megatron_packing.flops.model import WorkModel
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.rows import rows_of_index
+from megatron_packing.stream.recent import keep_recent
 
 _LOOSE, _NEIGHBORS, _FIRST_STRATUM = 0, 1, 2  # uses of an epoch's key
 # Before runs are cut, the packs of neighboring ones change places: of this share of all runs, and
@@ -120,9 +120,9 @@ class EvenOrder:
                     num_batches,
                     _core.derive_key(self._seed, number),
                 )
-                _keep(self._epochs, number, epoch, _EPOCHS_KEPT)
+                keep_recent(self._epochs, number, epoch, _EPOCHS_KEPT)
             packs = self._heaviest_first[self._epochs[number].batch(batch)]
-            _keep(self._batches, (number, batch), packs, _BATCHES_KEPT)
+            keep_recent(self._batches, (number, batch), packs, _BATCHES_KEPT)
         return int(self._batches[number, batch][offset])
 
 
@@ -213,9 +213,3 @@ class _Epoch:
     def _all_ranks_of(self, left: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the ranks among all packs, from those among packs that are not loose."""
         return left + np.searchsorted(self._heavier, left, side="right")
-
-
-def _keep(cache: dict[Any, Any], key: Any, value: Any, most: int) -> None:
-    if len(cache) == most:
-        del cache[next(iter(cache))]
-    cache[key] = value
