@@ -8,9 +8,6 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from megatron_packing.commands.model_shape import add_model_arguments, model_of
 from megatron_packing.commands.planning import (
     add_planning_arguments,
@@ -18,7 +15,7 @@ from megatron_packing.commands.planning import (
     refuse_other_tokenizers,
 )
 from megatron_packing.errors import InputError
-from megatron_packing.index.packable import fit_lengths, packable_lengths
+from megatron_packing.index.packable import FittedLengths, fit_lengths
 from megatron_packing.planning.plan import plan_packs
 from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.planning.strategies import STRATEGIES
@@ -71,29 +68,23 @@ def run(args: Namespace) -> dict[str, Any]:
     refuse_other_tokenizers(documents, args)
     source = documents.prefix
     fitted = fit_lengths(documents.num_tokens, source, args.sequence_length, args.overlong)
-    comparison = Comparison(
-        source=str(source),
+    comparison = Comparison.of(
+        fitted,
+        _plan_all(fitted, args),
+        source=source,
         sequence_length=args.sequence_length,
         global_batch_size=args.global_batch_size,
         model=model,
-        num_documents=len(fitted.lengths),
-        num_positions=int(fitted.lengths.sum(dtype=np.int64)),
-        num_documents_dropped=fitted.num_documents_dropped,
-        num_documents_truncated=fitted.num_documents_truncated,
-        num_documents_empty=fitted.num_documents_empty,
-        num_positions_lost=fitted.num_positions_lost,
-        plans=_plan_all(fitted.lengths, args),
     )
-    advice = advise(comparison, packable_lengths(documents.num_tokens, source)[0])
+    advice = advise(comparison, fitted.packable)
     console.print(describe_comparison(comparison, console.width), soft_wrap=False)
     console.print()
     console.print(describe_advice(advice), soft_wrap=False)
     return comparison.as_record() | {"advice": [asdict(one) for one in advice]}
 
 
-def _plan_all(lengths: NDArray[np.integer], args: Namespace) -> tuple[PlanFigures, ...]:
+def _plan_all(documents: FittedLengths, args: Namespace) -> list[PlanFigures]:
     figures: list[PlanFigures] = []
-    overlong = "split" if args.overlong == "split" else "error"  # others are out already
     with progress_bar("planning", len(STRATEGIES)) as progress:
         for strategy in STRATEGIES:
 
@@ -101,8 +92,10 @@ def _plan_all(lengths: NDArray[np.integer], args: Namespace) -> tuple[PlanFigure
                 progress.update(len(figures) + share, name)
 
             started = time.perf_counter()
-            settings = PlanSettings.from_arguments(args, strategy=strategy, overlong=overlong)
-            plan = plan_packs(lengths, settings, progress=show)
+            settings = PlanSettings.from_arguments(
+                args, strategy=strategy, overlong=documents.overlong
+            )
+            plan = plan_packs(documents.lengths, settings, progress=show)
             seconds = time.perf_counter() - started
-            figures.append(measure(plan, lengths, strategy, seconds))
-    return tuple(figures)
+            figures.append(measure(plan, documents.lengths, strategy, seconds))
+    return figures

@@ -9,8 +9,6 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from megatron_packing.commands.planning import (
     add_planning_arguments,
     open_documents,
@@ -21,10 +19,9 @@ from megatron_packing.commands.prediction import (
     alignment_of,
     costs_of,
 )
-from megatron_packing.corpus.corpus import Documents
 from megatron_packing.errors import InputError
 from megatron_packing.files.whole import write_whole
-from megatron_packing.index.packable import fit_lengths, packable_lengths
+from megatron_packing.index.packable import FittedLengths, fit_lengths
 from megatron_packing.page.charts import require_matplotlib
 from megatron_packing.page.whole import make_page
 from megatron_packing.planning.plan import PackPlan, plan_packs
@@ -92,14 +89,17 @@ def run(args: Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     documents = open_documents(args)
     refuse_other_tokenizers(documents, args)
-    lengths, _ = packable_lengths(documents.num_tokens, documents.prefix)
-    sequence_lengths = list(dict.fromkeys(args.sequence_length))
-    with progress_bar("planning", len(sequence_lengths)) as progress:
+    fitted = {
+        length: fit_lengths(documents.num_tokens, documents.prefix, length, args.overlong)
+        for length in args.sequence_length
+    }
+    with progress_bar("planning", len(fitted)) as progress:
         reports = []
-        for number, sequence_length in enumerate(sequence_lengths):
-            progress.update(number, f"rows of {sequence_length:,}")
-            reports.append(_report_length(documents, sequence_length, args))
+        for number, (length, of_length) in enumerate(fitted.items()):
+            progress.update(number, f"rows of {length:,}")
+            reports.append(_report_length(of_length, documents.prefix, length, args))
     main, *others = reports
+    lengths = fitted[args.sequence_length[0]].packable
     report = DataReport(
         source=str(documents.prefix),
         document_lengths=lengths,
@@ -124,12 +124,12 @@ def run(args: Namespace) -> dict[str, Any]:
     return record
 
 
-def _report_length(documents: Documents, sequence_length: int, args: Namespace) -> LengthReport:
+def _report_length(
+    fitted: FittedLengths, source: Path | str, sequence_length: int, args: Namespace
+) -> LengthReport:
     """Plan, measure and predict every strategy at one sequence length."""
     costs = costs_of(args, sequence_length)
     alignment = alignment_of(args, costs)
-    source = documents.prefix
-    fitted = fit_lengths(documents.num_tokens, source, sequence_length, args.overlong)
     figures: list[PlanFigures] = []
     epochs: list[Epoch] = []
     plans: dict[str, PackPlan] = {}
@@ -141,7 +141,7 @@ def _report_length(documents: Documents, sequence_length: int, args: Namespace) 
             strategy=strategy,
             sequence_length=sequence_length,
             alignment=alignment,
-            overlong="split" if args.overlong == "split" else "error",
+            overlong=fitted.overlong,
         )
         plan = plan_packs(fitted.lengths, settings)
         figures.append(measure(plan, fitted.lengths, strategy, time.perf_counter() - started))
@@ -167,19 +167,13 @@ def _report_length(documents: Documents, sequence_length: int, args: Namespace) 
             )
             for way, balance in ways.items()
         ]
-    num_positions = int(fitted.lengths.sum(dtype=np.int64))
-    comparison = Comparison(
-        source=str(source),
+    comparison = Comparison.of(
+        fitted,
+        figures,
+        source=source,
         sequence_length=sequence_length,
         global_batch_size=args.global_batch_size,
         model=costs.model,
-        num_documents=len(fitted.lengths),
-        num_positions=num_positions,
-        num_documents_dropped=fitted.num_documents_dropped,
-        num_documents_truncated=fitted.num_documents_truncated,
-        num_documents_empty=fitted.num_documents_empty,
-        num_positions_lost=fitted.num_positions_lost,
-        plans=tuple(figures),
     )
     return LengthReport(
         comparison=comparison,
@@ -189,7 +183,7 @@ def _report_length(documents: Documents, sequence_length: int, args: Namespace) 
             alignment=alignment,
             global_batch_size=args.global_batch_size,
             num_documents=len(fitted.lengths),
-            num_positions=num_positions,
+            num_positions=fitted.num_positions,
             costs=costs,
             epochs=tuple(epochs),
         ),

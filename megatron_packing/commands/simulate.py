@@ -117,7 +117,7 @@ def _of_documents(args: Namespace) -> Simulation:
                     args,
                     strategy=strategy,
                     alignment=alignment,
-                    overlong="split" if args.overlong == "split" else "error",
+                    overlong=fitted.overlong,
                 )
                 plan = plan_packs(fitted.lengths, settings)
                 # A padded row comes without cu_seqlens: it attends to all before it.
@@ -130,7 +130,7 @@ def _of_documents(args: Namespace) -> Simulation:
         alignment=alignment,
         global_batch_size=args.global_batch_size,
         num_documents=len(fitted.lengths),
-        num_positions=int(fitted.lengths.sum(dtype=np.int64)),
+        num_positions=fitted.num_positions,
         costs=costs,
         epochs=tuple(epochs),
     )

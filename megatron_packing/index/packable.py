@@ -88,6 +88,10 @@ def all_dropped(sequence_length: int, source: Path | str) -> SettingError:
 class FittedLengths:
     """Documents as every strategy is to pack them, and what was left out for it."""
 
+    packable: NDArray[np.integer]
+    """Positions of each document of two or more tokens, as it is."""
+    overlong: Overlong
+    """What a strategy is still to do with documents that are longer than a row."""
     lengths: NDArray[np.integer]
     """Positions of each document. Some are longer than a row only where they are to be split."""
     num_documents_dropped: int
@@ -96,6 +100,11 @@ class FittedLengths:
     """Documents of fewer than 2 tokens."""
     num_positions_lost: int
     """Positions of dropped documents and of truncated ends."""
+
+    @property
+    def num_positions(self) -> int:
+        """Positions of all documents that are packed."""
+        return int(self.lengths.sum(dtype=np.int64))
 
 
 def fit_lengths(
@@ -128,6 +137,8 @@ def fit_lengths(
             raise all_dropped(sequence_length, source)
         lengths = kept[~over]
     return FittedLengths(
+        packable=kept,
+        overlong="split" if overlong == "split" else "error",
         lengths=lengths,
         num_documents_dropped=count if overlong == "drop" else 0,
         num_documents_truncated=count if overlong == "truncate" else 0,

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from rich.text import Text
 
 from megatron_packing.counted import counted
 from megatron_packing.flops.model import ModelShape
+from megatron_packing.index.packable import FittedLengths
 from megatron_packing.planning.plan import PackPlan
 from megatron_packing.planning.strategies import BASELINE, STRATEGY_TABLE, Strategy
 from megatron_packing.report.visible import visible
@@ -111,6 +114,32 @@ class Comparison:
     """Positions of dropped documents and of truncated ends."""
     plans: tuple[PlanFigures, ...]
     """One of them has the strategy ``BASELINE``."""
+
+    @classmethod
+    def of(
+        cls,
+        documents: FittedLengths,
+        plans: Sequence[PlanFigures],
+        *,
+        source: Path | str,
+        sequence_length: int,
+        global_batch_size: int,
+        model: ModelShape,
+    ) -> Comparison:
+        """Compare plans of the same documents."""
+        return cls(
+            source=str(source),
+            sequence_length=sequence_length,
+            global_batch_size=global_batch_size,
+            model=model,
+            num_documents=len(documents.lengths),
+            num_positions=documents.num_positions,
+            num_documents_dropped=documents.num_documents_dropped,
+            num_documents_truncated=documents.num_documents_truncated,
+            num_documents_empty=documents.num_documents_empty,
+            num_positions_lost=documents.num_positions_lost,
+            plans=tuple(plans),
+        )
 
     @property
     def lower_bound(self) -> int:
