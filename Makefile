@@ -9,7 +9,7 @@ PYTEST = -m pytest -n $(JOBS) --dist loadfile
 
 DOCS ?= build/docs
 
-.PHONY: demo docs test test-all coverage test-3.11 test-older-cores test-other-pythons test-wheels \
+.PHONY: demo docs test test-all coverage test-3.11 second-lane test-older-cores test-other-pythons test-wheels \
   lint sanitize aarch64 clang wheel sbom environment-3.10 environment-3.11 environment-3.12 \
   environment-3.13 clean
 
@@ -30,6 +30,14 @@ coverage: environment-3.12 ## Run all tests, and print the share of lines that t
 test-3.11: environment-3.11 ## Run all tests with Python 3.11 and megatron-core 0.16.1
 	.venv-3.11/bin/python $(PYTEST)
 
+# What another megatron-core, Bridge or Transformer Engine may change is run whole, the rest without what
+# proves at length. Rooms that need none of them are tested with Python 3.10, 3.12 and 3.13.
+WITH_MEGATRON = $(addprefix tests/,thd megatron bridge te hybrid interchange flops probe)
+
+second-lane: environment-3.11 ## Run what Python 3.11 and megatron-core 0.16.1 may change
+	.venv-3.11/bin/python $(PYTEST) $(WITH_MEGATRON)
+	.venv-3.11/bin/python $(PYTEST) -m "not slow" $(addprefix --ignore=,$(WITH_MEGATRON) $(LIGHT_ROOMS))
+
 test-older-cores: environment-3.12 ## Prove packing with megatron-core 0.17.1 and 0.18.2
 	tools/test_older_cores.sh .venv-3.12/bin/python
 
@@ -37,7 +45,8 @@ docs: environment-3.12 ## Build the documentation into build/docs, with warnings
 	NO_MKDOCS_2_WARNING=1 .venv-3.12/bin/python -W ignore -m mkdocs build --strict --site-dir $(DOCS)
 
 # What needs neither torch nor Megatron, less tests of the core alone that take long, as it is the same.
-LIGHT_TESTS = $(addprefix tests/,core records schemas chat tokenizers tokenize index planning corpus commands) \
+LIGHT_ROOMS = $(addprefix tests/,core records schemas chat tokenizers tokenize index planning corpus commands)
+LIGHT_TESTS = $(LIGHT_ROOMS) \
   -m "not slow" -k "not no_stretch_of_planning"
 
 test-other-pythons: environment-3.10 environment-3.13 ## Test planning and preparing data with Python 3.10 and 3.13

@@ -79,6 +79,10 @@ def run_ranks(script: Path, *arguments: object, ranks: int = 1, timeout: float =
             for kind in ("output", "errors")
         )
     assert not answer["timed_out"], f"no end within {timeout} s: {errors[0][-3000:]}"
-    for status, text in zip(answer["statuses"], errors, strict=True):
-        assert status == 0, text[-3000:]
+    failed = [
+        f"rank {rank} ended with {status}:\n{text[-3000:]}"  # the first to fail makes others fail
+        for rank, (status, text) in enumerate(zip(answer["statuses"], errors, strict=True))
+        if status != 0
+    ]
+    assert not failed, "\n".join(failed)
     return outputs

@@ -106,7 +106,7 @@ def test_memory_of_tokenizing_is_watched(tmp_path, chitchat, few_conversations):
 @pytest.mark.slow
 @pytest.mark.skipif(BRIDGE < (0, 4), reason="Bridge reads Parquet from 0.4 on")
 def test_packs_are_read_faster_than_bridge_reads_their_export_and_shared(tmp_path):
-    arguments = ["--packs", "100", "--reads", "30", "--processes", "8"]
+    arguments = ["--packs", "40", "--reads", "20", "--processes", "8"]
     (result,) = run(tmp_path, "access.py", *arguments)["results"]
     access, at_once = result["access"], result["at_once"]
     assert access["all"]["export"]["read"] > 10 * access["all"]["ours"]["read"]

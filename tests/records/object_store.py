@@ -178,4 +178,4 @@ def object_store(
 
 def fault_runs() -> int:
     """How many runs with faults a test makes: ``FAULT_RUNS``, or a few."""
-    return int(os.environ.get("FAULT_RUNS", "6"))
+    return int(os.environ.get("FAULT_RUNS", "3"))

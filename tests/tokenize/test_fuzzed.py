@@ -294,9 +294,9 @@ def test_5_000_mutated_records_are_read_whole_or_refused_in_a_sentence():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_1_000_000_mutated_records_are_read_whole_or_refused_in_a_sentence():
+def test_200_000_mutated_records_are_read_whole_or_refused_in_a_sentence():
     @settings(
-        max_examples=500,
+        max_examples=100,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
@@ -310,11 +310,11 @@ def test_1_000_000_mutated_records_are_read_whole_or_refused_in_a_sentence():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_200_000_mutated_records_are_documents_or_rejects(tokenizer_file):
+def test_40_000_mutated_records_are_documents_or_rejects(tokenizer_file):
     total = 0
 
     @settings(
-        max_examples=400,
+        max_examples=80,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
@@ -325,4 +325,4 @@ def test_200_000_mutated_records_are_documents_or_rejects(tokenizer_file):
         total += check_mutants(tokenizer_file, seed, 520)
 
     check()
-    assert total >= 200_000
+    assert total >= 40_000

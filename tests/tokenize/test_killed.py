@@ -43,7 +43,7 @@ def contents(prefix: Path) -> dict[str, bytes]:
     return {ending: Path(f"{prefix}{ending}").read_bytes() for ending in ENDINGS}
 
 
-KILLS = int(os.environ.get("MEGATRON_PACKING_KILLS", "20"))
+KILLS = int(os.environ.get("MEGATRON_PACKING_KILLS", "8"))
 
 
 @pytest.mark.slow
