@@ -30,13 +30,9 @@ coverage: environment-3.12 ## Run all tests, and print the share of lines that t
 test-3.11: environment-3.11 ## Run all tests with Python 3.11 and megatron-core 0.16.1
 	.venv-3.11/bin/python $(PYTEST)
 
-# What another megatron-core, Bridge or Transformer Engine may change is run whole, the rest without what
-# proves at length. Rooms that need none of them are tested with Python 3.10, 3.12 and 3.13.
-WITH_MEGATRON = $(addprefix tests/,thd megatron bridge te hybrid interchange flops probe)
-
+# What another megatron-core, Bridge or Transformer Engine may change. Python 3.10, 3.12 and 3.13 test the rest.
 second-lane: environment-3.11 ## Run what Python 3.11 and megatron-core 0.16.1 may change
-	.venv-3.11/bin/python $(PYTEST) $(WITH_MEGATRON)
-	.venv-3.11/bin/python $(PYTEST) -m "not slow" $(addprefix --ignore=,$(WITH_MEGATRON) $(LIGHT_ROOMS))
+	.venv-3.11/bin/python $(PYTEST) $(addprefix tests/,thd stream megatron bridge te hybrid interchange flops probe)
 
 test-older-cores: environment-3.12 ## Prove packing with megatron-core 0.17.1 and 0.18.2
 	tools/test_older_cores.sh .venv-3.12/bin/python
@@ -45,8 +41,7 @@ docs: environment-3.12 ## Build the documentation into build/docs, with warnings
 	NO_MKDOCS_2_WARNING=1 .venv-3.12/bin/python -W ignore -m mkdocs build --strict --site-dir $(DOCS)
 
 # What needs neither torch nor Megatron, less tests of the core alone that take long, as it is the same.
-LIGHT_ROOMS = $(addprefix tests/,core records schemas chat tokenizers tokenize index planning corpus commands)
-LIGHT_TESTS = $(LIGHT_ROOMS) \
+LIGHT_TESTS = $(addprefix tests/,core records schemas chat tokenizers tokenize index planning corpus commands) \
   -m "not slow" -k "not no_stretch_of_planning"
 
 test-other-pythons: environment-3.10 environment-3.13 ## Test planning and preparing data with Python 3.10 and 3.13

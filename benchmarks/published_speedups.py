@@ -148,7 +148,7 @@ def wlb_llm() -> Iterator[Compared]:
     for strategy, name in (("random", "rows that cut documents"), ("optimal", "whole documents")):
         rows = rows_of_plan(plan_packs(lengths, row, strategy=strategy), lengths)
         found = predict_epoch(
-            strategy, rows, costs, global_batch_size=batch, most_steps=64, seed=0, balance=False
+            strategy, rows, costs, global_batch_size=batch, most_steps=64, seed=0, dealing="random"
         ).prediction
         bound = found.step_seconds / found.equal_seconds
         yield Compared("2503.17924", f"7B, 128K, {name}: at most", 1.33, bound)

@@ -47,7 +47,7 @@ from megatron_packing.index.source import open_source  # noqa: E402
 from megatron_packing.planning.settings import PlanSettings  # noqa: E402
 from megatron_packing.report.console import console  # noqa: E402
 from megatron_packing.simulate.costs import Costs  # noqa: E402
-from megatron_packing.simulate.deal import deal_rows  # noqa: E402
+from megatron_packing.simulate.deal import deal_epoch  # noqa: E402
 from megatron_packing.simulate.epoch import WAYS  # noqa: E402
 from megatron_packing.simulate.hardware import Device  # noqa: E402
 from megatron_packing.simulate.layout import Layout  # noqa: E402
@@ -72,6 +72,7 @@ FLAGS = f"""
     --vocab-size {MODEL.vocabulary_size - 1} --seq-length {ROW} --max-position-embeddings {ROW}
     --global-batch-size {BATCH} --seed {SEED}
 """
+FLAGS = {"random": "", "balanced": "--packing-balance", "even": "--packing-order even"}
 TOPOLOGIES = {
     "PP 2": (Layout(data=1, pipeline=2), "--pipeline-model-parallel-size 2"),
     "DP 2": (Layout(data=2), ""),
@@ -228,19 +229,22 @@ def compare(steps: int, repeats: int) -> Iterator[Compared]:
         )
         for (topology, (layout, flags)), name in product(TOPOLOGIES.items(), SETS):
             epochs: dict[str, tuple[float, float]] = {}
-            for way, (strategy, balance) in WAYS.items():
+            for way, (strategy, dealing) in WAYS.items():
                 index = indexes[name][strategy]
                 rows = rows_of_index(index, positions[name] + 1)
-                dealt = deal_rows(
+                dealt = deal_epoch(
+                    dealing,
                     rows,
-                    order_of(index, steps),
                     num_ranks=layout.data,
+                    pipelined=layout.pipeline > 1,
                     global_batch_size=BATCH,
-                    balance=MODEL.work_model() if balance else None,
-                )
+                    model=MODEL.work_model(),
+                    seed=SEED,
+                    most_steps=steps + 1,
+                )[1:]
                 costs = Costs(model=MODEL, layout=layout, device=fitted)
                 predicted = predict_steps(costs, rows, dealt).step_seconds
-                more = f"{flags} --packing-balance" if balance else flags
+                more = f"{flags} {FLAGS[dealing]}"
                 measured = step_seconds(layout, *measure(index, layout, more, steps, repeats))
                 epochs[way] = (len(index) * measured, len(index) * predicted)
             padding = epochs.pop("padding")

@@ -14,11 +14,17 @@ from megatron_packing.commands.planning import (
     open_documents,
     refuse_other_tokenizers,
 )
+from megatron_packing.commands.waiting import (
+    add_waiting_arguments,
+    check_waiting_arguments,
+    show_waiting,
+)
 from megatron_packing.errors import InputError
 from megatron_packing.index.packable import FittedLengths, fit_lengths
-from megatron_packing.planning.plan import plan_packs
+from megatron_packing.planning.plan import PackPlan, plan_packs
+from megatron_packing.planning.rows import rows_of_plan
 from megatron_packing.planning.settings import PlanSettings
-from megatron_packing.planning.strategies import STRATEGIES
+from megatron_packing.planning.strategies import BEST, STRATEGIES
 from megatron_packing.report.advice import advise, describe_advice
 from megatron_packing.report.compare import Comparison, PlanFigures, describe_comparison, measure
 from megatron_packing.report.console import console, progress_bar
@@ -38,6 +44,7 @@ JSON_KEYS = {
     "num_positions_lost": "positions of dropped documents and cut-off ends",
     "plans": "for each strategy its packs, lower bound, utilisation, padding, steps, speed-up, ...",
     "lower_bound": "no plan of whole documents has fewer packs",
+    "waiting": "for each order of packs how long ranks wait; empty without --data-parallel",
     "advice": "topic, text and the number that it rests on",
 }
 
@@ -45,32 +52,24 @@ JSON_KEYS = {
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     add_planning_arguments(parser, without=("strategy", "min_packs", "packs_multiple_of"))
-    parser.add_argument(
-        "--global-batch-size",
-        type=int,
-        default=128,
-        metavar="N",
-        help="rows of a step (default: 128)",
-    )
+    add_waiting_arguments(parser)
     add_model_arguments(parser)
 
 
 def run(args: Namespace) -> dict[str, Any]:
     """Compare."""
-    for flag, number in (
-        ("--sequence-length", args.sequence_length),
-        ("--global-batch-size", args.global_batch_size),
-    ):
-        if number < 1:
-            raise InputError(f"{flag} is {number}; it must be at least 1")
+    if args.sequence_length < 1:
+        raise InputError(f"--sequence-length is {args.sequence_length}; it must be at least 1")
+    check_waiting_arguments(args)
     model = model_of(args)
     documents = open_documents(args)
     refuse_other_tokenizers(documents, args)
     source = documents.prefix
     fitted = fit_lengths(documents.num_tokens, source, args.sequence_length, args.overlong)
+    figures, best = _plan_all(fitted, args)
     comparison = Comparison.of(
         fitted,
-        _plan_all(fitted, args),
+        figures,
         source=source,
         sequence_length=args.sequence_length,
         global_batch_size=args.global_batch_size,
@@ -79,11 +78,19 @@ def run(args: Namespace) -> dict[str, Any]:
     advice = advise(comparison, fitted.packable)
     console.print(describe_comparison(comparison, console.width), soft_wrap=False)
     console.print()
+    waiting = {}
+    if args.data_parallel is not None:
+        waiting = show_waiting(rows_of_plan(best, fitted.lengths), model, args)
+        console.print()
     console.print(describe_advice(advice), soft_wrap=False)
-    return comparison.as_record() | {"advice": [asdict(one) for one in advice]}
+    return comparison.as_record() | {
+        "waiting": waiting,
+        "advice": [asdict(one) for one in advice],
+    }
 
 
-def _plan_all(documents: FittedLengths, args: Namespace) -> list[PlanFigures]:
+def _plan_all(documents: FittedLengths, args: Namespace) -> tuple[list[PlanFigures], PackPlan]:
+    """Measure the plans of all strategies; the plan of the best one is kept."""
     figures: list[PlanFigures] = []
     with progress_bar("planning", len(STRATEGIES)) as progress:
         for strategy in STRATEGIES:
@@ -98,4 +105,6 @@ def _plan_all(documents: FittedLengths, args: Namespace) -> list[PlanFigures]:
             plan = plan_packs(documents.lengths, settings, progress=show)
             seconds = time.perf_counter() - started
             figures.append(measure(plan, documents.lengths, strategy, seconds))
-    return figures
+            if strategy == BEST:
+                best = plan
+    return figures, best

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, _ActionsContainer
 
 from megatron_packing.flops.model import LAYER_NAMES, ModelShape, count_layers
 from megatron_packing.flops.models import MODELS
@@ -39,17 +39,22 @@ _SIZES = {
 }
 
 
-def add_model_arguments(parser: ArgumentParser) -> None:
-    """Declare the options."""
-    group = parser.add_argument_group(
-        "model", "whose floating-point operations the expected speed-up is computed from"
-    )
+def add_model_name(group: _ActionsContainer) -> None:
+    """Declare the option that names a model alone."""
     group.add_argument(
         "--model",
         choices=MODELS,
         default="8b",
         help="a known model; 8b, 70b and 405b are Llama 3 (default: 8b)",
     )
+
+
+def add_model_arguments(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    group = parser.add_argument_group(
+        "model", "whose floating-point operations the expected speed-up is computed from"
+    )
+    add_model_name(group)
     symbols = ", ".join(f"{symbol} {name}" for symbol, name in LAYER_NAMES.items())
     group.add_argument(
         "--hybrid-layer-pattern",

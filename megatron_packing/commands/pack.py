@@ -8,16 +8,26 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from megatron_packing.commands.model_shape import add_model_name
 from megatron_packing.commands.planning import (
     add_planning_arguments,
     describe_use,
     open_documents,
     refuse_other_tokenizers,
 )
+from megatron_packing.commands.waiting import (
+    add_waiting_arguments,
+    check_waiting_arguments,
+    show_waiting,
+)
 from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError
+from megatron_packing.flops.models import MODELS
 from megatron_packing.index.build import build_pack_index
+from megatron_packing.index.rows import rows_of_index
 from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.report.console import console, progress_bar
 from megatron_packing.report.figures import describe_index, index_record
@@ -32,6 +42,7 @@ JSON_KEYS = {
     "corpus": "what it was made from: prefix, fingerprint, first document, number of documents",
     "figures": "as in manifest.json: packs, lower bound, positions, utilisation, what was left out",
     "seconds": "of planning, hashing and writing",
+    "waiting": "for each order of packs how long ranks wait; empty without --data-parallel",
 }
 
 
@@ -53,10 +64,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="do not read all tokens: faster for huge corpora, but verify --deep cannot prove "
         "that they are unchanged (default: read and hash them)",
     )
+    add_model_name(add_waiting_arguments(parser))
 
 
 def run(args: Namespace) -> dict[str, Any]:
     """Pack."""
+    check_waiting_arguments(args)
     corpus = open_documents(args)
     refuse_other_tokenizers(corpus, args)
     if isinstance(corpus, Corpus | JoinedCorpus):
@@ -78,7 +91,12 @@ def run(args: Namespace) -> dict[str, Any]:
     console.print(describe_index(index))
     seconds = time.perf_counter() - started
     console.print(f"wrote {args.output} in {seconds:.2f} s")
-    return {**index_record(index), "seconds": seconds}
+    waiting = {}
+    if args.data_parallel is not None:
+        console.print()
+        rows = rows_of_index(index, np.asarray(corpus.num_tokens))
+        waiting = show_waiting(rows, MODELS[args.model], args)
+    return {**index_record(index), "seconds": seconds, "waiting": waiting}
 
 
 def _parse_range(text: str, num_documents: int) -> range:

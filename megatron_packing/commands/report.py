@@ -27,13 +27,14 @@ from megatron_packing.page.whole import make_page
 from megatron_packing.planning.plan import PackPlan, plan_packs
 from megatron_packing.planning.rows import rows_of_plan
 from megatron_packing.planning.settings import PlanSettings
-from megatron_packing.planning.strategies import BASELINE, STRATEGIES
+from megatron_packing.planning.strategies import BASELINE, BEST, STRATEGIES
 from megatron_packing.report.advice import advise, describe_advice
 from megatron_packing.report.compare import Comparison, PlanFigures, measure
 from megatron_packing.report.console import console, progress_bar
-from megatron_packing.report.data_report import BALANCED, BEST, DataReport, LengthReport
+from megatron_packing.report.data_report import BALANCED, DataReport, LengthReport
 from megatron_packing.report.randomness import Randomness, measure_randomness
 from megatron_packing.report.simulate import Simulation
+from megatron_packing.simulate.deal import Dealing
 from megatron_packing.simulate.epoch import Epoch, predict_epoch
 
 HELP = "write a page that shows what each strategy makes of the data, and what to do"
@@ -154,7 +155,9 @@ def _report_length(
             global_batch_size=args.global_batch_size,
             seed=args.seed,
         )
-        ways = {strategy: False} | ({BALANCED: True} if strategy == BEST else {})
+        ways: dict[str, Dealing] = {strategy: "random"}
+        if strategy == BEST:
+            ways[BALANCED] = "balanced"
         epochs += [
             predict_epoch(
                 way,
@@ -163,9 +166,9 @@ def _report_length(
                 global_batch_size=args.global_batch_size,
                 most_steps=args.steps,
                 seed=args.seed,
-                balance=balance,
+                dealing=dealing,
             )
-            for way, balance in ways.items()
+            for way, dealing in ways.items()
         ]
     comparison = Comparison.of(
         fitted,

@@ -31,6 +31,7 @@ from megatron_packing.planning.rows import Rows, rows_of_plan
 from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.report.console import console, progress_bar
 from megatron_packing.report.simulate import Simulation, describe_setting, describe_simulation
+from megatron_packing.simulate.deal import Dealing, dealings_of
 from megatron_packing.simulate.epoch import WAYS, Epoch, predict_epoch
 from megatron_packing.thd.alignment import segment_alignment
 
@@ -108,9 +109,11 @@ def _of_documents(args: Namespace) -> Simulation:
         documents.num_tokens, documents.prefix, args.sequence_length, args.overlong
     )
     epochs = []
-    with progress_bar("simulating", len(WAYS)) as progress:
+    possible = dealings_of(costs.layout.data, args.global_batch_size)
+    ways = {way: made for way, made in WAYS.items() if made[1] in possible}
+    with progress_bar("simulating", len(ways)) as progress:
         rows_of: dict[str, Rows] = {}
-        for number, (way, (strategy, balance)) in enumerate(WAYS.items()):
+        for number, (way, (strategy, dealing)) in enumerate(ways.items()):
             progress.update(number, way)
             if strategy not in rows_of:
                 settings = PlanSettings.from_arguments(
@@ -123,7 +126,7 @@ def _of_documents(args: Namespace) -> Simulation:
                 # A padded row comes without cu_seqlens: it attends to all before it.
                 masked = strategy != "padding"
                 rows_of[strategy] = rows_of_plan(plan, fitted.lengths, masked=masked)
-            epochs.append(_predict(way, rows_of[strategy], costs, args, balance=balance))
+            epochs.append(_predict(way, rows_of[strategy], costs, args, dealing))
     return Simulation(
         source=str(documents.prefix),
         sequence_length=args.sequence_length,
@@ -160,7 +163,12 @@ def _of_an_index(args: Namespace) -> Simulation:
     has_lengths = index.segment_lengths is not None
     num_tokens = None if has_lengths else np.asarray(open_source(index).num_tokens)
     rows = rows_of_index(index, num_tokens)
-    ways = {index.plan.strategy: False, f"{index.plan.strategy}, balanced": True}
+    possible = dealings_of(costs.layout.data, args.global_batch_size)
+    ways = {
+        way.replace("optimal", index.plan.strategy): dealing
+        for way, (strategy, dealing) in WAYS.items()
+        if strategy == "optimal" and dealing in possible
+    }
     return Simulation(
         source=str(args.index),
         sequence_length=row,
@@ -169,13 +177,11 @@ def _of_an_index(args: Namespace) -> Simulation:
         num_documents=index.num_documents,
         num_positions=index.figures.num_positions,
         costs=costs,
-        epochs=tuple(
-            _predict(way, rows, costs, args, balance=balance) for way, balance in ways.items()
-        ),
+        epochs=tuple(_predict(way, rows, costs, args, dealing) for way, dealing in ways.items()),
     )
 
 
-def _predict(way: str, rows: Rows, costs: Any, args: Namespace, *, balance: bool) -> Epoch:
+def _predict(way: str, rows: Rows, costs: Any, args: Namespace, dealing: Dealing) -> Epoch:
     return predict_epoch(
         way,
         rows,
@@ -183,5 +189,5 @@ def _predict(way: str, rows: Rows, costs: Any, args: Namespace, *, balance: bool
         global_batch_size=args.global_batch_size,
         most_steps=args.steps,
         seed=args.seed,
-        balance=balance,
+        dealing=dealing,
     )

@@ -15,12 +15,12 @@ import torch
 from megatron.core.datasets.blended_dataset import BlendedDataset
 from numpy.typing import NDArray
 
-from megatron_packing import _core
 from megatron_packing.errors import InputError
 from megatron_packing.flops.model import ModelShape, WorkModel
 from megatron_packing.megatron.dataset import PackedDataset
 from megatron_packing.megatron.endless import EndlessDataset
 from megatron_packing.megatron.layer_pattern import layer_pattern, layer_symbols
+from megatron_packing.stream.balance import balance_batch
 from megatron_packing.stream.even_order import EvenSettings
 from megatron_packing.stream.recent import keep_recent
 
@@ -42,6 +42,7 @@ class BalancedDataset(torch.utils.data.Dataset):
         data_parallel_size: int,
         work_model: WorkModel,
         first_sample: int = 0,
+        pipelined: bool = False,
     ) -> None:
         """Wrap a dataset.
 
@@ -51,6 +52,7 @@ class BalancedDataset(torch.utils.data.Dataset):
             data_parallel_size: Number of ranks. Each takes every ``data_parallel_size``-th sample.
             work_model: The work that ranks share equally.
             first_sample: A sample where a batch starts. All batches are counted from it.
+            pipelined: Whether ranks have several pipeline stages; see ``balance_batch``.
 
         Raises:
             ValueError: A size is below 1.
@@ -74,6 +76,7 @@ class BalancedDataset(torch.utils.data.Dataset):
         self._batch_size = global_batch_size
         self._num_ranks = data_parallel_size
         self._work_model = work_model
+        self._pipelined = pipelined
         self._phase = first_sample % global_batch_size
         self._orders: dict[
             int, NDArray[np.int64]
@@ -101,7 +104,7 @@ class BalancedDataset(torch.utils.data.Dataset):
     def _balance(self, start: int) -> NDArray[np.int64]:
         batch = range(start, start + self._batch_size)
         work = [self._work_model.work(self._samples.segment_lengths(sample)) for sample in batch]
-        return _core.balance(np.array(work, np.int64), self._num_ranks)
+        return balance_batch(np.array(work, np.int64), self._num_ranks, pipelined=self._pipelined)
 
 
 def balance_steps(
@@ -127,6 +130,7 @@ def balance_steps(
         work_model=work_model_of(args),
         # Batches are counted from where training resumes, which may follow another batch size.
         first_sample=args.consumed_train_samples if first_sample is None else first_sample,
+        pipelined=args.pipeline_model_parallel_size > 1,
     )
 
 

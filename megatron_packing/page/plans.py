@@ -11,7 +11,8 @@ import numpy as np
 from megatron_packing.page.charts import draw_histogram, draw_lines
 from megatron_packing.page.packs import draw_packs
 from megatron_packing.page.parts import figure, table
-from megatron_packing.report.data_report import BALANCED, BEST, DataReport, LengthReport
+from megatron_packing.planning.strategies import BEST
+from megatron_packing.report.data_report import BALANCED, DataReport, LengthReport
 from megatron_packing.report.simulate import describe_setting, duration
 from megatron_packing.simulate.epoch import WAYS
 
@@ -62,7 +63,7 @@ def show_strategies(report: DataReport) -> Iterator[str]:
     by_row = sorted(report.lengths, key=lambda one: one.sequence_length)
     if len(by_row) > 1:
         rows = [one.sequence_length for one in by_row]
-        ways = [strategy for strategy, balanced in WAYS.values() if not balanced]
+        ways: list[str] = [strategy for strategy, dealing in WAYS.values() if dealing == "random"]
         shares = {name: [one.epoch(name).utilisation * 100 for one in by_row] for name in ways}
         yield figure(draw_lines(shares, rows, "utilization, %"), "Utilization by sequence length.")
         speeds = {

@@ -10,7 +10,8 @@ from megatron_packing.page.charts import draw_shares
 from megatron_packing.page.lanes import Bar, draw_lanes
 from megatron_packing.page.parts import figure, table
 from megatron_packing.page.timeline import draw_timeline
-from megatron_packing.report.data_report import BALANCED, BEST, LengthReport
+from megatron_packing.planning.strategies import BEST
+from megatron_packing.report.data_report import BALANCED, LengthReport
 from megatron_packing.report.simulate import duration
 from megatron_packing.simulate.epoch import Epoch
 from megatron_packing.simulate.step import Parts

@@ -29,6 +29,8 @@ STRATEGY_TABLE = {row[0]: StrategyRow(*row) for row in _core.strategies()}
 STRATEGIES = tuple(STRATEGY_TABLE)
 BASELINE = STRATEGIES[0]
 """One document a row: what packing is measured against."""
+BEST: Strategy = "optimal"
+"""The default: as few rows as can be."""
 
 
 def describe_strategies() -> str:

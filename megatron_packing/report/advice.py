@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from megatron_packing.counted import counted
+from megatron_packing.planning.strategies import BEST
 from megatron_packing.report.compare import Comparison, PlanFigures
 from megatron_packing.report.simulate import Simulation, duration
 
-_BEST = "optimal"
 _HARDLY = 0.01  # a share that is not worth an action
 _MANY_CUT = 0.05  # of documents that a row should hold whole
 
@@ -47,7 +47,7 @@ def advise(
         others: Predictions at further sequence lengths.
         simulation: The prediction at this one. Without it nothing is said that needs one.
     """
-    plan = next(one for one in comparison.plans if one.strategy == _BEST)
+    plan = next(one for one in comparison.plans if one.strategy == BEST)
     advice = [
         _strategy(comparison, plan),
         _sequence_length(comparison, lengths, simulation, others),
@@ -77,7 +77,7 @@ def _strategy(comparison: Comparison, plan: PlanFigures) -> Advice:
     cut = random.num_documents_split - plan.num_documents_split
     if cut > 0:
         found += f"; random would cut {counted(cut, 'document')} more"
-    return Advice("strategy", f"--strategy {_BEST}", found)
+    return Advice("strategy", f"--strategy {BEST}", found)
 
 
 def _sequence_length(
@@ -154,7 +154,7 @@ def _aligned(lengths: NDArray[np.integer], alignment: int) -> float:
 def _balance(simulation: Simulation) -> Advice:
     in_turn, balanced = (
         next(one for one in simulation.epochs if one.way == way)
-        for way in (_BEST, f"{_BEST}, balanced")
+        for way in (BEST, f"{BEST}, balanced")
     )
     before, after = in_turn.prediction, balanced.prediction
     gain = 1 - after.step_seconds / before.step_seconds

@@ -11,15 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_packing.planning.plan import PackPlan
-from megatron_packing.planning.strategies import BASELINE
+from megatron_packing.planning.strategies import BASELINE, BEST
 from megatron_packing.report.advice import Advice
 from megatron_packing.report.compare import Comparison
 from megatron_packing.report.randomness import Randomness
 from megatron_packing.report.simulate import Simulation
 from megatron_packing.simulate.epoch import Epoch
 
-BEST = "optimal"
-BALANCED = "optimal, balanced"
+BALANCED = f"{BEST}, balanced"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

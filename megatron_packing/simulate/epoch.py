@@ -6,23 +6,21 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
-from megatron_packing.flops.model import WorkModel
 from megatron_packing.planning.rows import Rows
+from megatron_packing.planning.strategies import Strategy
 from megatron_packing.simulate.costs import Costs
-from megatron_packing.simulate.deal import deal_rows
+from megatron_packing.simulate.deal import Dealing, deal_epoch
 from megatron_packing.simulate.step import Prediction, predict_steps
-from megatron_packing.stream.order import pack_at
 
-WAYS = {
-    "padding": ("padding", False),
-    "random": ("random", False),
-    "greedy": ("greedy", False),
-    "optimal": ("optimal", False),
-    "optimal, balanced": ("optimal", True),
+WAYS: dict[str, tuple[Strategy, Dealing]] = {
+    "padding": ("padding", "random"),
+    "random": ("random", "random"),
+    "greedy": ("greedy", "random"),
+    "optimal": ("optimal", "random"),
+    "optimal, even": ("optimal", "even"),
+    "optimal, balanced": ("optimal", "balanced"),
 }
-"""What is simulated side by side: the strategy, and whether steps are balanced."""
+"""What is simulated side by side: the strategy, and how steps get their rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +84,7 @@ def predict_epoch(
     global_batch_size: int,
     most_steps: int,
     seed: int,
-    balance: bool,
+    dealing: Dealing,
 ) -> Epoch:
     """Predict an epoch from its first steps.
 
@@ -97,19 +95,18 @@ def predict_epoch(
         global_batch_size: Rows of a step.
         most_steps: Steps to play at most; whole ones, and one at least.
         seed: Decides the order of packs, as in training.
-        balance: Deal rows as ``--packing-balance`` does.
+        dealing: How steps get their rows.
     """
     costs.layout.rows_of_a_rank(global_batch_size)
-    num_steps = max(1, min(most_steps, len(rows) // global_batch_size))
-    samples = range(num_steps * global_batch_size)
-    order = np.array([pack_at(sample, len(rows), seed) for sample in samples], np.int64)
-    work: WorkModel | None = costs.model.work_model() if balance else None
-    dealt = deal_rows(
+    dealt = deal_epoch(
+        dealing,
         rows,
-        order,
         num_ranks=costs.layout.data,
+        pipelined=costs.layout.pipeline > 1,
         global_batch_size=global_batch_size,
-        balance=work,
+        model=costs.model.work_model(),
+        seed=seed,
+        most_steps=most_steps,
     )
     return Epoch(
         way=way,

@@ -24,6 +24,7 @@ from megatron_packing import _core
 from megatron_packing.flops.model import WorkModel
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.rows import rows_of_index
+from megatron_packing.stream.balance import light_at_both_ends
 from megatron_packing.stream.recent import keep_recent
 
 _LOOSE, _NEIGHBORS, _FIRST_STRATUM = 0, 1, 2  # uses of an epoch's key
@@ -162,12 +163,8 @@ class _Epoch:
             run[np.argsort(loads, kind="stable")] = packs  # the heaviest to who has the least work
             loads += self._work[run]
             runs.append(run)
-        # Light micro-batches stand at both ends, as a pipeline fills and drains while few packs are
-        # in it. Two neighbors are alike, so that twice as many ranks have like packs too.
-        pairs = [runs[i : i + 2] for i in range(0, len(runs), 2)]
-        rising = [run for pair in reversed(pairs[1::2]) for run in reversed(pair)]
-        falling = [run for pair in pairs[::2] for run in pair]
-        return np.concatenate([*rising, *falling])
+        # Two neighbors are alike, so that twice as many ranks have like packs too.
+        return np.concatenate([runs[i] for i in light_at_both_ends(len(runs), together=2)])
 
     def _choose_runs(self, num_batches: int, num_strata: int) -> NDArray[np.int64]:
         """Return the runs of each batch, 0 the heaviest of all: ``(num_batches, num_strata)``.

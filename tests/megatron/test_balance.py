@@ -13,11 +13,11 @@ import torch
 from megatron.core.datasets.blended_dataset import BlendedDataset
 from megatron.core.datasets.utils import Split
 
-from megatron_packing import _core
 from megatron_packing.errors import InputError
 from megatron_packing.flops.model import ModelShape, WorkModel
 from megatron_packing.megatron.arguments import add_packing_arguments, check_packing_arguments
 from megatron_packing.megatron.balance import BalancedDataset, balance_steps, work_model_of
+from megatron_packing.stream.balance import balance_batch
 from megatron_packing.stream.even_order import EvenSettings
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.core.test_balance import loads
@@ -159,7 +159,7 @@ def test_packs_of_a_blend_are_balanced(tmp_path):
         assert found != list(range(start, start + BATCH))
         costs = [np.square(np.diff(blend[i]["cu_seqlens"].numpy())).sum() for i in found]
         costs_before = [costs[found.index(i)] for i in range(start, start + BATCH)]
-        order = _core.balance(np.array(costs_before, np.int64), RANKS)
+        order = balance_batch(np.array(costs_before, np.int64), RANKS, pipelined=False)
         assert found == (start + order).tolist()
         for i, source in enumerate(found, start):
             assert torch.equal(dataset[i]["tokens"], blend[source]["tokens"])
@@ -185,6 +185,7 @@ def arguments(*flags: str, **changes) -> Namespace:
         "micro_batch_size": 1,
         "context_parallel_size": 1,
         "tensor_model_parallel_size": 1,
+        "pipeline_model_parallel_size": 1,
         "sequence_parallel": False,
         "transformer_impl": "local",
         "seq_length": ROW,
@@ -225,6 +226,9 @@ def test_the_flag_decides(train):
     model = ModelShape(**SHAPE | {"num_query_groups": SHAPE["num_heads"]}).work_model()
     expected = balanced(train, first_sample=BATCH + 2, work_model=model)
     assert sources(dataset) == sources(expected)
+    stages = balance_steps(train, arguments("--packing-balance", pipeline_model_parallel_size=2))
+    pipelined = balanced(train, first_sample=BATCH + 2, work_model=model, pipelined=True)
+    assert sources(stages) == sources(pipelined) != sources(dataset)
 
 
 @pytest.mark.parametrize(

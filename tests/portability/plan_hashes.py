@@ -30,8 +30,8 @@ def length_sets() -> dict[str, np.ndarray]:
     short, long = random.integers(1, 600, 3000), random.integers(600, 9000, 400)
     return {
         "chat": np.concatenate([short, long]),
-        "uniform": random.integers(1, 4097, 5000),
-        "quarter": random.integers(513, 1024, 1000),  # needs prices: floating-point numbers
+        "uniform": random.integers(1, 4097, 500),
+        "quarter": random.integers(513, 1024, 100),  # needs prices: floating-point numbers
         "few": random.integers(1, 2048, 60),
         "equal": np.full(70_000, 100),  # dealt by several threads
     }

@@ -45,9 +45,9 @@ def simulated(lengths, row, batch=64, **sizes):
     rows = rows_of_plan(plan_packs(lengths, row, overlong="split"), lengths)
     epochs = [
         predict_epoch(
-            way, rows, costs, global_batch_size=batch, most_steps=4, seed=0, balance=balance
+            way, rows, costs, global_batch_size=batch, most_steps=4, seed=0, dealing=dealing
         )
-        for way, balance in (("optimal", False), ("optimal, balanced", True))
+        for way, dealing in (("optimal", "random"), ("optimal, balanced", "balanced"))
     ]
     return Simulation(
         source="some",

@@ -46,7 +46,7 @@ def test_no_other_layout_that_fits_has_a_much_shorter_step():
 
     def seconds(costs):
         epoch = predict_epoch(
-            "", rows, costs, global_batch_size=batch, most_steps=1, seed=0, balance=False
+            "", rows, costs, global_batch_size=batch, most_steps=1, seed=0, dealing="random"
         )
         return epoch.prediction.step_seconds
 
