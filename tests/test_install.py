@@ -131,6 +131,7 @@ def test_uv_installs_this_project_alone(uv, image, checkout):
     assert set(planned_by_uv(uv, image, checkout, COMMAND.split())) == {"megatron-packing"}
 
 
+@pytest.mark.slow
 def test_pip_leaves_the_images_packages_with_the_extra_for_data_too(image, checkout):
     planned = planned_by_pip(image, checkout, ["install", ".[tokenize]"])
     assert {"tiktoken", "zstandard"} <= set(planned)  # the image has none
@@ -138,6 +139,7 @@ def test_pip_leaves_the_images_packages_with_the_extra_for_data_too(image, check
 
 
 @pytest.mark.parametrize("extra", sorted(PYPROJECT["project"]["optional-dependencies"]))
+@pytest.mark.slow
 def test_no_extra_has_torch_or_megatron(uv, checkout, extra, image):
     planned = planned_by_uv(uv, image, checkout, ["install", f".[{extra}]"])
     assert "megatron-packing" in planned

@@ -38,6 +38,7 @@ def test_a_folder_that_ranks_do_not_share_is_named(tmp_path):
     assert "does not share the --data-cache-path of rank 0" in second
 
 
+@pytest.mark.slow
 def test_a_rank_that_cannot_pack_tells_the_others_at_once(tmp_path):
     """They would wait for an hour."""
     outputs = run(tmp_path, 2, 60, "failing")

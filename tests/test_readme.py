@@ -42,6 +42,7 @@ def test_the_recipe_is_a_part_of_the_one_in_the_documentation():
         assert line.partition("  # ")[0] in whole
 
 
+@pytest.mark.slow
 def test_the_commands_print_what_the_readme_shows(tmp_path):
     pytest.importorskip("transformers")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")

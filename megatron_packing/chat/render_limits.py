@@ -101,15 +101,21 @@ class RenderLimits:
         return value
 
     def _walk(self, value: Any) -> None:
-        if isinstance(value, Mapping):
-            self.step(len(value))
-            for item in value.values():
-                self._walk(item)
-        elif isinstance(value, list | tuple):
-            self.step(list.__len__(value) if isinstance(value, list) else len(value))
-            for item in list.__iter__(value) if isinstance(value, list) else value:
-                if isinstance(item, Mapping | list | tuple):
-                    self._walk(item)
+        pending = [value]  # not recursion, which is many times slower in deep values
+        while pending:
+            value = pending.pop()
+            if isinstance(value, list):
+                self.step(list.__len__(value))
+                items: Iterable[Any] = list.__iter__(value)
+            elif isinstance(value, tuple):
+                self.step(len(value))
+                items = value
+            elif isinstance(value, Mapping):
+                self.step(len(value))
+                items = value.values()
+            else:
+                continue
+            pending.extend(item for item in items if isinstance(item, list | tuple | Mapping))
 
     def operation(self, operator: str, left: Any, right: Any) -> None:
         """Refuse an operation with a result that is too large."""

@@ -491,6 +491,7 @@ def test_epochs_become_steps(results, folder):
     assert changes["train.train_iters"] == f"1000 -> {steps}"
 
 
+@pytest.mark.slow
 def test_the_example_sets_up_the_recipe(folder):
     """examples/llama3_70b_sft/bridge_recipe.py, up to where Bridge begins to train."""
     script = EXAMPLES / "llama3_70b_sft" / "bridge_recipe.py"

@@ -112,6 +112,7 @@ def whole_result(verb: str, made: Path, folder: Path) -> dict[str, bytes]:
         pytest.param("import", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_killed_at_each_change_of_a_name(verb, made, tmp_path, capsys):
     whole = whole_result(verb, made, tmp_path / "whole")
     states: Counter[str] = Counter()

@@ -69,6 +69,7 @@ def settings_in_readme() -> list[dict[str, str]]:
     return [dict(zip(names, line, strict=True)) for line in table]
 
 
+@pytest.mark.slow
 def test_every_layout_of_the_readme_passes_megatrons_parser_and_checks(tmp_path):
     """With as many ranks as the table says, and with twice as many."""
     table, commands = settings_in_readme(), []
@@ -215,6 +216,7 @@ def test_prepare_train_and_go_on_as_the_page_says(tmp_path, chitchat):
     assert re.search(r"iteration +3/ +3 \| consumed samples: +12 ", second)
 
 
+@pytest.mark.slow
 def test_a_corpus_that_was_made_otherwise_is_not_used(tmp_path, chitchat):
     tokenizer = Path(shutil.copytree(chitchat / "tokenizer", tmp_path / "tokenizer"))
     lines = (chitchat / "conversations.jsonl").read_text(encoding="utf-8").splitlines(True)

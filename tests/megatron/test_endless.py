@@ -116,6 +116,7 @@ def test_a_run_with_evaluations_is_resumed_with(evaluated, corpora, cache, chang
 
 
 @pytest.mark.parametrize("is_blend", [False, True], ids=["one corpus", "blend"])
+@pytest.mark.slow
 def test_a_run_is_resumed_with_a_smaller_global_batch(blend, corpora, cache, tmp_path, is_blend):
     used = corpora if is_blend else corpora[:1]
     flags = blend if is_blend else f"--data-path {corpora[0].prefix} --data-cache-path {cache}"

@@ -124,6 +124,7 @@ def test_both_classes_train_alike_in_every_layout(begin, flags, of_gpt, pattern,
 @pytest.mark.parametrize(
     ("flags", "of_gpt", "pattern", "ranks"), cases(EXPERT_LAYOUTS, QUICK_EXPERTS)
 )
+@pytest.mark.slow
 def test_so_do_mixtures_of_experts(begin, flags, of_gpt, pattern, ranks):
     assert_alike(f"{begin(BALANCED)} {flags}", of_gpt, pattern.replace("X", "E"), ranks)
 

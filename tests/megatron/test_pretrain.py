@@ -50,6 +50,7 @@ def test_many_steps_on_two_ranks_have_the_losses_of_one(data, checkpoint, one_ra
     assert losses == pytest.approx([step.loss for step in one_rank.steps], abs=1e-5, rel=0)
 
 
+@pytest.mark.slow
 def test_balanced_steps_read_what_unbalanced_ones_read(data, one_rank):
     run = train(f"{data} --train-iters {STEPS} --packing-balance", ranks=2)
     assert run.rows == one_rank.rows

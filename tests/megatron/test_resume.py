@@ -91,6 +91,7 @@ def test_a_longer_run_goes_on_where_the_shorter_one_ended(data, tmp_path):
     assert losses == pytest.approx([step.loss for step in whole.steps], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_packs_made_under_context_parallelism_are_kept_without_it(corpora, tmp_path):
     data = f"--data-path {corpora[0].prefix} --data-cache-path {tmp_path / 'cache'}"
     flags = f"{data} {saving(tmp_path / 'checkpoints')}"
@@ -101,6 +102,7 @@ def test_packs_made_under_context_parallelism_are_kept_without_it(corpora, tmp_p
     assert ended.rows == {step: whole.rows[step] for step in (3, 4)}
 
 
+@pytest.mark.slow
 def test_an_even_order_stays_as_it_began_with_other_ranks(corpora, tmp_path):
     data = (
         f"--data-path {corpora[0].prefix} --data-cache-path {tmp_path / 'cache'} "
@@ -192,6 +194,7 @@ def test_an_index_made_again_with_other_packs_is_refused(corpora, tmp_path):
     assert "arrays" in json.loads(record.read_text())["streams"][0]["datasets"][0]
 
 
+@pytest.mark.slow
 def test_new_data_begin_with_their_first_unread_rows(corpora, tmp_path):
     cache = f"--data-cache-path {tmp_path / 'cache'} --packing-alignment 4"
     chat, code = (corpus.prefix for corpus in corpora)
@@ -224,6 +227,7 @@ def test_new_data_begin_with_their_first_unread_rows(corpora, tmp_path):
     assert f"{chat} starts at its first row" in run.output
 
 
+@pytest.mark.slow
 def test_a_later_phase_goes_on_with_the_rows_after_those_of_the_first(corpora, tmp_path):
     data = f"--data-path {corpora[0].prefix} --data-cache-path {tmp_path / 'cache'}"
     whole = train(f"{data} --train-iters 5").rows
@@ -280,6 +284,7 @@ def test_every_checkpoint_has_its_record_and_loses_it_with_its_folder(corpora, t
 
 
 @pytest.mark.parametrize("checkpoint_format", ["torch_dist", "torch"])
+@pytest.mark.slow
 def test_a_checkpoint_s_own_folder_resumes_and_refuses_other_data(
     corpora, tmp_path, checkpoint_format
 ):
@@ -320,6 +325,7 @@ def test_the_record_is_that_of_the_checkpoint_that_is_loaded(corpora, tmp_path):
     assert f"error: {run / 'iter_0000001' / RECORD} says" in refused.output
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_a_record_is_refused_unless_its_data_are_vouched_for(
     corpora, tmp_path
 ):

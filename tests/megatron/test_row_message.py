@@ -48,6 +48,7 @@ def test_a_row_is_what_was_sent_to_the_bit(names, has_mask):
     assert not has_mask or torch.equal(found.padding_mask, mask[None])
 
 
+@pytest.mark.slow
 def test_a_row_of_other_sizes_than_the_first_is_refused_where_it_is_read(tmp_path):
     output = run_ranks(SCRIPT, "sizes", tmp_path, ranks=2)[0]
     error = json.loads(output.splitlines()[-1])["error"]

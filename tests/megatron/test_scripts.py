@@ -114,6 +114,7 @@ def test_as_many_files_as_the_system_allows_can_be_open():
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.slow
 def test_torchrun_ends_with_the_sentence_and_all_wrong_flags(data):
     words = f"{MODEL} {CPU} {TRAINING} {data} --sft --fim-data --packing-alignment 3".split()
     process = run_script(*words)

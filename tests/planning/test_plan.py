@@ -198,6 +198,7 @@ def test_triplets_that_fill_their_rows_are_found(seed):
 
 @pytest.mark.parametrize("most", [None, 3])
 @pytest.mark.one_thread
+@pytest.mark.slow
 def test_the_bound_of_many_lengths_that_crowd_holds_and_is_nearly_met(most):
     """Of 900 lengths, so of classes of them, whose optimum is known."""
     row, count = 8000, 400

@@ -34,6 +34,7 @@ def test_the_verb_prints_a_table_and_writes_json(checkpoint, corpus, tmp_path, c
     assert "With the end token 3, earlier documents" in shown
 
 
+@pytest.mark.slow
 def test_the_picture_has_a_cell_for_each_layer_and_head(checkpoint, corpus, tmp_path):
     pytest.importorskip("matplotlib")
     from matplotlib.image import imread

@@ -10,6 +10,7 @@ from megatron_packing.flops.model import WorkModel
 from megatron_packing.planning.rows import Rows
 from megatron_packing.simulate.deal import DEALINGS, deal_epoch, dealings_of
 from megatron_packing.simulate.waiting import measure_waiting
+from megatron_packing.stream.order import pack_at
 
 ROW = 64
 MODEL = WorkModel(per_token=40, per_squared_length=1)
@@ -40,6 +41,14 @@ def test_whole_steps_hold_every_row_once(dealing):
     found = dealt(dealing, rows, ranks=4, batch=16)
     assert found.shape == (9, 4, 4)
     assert sorted(found.ravel().tolist()) == list(range(16 * 9))
+
+
+def test_ranks_take_turns_in_the_order_of_training():
+    rows = make_rows(5 * 24)
+    found = dealt("random", rows, ranks=4, batch=24)
+    assert found.shape == (5, 4, 6)
+    for step, rank, turn in np.ndindex(found.shape):
+        assert found[step, rank, turn] == pack_at(step * 24 + turn * 4 + rank, len(rows), 3)
 
 
 def test_balanced_steps_have_the_rows_of_random_ones():

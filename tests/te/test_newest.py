@@ -190,6 +190,7 @@ def test_both_trainers_ask(run):
     assert "insist with use_packed_data(..., allow_unfused_attention=True)" in found["bridge"]
 
 
+@pytest.mark.slow
 def test_recipes_of_bridge_are_fused_where_that_trains_alike(run, tmp_path):
     found = run("rotation", tmp_path)
     changed = found.pop("rope")

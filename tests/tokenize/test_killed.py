@@ -260,6 +260,7 @@ def mounted(mount_options: str, script: str, folder: Path, *arguments: str):
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk_gives_a_sentence_and_room_lets_the_run_go_on(
     some_conversations, chitchat, tmp_path
 ):
