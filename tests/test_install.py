@@ -123,10 +123,12 @@ def test_the_documented_command_is_the_tested_one():
     assert f"pip {COMMAND}" in (ROOT / "examples/llama3_70b_sft/README.md").read_text()
 
 
+@pytest.mark.slow
 def test_pip_installs_this_project_alone(image, checkout):
     assert set(planned_by_pip(image, checkout, COMMAND.split())) == {"megatron-packing"}
 
 
+@pytest.mark.slow
 def test_uv_installs_this_project_alone(uv, image, checkout):
     assert set(planned_by_uv(uv, image, checkout, COMMAND.split())) == {"megatron-packing"}
 

@@ -30,6 +30,7 @@ def test_speed_is_measured(tmp_path):
     assert record["versions"]["megatron-packing"]
 
 
+@pytest.mark.slow
 def test_quality_is_measured(tmp_path):
     record = run(tmp_path, "quality.py", "--seeds", "2", "--scale", "0.02", "--sets", "a", "f")
     for result in record["results"]:
@@ -54,6 +55,7 @@ def test_planning_of_a_step_is_measured(tmp_path):
         assert result["tokens_over_budget"] <= 1 <= result["rank"] <= result["sync"]
 
 
+@pytest.mark.slow
 def test_the_limits_of_planning_are_measured(tmp_path):
     chosen = ["--scale", "0.002", "--cases", "one length", "split"]
     for result in run(tmp_path, "limits.py", *chosen)["results"]:

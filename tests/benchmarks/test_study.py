@@ -144,6 +144,7 @@ def test_documents_without_a_mask_see_those_before_them(corpus):
     assert losses[0] != pytest.approx(losses[1], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(corpus, tmp_path):
     condition = Condition(name="", strategy="optimal")
     rows = stream_of(condition, corpus)
@@ -211,6 +212,7 @@ def test_conditions_are_compared_seed_by_seed_and_document_by_document():
     assert found.error_over_seeds == pytest.approx(0)
 
 
+@pytest.mark.slow
 def test_the_study_goes_on_with_the_runs_that_are_missing(tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     words = ["pack", "row", "token", "mask", "loss", "step"]

@@ -40,6 +40,7 @@ needs_formats = pytest.mark.skipif(
 pytestmark = needs_formats
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("count", [400, pytest.param(4008, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("one", FORMATS, ids=lambda one: one.name)
@@ -203,6 +204,7 @@ CALLED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("marked", ["", "_training"])
 @pytest.mark.parametrize("content", [None, ""])
 def test_calls_beside_no_content_are_written_for_deepseek_r1(marked, content):

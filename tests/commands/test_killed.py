@@ -180,6 +180,7 @@ def run_together(commands: list[list[str]]) -> list[tuple[int, str]]:
     return [(process.returncode, text) for process, text in zip(processes, errors, strict=True)]
 
 
+@pytest.mark.slow
 def test_of_imports_to_one_prefix_one_ends_well(made, tmp_path):
     whole = whole_result("import", made, tmp_path / "whole")
     folder = tmp_path / "together"
@@ -215,6 +216,7 @@ while len(done) < 2:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("writers", "readers"),
     [(2, 2), pytest.param(8, 64, marks=[pytest.mark.slow, pytest.mark.timeout(600)])],

@@ -108,6 +108,7 @@ def test_rows_of_every_strategy_are_drawn_with_their_documents(made):
     assert text.count(" of micro-batch ") > 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 @pytest.mark.parametrize("width", [1280, 420])
 def test_a_browser_shows_the_page_without_scrolling_sideways(made, tmp_path, width):

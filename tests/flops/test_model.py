@@ -78,6 +78,7 @@ def counted_by_megatron() -> dict[str, float]:
     return dict(zip(MODELS, json.loads(process.stdout.splitlines()[-1]), strict=True))
 
 
+@pytest.mark.slow
 @needs_trainer
 @pytest.mark.parametrize("name", MODELS)
 def test_operations_are_those_of_megatron(counted_by_megatron, name):

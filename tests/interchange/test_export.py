@@ -89,9 +89,12 @@ def boundaries(found: dict[str, np.ndarray]) -> tuple[list[int], list[int]]:
         pytest.param(
             "bridge",
             "bridge-parquet",
-            marks=pytest.mark.skipif(BRIDGE < (0, 4), reason="Bridge reads Parquet from 0.4 on"),
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(BRIDGE < (0, 4), reason="Bridge reads Parquet from 0.4 on"),
+            ],
         ),
-        ("bridge", "nemo-npy"),
+        pytest.param("bridge", "nemo-npy", marks=pytest.mark.slow),
         ("nemo", "nemo-npy"),
     ],
 )

@@ -97,6 +97,7 @@ def check_rows(runs, samples: int, corpora, cache: Path, *, share: float = 1.0) 
         assert set(times.values()) <= {epochs, epochs + 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "steps"),
     [

@@ -52,6 +52,7 @@ def equally_trained(tmp_path_factory):
     return flags
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "one_in"),
     [
@@ -109,6 +110,7 @@ BOTH = f"{BALANCING['auxiliary']} --moe-z-loss-coeff 20"
 RECOMPUTED = "--recompute-granularity full --recompute-method uniform --recompute-num-layers 1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("balancing", "layout", "ranks"),
     [

@@ -74,6 +74,7 @@ def one_rank(tmp_path_factory):
     return folder, run("layout", folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "ranks"),
     [

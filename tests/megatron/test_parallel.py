@@ -48,13 +48,10 @@ MODELS = {
 # Those that are trained when slow tests are left out: each layout and each normalizer, once.
 QUICK_RUNS = {
     ("one rank", "token"),
-    ("one rank", "sequence"),
     ("TP=2 with sequence parallel", "token"),
     ("PP=2 with virtual stages", "turn"),
     ("CP=2", "sequence"),
-    ("DP=2 with distributed optimizer", "turn"),
 }
-QUICK_MODELS = {"recomputation", "learned positions", "experts"}
 
 
 def slow_unless(quick: bool, *values: object):
@@ -134,15 +131,13 @@ def test_a_packed_run_has_losses_and_gradient_norms_of_a_padded_one(
     assert_equal(run, padded(normaliser))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "layout", "ranks"),
     [
-        slow_unless(
-            False, "", "--pipeline-model-parallel-size 2 --decoder-first-pipeline-num-layers 1", 2
-        ),
+        ("", "--pipeline-model-parallel-size 2 --decoder-first-pipeline-num-layers 1", 2),
         ("", "--pipeline-model-parallel-size 3 --pipeline-model-parallel-layout Ett|tt|L", 3),
-        slow_unless(
-            False,
+        (
             MODELS["query and key norms"],
             "--tensor-model-parallel-size 2 --sequence-parallel",
             2,
@@ -160,8 +155,8 @@ def test_normalisers_differ(padded):
     assert len(losses) == len(NORMALISERS)
 
 
-@pytest.mark.parametrize("model", [slow_unless(model in QUICK_MODELS, model) for model in MODELS])
 @pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
 def test_what_the_model_is_made_of_changes_nothing(begin, padded, model):
     flags = MODELS[model]
     run = train(f"{begin(flags)} --packing-normaliser sequence")
@@ -224,6 +219,7 @@ def test_experts_train_alike_in_every_layout(begin, padded, layout, ranks):
     assert_equal(run, padded("token", model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "balancing",
     [
@@ -242,6 +238,7 @@ def test_routers_do_not_count_padding(begin, balancing):
     assert_equal(long, short)
 
 
+@pytest.mark.slow
 def test_documents_that_see_each_other_do_not_see_pads(begin):
     flags = f"{begin()} --packing-attention pack"
     one = train(f"{flags} --null-tokenizer-pad-id 0")

@@ -42,6 +42,7 @@ def one_rank(data, checkpoint):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", ["", "--packing-balance"])
 def test_many_steps_on_two_ranks_have_the_losses_of_one(data, checkpoint, one_rank, flags):
     flags = f"{data} --train-iters {STEPS} --load {checkpoint} --finetune {flags}"
@@ -94,6 +95,7 @@ def test_floating_point_operations_are_counted_from_real_lengths(
         assert counted >= positions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "ranks"),
     [

@@ -81,6 +81,7 @@ def test_two_processes_killed_at_random_steps_read_what_an_uninterrupted_run_rea
     assert first == steps
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on_where_the_shorter_one_ended(data, tmp_path):
     flags = f"{data} {saving(tmp_path / 'checkpoints')}"
     whole = train(f"{data} --train-iters 12")
@@ -118,6 +119,7 @@ def test_an_even_order_stays_as_it_began_with_other_ranks(corpora, tmp_path):
     assert whole.rows != train(f"{data} --train-iters 5 --packing-order random", ranks=2).rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "ranks", "message"),
     [
@@ -306,6 +308,7 @@ def test_a_checkpoint_s_own_folder_resumes_and_refuses_other_data(
     assert train(f"{data} {flags}").rows == {step: whole[step] for step in (3, 4)}
 
 
+@pytest.mark.slow
 def test_the_record_is_that_of_the_checkpoint_that_is_loaded(corpora, tmp_path):
     """After the data were changed at step 2, step 1 still goes on with the former ones."""
     cache = f"--data-cache-path {tmp_path / 'cache'}"
@@ -350,6 +353,7 @@ def test_a_checkpoint_without_a_record_is_refused_unless_its_data_are_vouched_fo
     assert run.rows == {3: whole[3]}
 
 
+@pytest.mark.slow
 def test_records_are_written_through_the_multi_storage_client(corpora, tmp_path):
     store = tmp_path / "store"
     store.mkdir()

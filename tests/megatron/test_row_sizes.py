@@ -39,6 +39,7 @@ def begin(tmp_path_factory):
     return folder, f"{data} --load {folder / 'start'} --finetune"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "ranks"),
     [

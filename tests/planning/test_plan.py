@@ -167,6 +167,7 @@ def test_optimal_is_never_worse_than_a_strategy_that_keeps_documents_whole(
         assert best.num_packs <= plan_packs(lengths, 100, strategy=strategy, **limits).num_packs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("row", "most"), [(1024, 2), (1024, 3), (1024, 6), (2048, 4), (2048, 9), (8192, 16)]
 )

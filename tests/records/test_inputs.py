@@ -125,6 +125,7 @@ def test_every_format_gives_the_same_records(write, tmp_path):
     assert progress[-1] == inputs[0].size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", WRITERS)
 def test_reading_goes_on_after_any_batch(write, tmp_path):
     (tmp_path / "more").mkdir()
@@ -180,6 +181,7 @@ def test_a_file_that_is_cut_off_gives_what_was_whole_and_says_so(write, share, t
         assert len(whole) > 100  # what was whole is there, however the file is packed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [write_gzip, write_zstd, write_array, write_parquet])
 def test_reading_goes_on_after_a_file_that_is_cut_off(write, tmp_path):
     path = write(tmp_path)
@@ -343,6 +345,7 @@ def test_files_of_an_s3_server_are_read_and_downloaded_once(store, tmp_path):
     assert store.downloaded() - (1 << 20) < 1.2 * size
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("is_glob", [True, False])
 def test_small_objects_take_two_requests_each_at_most(store, is_glob):

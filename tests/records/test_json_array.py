@@ -42,6 +42,7 @@ def test_elements_are_the_parsers(values, indent, ascii_only):
     assert [json.loads(element) for element in elements] == values
 
 
+@pytest.mark.slow
 @given(values=st.lists(VALUES, min_size=1), limit=st.integers(1, 30))
 def test_long_elements_are_told_by_their_lengths(values, limit):
     texts = [json.dumps(value).encode() for value in values]
@@ -49,6 +50,7 @@ def test_long_elements_are_told_by_their_lengths(values, limit):
     assert elements == [text if len(text) <= limit else len(text) for text in texts]
 
 
+@pytest.mark.slow
 @given(values=st.lists(VALUES, min_size=1), share=st.floats(0, 0.99))
 def test_an_array_that_is_cut_off_gives_what_was_whole(values, share):
     text = json.dumps(values).encode()
@@ -70,6 +72,7 @@ def test_white_space_before_an_array_is_not_counted_as_its_element():
     assert list(read_elements(io.BytesIO(text), 10)) == [b"1", b" 22"]
 
 
+@pytest.mark.slow
 @given(
     values=st.lists(st.dictionaries(st.text(), VALUES), min_size=1),
     indent=st.sampled_from([None, 2]),

@@ -46,6 +46,7 @@ def _text(value: object) -> object:
     return value.decode() if isinstance(value, bytes) else value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", ["none", "snappy"])
 def test_damaged_pages_give_rows_that_were_there_or_rejects(tmp_path, compression):
     file = tmp_path / "rows.parquet"

@@ -159,6 +159,7 @@ def check_sentence(text: str, fault: str) -> None:
         assert all(part in text for part in SENTENCES), text
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("fault", "cause", "on_bad_record"),

@@ -44,6 +44,7 @@ def test_documents_in_a_row_train_as_they_do_alone(run, option):
     check_alone(run, option)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "kind", "ranks"),
     [
@@ -212,6 +213,7 @@ def test_recipes_of_bridge_are_fused_where_that_trains_alike(run, tmp_path):
         assert reason in found[name]["line"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", ["pinned", "pageable"])
 def test_bridges_own_batches_wait_only_where_the_loader_pins_no_memory(run, tmp_path, memory):
     """Ours are in pinned memory, as cfg.dataset.pin_memory is Bridge's default."""

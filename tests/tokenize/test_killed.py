@@ -95,6 +95,7 @@ def session_of(pid: int) -> set[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("number", "to_all"),
@@ -141,6 +142,7 @@ def test_workers_end_with_their_parent_and_the_run_goes_on(chitchat, tmp_path, n
     assert json.loads(state.read_text())["num_records"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_worker_that_is_killed_for_its_memory_ends_the_run(chitchat, tmp_path):
     path = tmp_path / "long.jsonl"

@@ -380,6 +380,7 @@ class TestGoingOn:
 
         return stopped
 
+    @pytest.mark.slow
     def test_with_the_same_bytes_and_without_doing_it_again(
         self, run, some_conversations, tmp_path, stopped
     ):
@@ -397,6 +398,7 @@ class TestGoingOn:
             assert went_on.read_bytes() == whole.read_bytes()
         assert not list(folder.glob("*.unfinished"))
 
+    @pytest.mark.slow
     def test_not_with_other_options_or_inputs(
         self, run, some_conversations, few_conversations, tmp_path, stopped
     ):
@@ -419,6 +421,7 @@ class TestGoingOn:
         with pytest.raises(InputError, match=r"state.json is damaged .*--restart"):
             run(path)
 
+    @pytest.mark.slow
     def test_on_the_day_that_it_began(self, run, some_conversations, tmp_path, stopped):
         template = tmp_path / "dated.jinja"
         template.write_text(
@@ -458,6 +461,7 @@ class TestGoingOn:
         with pytest.raises(InputError, match="that differs in versions"):
             run(some_conversations)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("num_renamed", range(5))
     def test_where_files_were_being_renamed(
         self, run, few_conversations, tmp_path, monkeypatch, num_renamed
@@ -513,6 +517,7 @@ class TestKilledInItsLastInstant:
             if path.is_file():
                 path.unlink()
 
+    @pytest.mark.slow
     def test_files_that_were_removed_since_are_made_anew(self, run, few_conversations, killed):
         whole = (killed / "corpus.bin").read_bytes()
         self.remove_corpus(killed)
@@ -521,6 +526,7 @@ class TestKilledInItsLastInstant:
         assert (killed / "corpus.idx").exists()
         assert not (killed / "corpus.unfinished").exists()
 
+    @pytest.mark.slow
     def test_other_inputs_are_not_refused_for_ever(self, run, write_jsonl, killed):
         path = write_jsonl(GOOD)
         for restart in (False, True):

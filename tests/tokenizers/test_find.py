@@ -66,6 +66,7 @@ def test_qwens_tiktoken_file(texts):
     assert find_tokenizer(str(packaged(*QWEN))).open().token_of("<|im_end|>") == 151_645
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tekken_240911.json", "tekken_240718.json"])
 def test_tekken(texts, name):
     from mistral_common.tokens.tokenizers.tekken import Tekkenizer
@@ -78,6 +79,7 @@ def test_tekken(texts, name):
     assert ours.vocabulary_size == reference.n_words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["mistral_instruct_tokenizer_240323.model.v3", "tokenizer.model.v1"]
 )
