@@ -218,6 +218,27 @@ def mamba_layers_compute_seq_idx() -> bool:
     return core_version() < (0, 17)
 
 
+def packing_scheduler_class() -> type:
+    """Return Megatron's scheduler of the samples of a step.
+
+    No release up to 0.19.2 has it; the main branch of 2026-08-22 has. Drop when the first release
+    with ``DpBalancedScheduler`` is the oldest supported.
+
+    Raises:
+        InputError: This megatron-core does not have it.
+    """
+    from megatron.core.datasets import data_schedule  # only here: most runs do without
+
+    found: type | None = getattr(data_schedule, "DpBalancedScheduler", None)
+    if found is None:
+        raise InputError(
+            f"megatron-core {megatron.core.__version__} does not schedule the samples of a step: "
+            f"use one whose megatron/core/datasets/data_schedule.py has scheduler_map, or call "
+            f"plan_step in your own loop"
+        )
+    return found
+
+
 def loaded_iteration(checkpointing: ModuleType) -> int | None:
     """Return the iteration of the loaded checkpoint, if the trainer keeps it.
 
