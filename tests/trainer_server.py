@@ -14,6 +14,7 @@ import json
 import runpy
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 warnings.simplefilter("ignore")
@@ -24,8 +25,7 @@ import cpu_trainer
 
 cpu_trainer.run_cuda_code_on_cpu()
 
-import megatron.core.models.mimo  # these two are imported late, by each rank
-import megatron.core.tokenizers.text.models  # noqa: F401
+import megatron.core.models.mimo  # imported late otherwise, by each rank
 import megatron.training.training as training
 import torch.multiprocessing
 from megatron.training import argument_utils
@@ -33,6 +33,9 @@ from megatron.training.arguments import add_megatron_arguments
 
 import megatron_packing.megatron.trainer as packed_trainer
 from tests.forked_ranks import serve
+
+with suppress(ModuleNotFoundError):  # 0.20 lacks it; imported late otherwise, as above
+    import megatron.core.tokenizers.text.models  # noqa: F401
 
 get_context = torch.multiprocessing.get_context
 # Megatron starts processes anew to write checkpoints, which then import torch for seconds.

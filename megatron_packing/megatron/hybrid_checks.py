@@ -36,6 +36,7 @@ IGNORED = {
     "use_grouped_gemm_for_dense_mlp": "its dense layers are plain",
     "use_te_activation_func": "its activations are Megatron's",
     "use_transformer_engine_op_fuser": "its layers are not fused this way",
+    "enable_mhc_connections": "it has no hyper-connections",
     # Where activations and gradients are kept, and how the output layer computes.
     "cpu_offloading_num_layers": "it does not offload layers",
     "defer_embedding_wgrad_compute": "its output layer keeps nothing for later",

@@ -39,6 +39,7 @@ def index_rotary_positions() -> None:
             return original(t, cu_seqlens, freqs, *args, **settings)
         if settings.get("multi_latent_attention", 0) is None:  # deprecated in 0.19
             del settings["multi_latent_attention"]
+        settings.pop("max_seqlen", None)  # of 0.20, which compares it with the table's length
         size, rank = group.size(), group.rank()
         # As Megatron: a table as long as the row holds the angles of the row's positions.
         is_of_row = freqs.shape[0] == t.shape[0] * size
