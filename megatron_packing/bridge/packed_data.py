@@ -10,14 +10,17 @@ from megatron_packing.bridge.advice import advise, check_trained
 from megatron_packing.bridge.checks import check_kernels, check_run
 from megatron_packing.bridge.containers import show_settings_when_validated
 from megatron_packing.bridge.dataset import PackedRowDataset
+from megatron_packing.bridge.even_order import check_even_order, even_settings_of
 from megatron_packing.bridge.moved_names import PackedSequenceSpecs
-from megatron_packing.bridge.splits import Split, open_splits, shape_of
-from megatron_packing.bridge.stream import Beginning, is_first_rank, keep_stream
+from megatron_packing.bridge.splits import Packs, Split, open_splits, shape_of
+from megatron_packing.bridge.stream import Beginning, is_first_rank, keep_stream, recorded_order
 from megatron_packing.bridge.versions import takes_padding_mask
 from megatron_packing.bridge.vocabulary import check_tokens
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.packed_rotation import index_rotary_positions
 from megatron_packing.report.console import console
+from megatron_packing.stream.even_order import EvenOrder, EvenSettings, work_of_packs
+from megatron_packing.stream.order import PackOrder
 from megatron_packing.thd.layout import Attention, positions_of
 from megatron_packing.thd.row_shape import RowShape
 from megatron_packing.thd.rows import PackedRows
@@ -72,6 +75,8 @@ class PackedData(_Watcher):
     """The seed of each epoch's order of packs and documents."""
     attention: Attention = "document"
     """``document``: a document attends only to itself; ``pack``: also to those before it."""
+    order: PackOrder = "random"
+    """The order of packs; see ``use_packed_data``."""
     new_stream: bool = False
     """Continue from a checkpoint that was trained on other packs."""
     allow_other_tokenizer: bool = False
@@ -164,16 +169,33 @@ def build_datasets(config: PackedData, tokenizer: Any) -> Datasets:
     for line in check_kernels(cfg, splits):
         if is_first_rank():
             console.print(line)
-    beginning = keep_stream(cfg, splits["train"], config.seed, new_stream=config.new_stream)
+    even = _even_settings(cfg, splits["train"])
+    beginning = keep_stream(
+        cfg, splits["train"], config.seed, order=even, new_stream=config.new_stream
+    )
     if not config._is_described and is_first_rank():
         for line in advise(cfg, splits):
             console.print(line)
     shape = shape_of(splits, config.attention)
     return (
-        _serve(config, splits["train"], shape, is_training=True, beginning=beginning),
+        _serve(config, splits["train"], shape, is_training=True, beginning=beginning, even=even),
         _serve(config, splits.get("validation"), shape),
         _serve(config, splits.get("test"), shape),
     )
+
+
+def _even_settings(cfg: Any, train: Split) -> EvenSettings | None:
+    """Return the settings of the even order, those of the checkpoint if it has one."""
+    config: PackedData = cfg.dataset
+    if config.order == "random":
+        return None
+    check_even_order(cfg, train)
+    return (None if config.new_stream else recorded_order(cfg)) or even_settings_of(cfg)
+
+
+def _even_order(part: Packs, settings: EvenSettings, seed: int) -> EvenOrder:
+    work = work_of_packs(part.index, part.corpus.num_tokens, settings.work_model)
+    return EvenOrder(work, settings, seed)
 
 
 def _serve(
@@ -183,6 +205,7 @@ def _serve(
     *,
     is_training: bool = False,
     beginning: Beginning | None = None,
+    even: EvenSettings | None = None,
 ) -> PackedRowDataset | None:
     if split is None:
         return None
@@ -192,6 +215,7 @@ def _serve(
             corpus=part.corpus,
             seed=config.seed,
             new_order_each_epoch=is_training,
+            order=None if even is None else _even_order(part, even, config.seed),
             attention=config.attention,
             position_ids=positions_of(config.attention),
             run_shape=shape,

@@ -24,6 +24,7 @@ from megatron_packing.bridge.versions import (
 from megatron_packing.corpus.corpus import recorded_tokenizer
 from megatron_packing.errors import InputError
 from megatron_packing.report.console import console
+from megatron_packing.stream.order import PACK_ORDERS, PackOrder
 from megatron_packing.thd.layout import ATTENTION, Attention
 
 KeptBatch = Literal["tokens", "documents", "rows"]
@@ -55,6 +56,7 @@ def use_packed_data(
     keep: KeptBatch = "tokens",
     documents_per_row: float | None = None,
     attention: Attention = "document",
+    order: PackOrder = "random",
     seed: int | None = None,
     new_stream: bool = False,
     allow_other_tokenizer: bool = False,
@@ -87,6 +89,11 @@ def use_packed_data(
         documents_per_row: Documents per row of the recipe, for ``keep="documents"``; None for one.
         attention: ``document``: a document attends only to itself; ``pack``: also to those before
             it in the row.
+        order: The order of packs, ``random`` or ``even``. With ``even`` data-parallel ranks run
+            packs of like work in every micro-batch, and global batches have like work, which
+            shortens steps under pipeline, expert and fully sharded parallelism; see
+            ``stream.even_order``. It needs one index, and at least two rows of a global batch for
+            each data-parallel rank.
         seed: The seed of the order of packs; None for the recipe's ``cfg.rng.seed``.
         new_stream: Continue from a checkpoint that was trained on other packs, another seed or
             another plan, which is refused otherwise; see ``packing_stream.json`` beside the
@@ -110,6 +117,7 @@ def use_packed_data(
     splits = open_splits({"train": train, "validation": validation, "test": test}, corpora)
     _check_choice("keep", keep, KEPT_BATCHES)
     _check_choice("attention", attention, ATTENTION)
+    _check_choice("order", order, PACK_ORDERS)
     if documents_per_row is not None and (documents_per_row <= 0 or keep != "documents"):
         raise InputError(
             f"documents_per_row is {documents_per_row}; give the number of documents in a row of "
@@ -135,6 +143,7 @@ def use_packed_data(
         seq_length=row,
         seed=cfg.rng.seed if seed is None else seed,
         attention=attention,
+        order=order,
         new_stream=new_stream,
         allow_other_tokenizer=allow_other_tokenizer,
         allow_untested_bridge=allow_untested_bridge,

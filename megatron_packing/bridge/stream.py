@@ -21,12 +21,14 @@ from megatron_packing.bridge.splits import Split
 from megatron_packing.bridge.versions import skips_training
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.endless import count_samples
+from megatron_packing.stream.even_order import EvenSettings
 from megatron_packing.stream.record import (
     RECORD,
     Stream,
     begin_new,
     describe_stream,
     difference,
+    even_settings_of,
     go_on,
     read_streams,
     write_streams,
@@ -75,13 +77,29 @@ class Beginning:
     """The first row of each index; greater than 0 if the run already read rows of it."""
 
 
-def keep_stream(cfg: Any, train: Split, seed: int, *, new_stream: bool) -> Beginning:
+def recorded_order(cfg: Any) -> EvenSettings | None:
+    """Return the even order that the checkpoint was trained in, if there was one.
+
+    With it, a run that resumes with other ranks or another global batch keeps its order of packs.
+
+    Args:
+        cfg: Bridge's ``ConfigContainer``, after it was validated.
+    """
+    resumed = None if skips_training(cfg) else _resumed(cfg.checkpoint)
+    streams = None if resumed is None else resumed.read_streams()[0]
+    return None if streams is None else even_settings_of(streams[-1])
+
+
+def keep_stream(
+    cfg: Any, train: Split, seed: int, *, order: EvenSettings | None = None, new_stream: bool
+) -> Beginning:
     """Refuse packs that differ from the checkpoint's, and write this run's record.
 
     Args:
         cfg: Bridge's ``ConfigContainer``, after the checkpoint was loaded.
         train: The training documents.
         seed: The seed of the order of packs.
+        order: The even order of the packs; None for the random one.
         new_stream: Accept other packs.
 
     Returns:
@@ -92,7 +110,7 @@ def keep_stream(cfg: Any, train: Split, seed: int, *, new_stream: bool) -> Begin
         InputError: The packs differ and ``new_stream`` is not set.
     """
     weights = None if len(train.parts) == 1 else train.weights
-    stream = describe_stream(train.indexes, seed=seed, weights=weights)
+    stream = describe_stream(train.indexes, seed=seed, weights=weights, order=order)
     if skips_training(cfg):
         return _beginning(stream)
     resumed = _resumed(cfg.checkpoint)

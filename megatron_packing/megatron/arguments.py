@@ -13,6 +13,7 @@ from megatron_packing.megatron.checks import check_packing_arguments
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.flags import MEGATRON_SETS, PLAN_PREFIX
 from megatron_packing.planning.settings import PlanSettings
+from megatron_packing.stream.order import PACK_ORDERS
 from megatron_packing.thd.alignment import segment_alignment
 from megatron_packing.thd.attention import BACKENDS
 from megatron_packing.thd.layout import ATTENTION, POSITION_IDS
@@ -112,7 +113,7 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
     )
     group.add_argument(
         "--packing-order",
-        choices=("random", "even"),
+        choices=PACK_ORDERS,
         default="random",
         help="The order of packs. With even, data-parallel ranks run packs of like work in every "
         "micro-batch, where pipeline, expert and fully sharded parallelism make them wait for each "

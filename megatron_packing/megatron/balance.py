@@ -19,7 +19,7 @@ from megatron_packing.errors import InputError
 from megatron_packing.flops.model import ModelShape, WorkModel
 from megatron_packing.megatron.dataset import PackedDataset
 from megatron_packing.megatron.endless import EndlessDataset
-from megatron_packing.megatron.layer_pattern import layer_pattern, layer_symbols
+from megatron_packing.megatron.layer_pattern import counted_symbols, layer_pattern
 from megatron_packing.stream.balance import balance_batch
 from megatron_packing.stream.even_order import EvenSettings
 from megatron_packing.stream.recent import keep_recent
@@ -170,12 +170,9 @@ def even_settings_of(args: Namespace) -> EvenSettings | None:
 
 
 def _counted_layers(args: Namespace) -> str:
-    """Return the model's layers as a hybrid pattern; empty if all have attention and an MLP.
-
-    Other kinds of attention count as ordinary attention.
-    """
+    """Return the model's layers as a hybrid pattern; empty if all have attention and an MLP."""
     if pattern := layer_pattern(args):
-        return layer_symbols(pattern).translate(str.maketrans("+DE", "**-"))
+        return counted_symbols(pattern)
     if args.experimental_attention_variant != "gated_delta_net":
         return ""
     every = args.linear_attention_freq

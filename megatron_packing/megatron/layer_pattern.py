@@ -31,6 +31,11 @@ def layer_symbols(pattern: str) -> str:
     return pattern.split("/")[0].replace("|", "")
 
 
+def counted_symbols(pattern: str) -> str:
+    """Return the layers of a pattern as operations are counted: all attention as ordinary."""
+    return layer_symbols(pattern).translate(str.maketrans("+DE", "**-"))
+
+
 def attention_layers(settings: Any) -> list[int]:
     """Return the numbers of the layers that have attention, from 1.
 

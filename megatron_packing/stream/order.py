@@ -3,8 +3,13 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 from megatron_packing import _core
 
+PackOrder = Literal["random", "even"]
+"""``random``: ``pack_at``. ``even``: ``even_order.EvenOrder``."""
+PACK_ORDERS: tuple[PackOrder, ...] = get_args(PackOrder)
 ORDER_VERSION = 1
 """Version of the order of packs and of the exchange of documents between epochs.
 

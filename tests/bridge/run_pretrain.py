@@ -76,6 +76,7 @@ _get_context = torch.multiprocessing.get_context
 torch.multiprocessing.get_context = lambda _=None: _get_context("fork")
 
 ROWS: dict[str, list[int]] = {}
+PACKS: list[int] = []  # of the training rows
 STEPS: dict[str, list[float]] = {}
 _row = dataset.PackedRows.row
 _log = train_module.training_log
@@ -83,6 +84,8 @@ _log = train_module.training_log
 
 def record_row(self, sample, **kwargs):
     ROWS.setdefault("train" if self.new_order_each_epoch else "evaluation", []).append(sample)
+    if self.new_order_each_epoch and self.order is not None:
+        PACKS.append(self.order.pack_at(sample))
     return _row(self, sample, **kwargs)
 
 
@@ -157,6 +160,7 @@ def change(cfg, parts: dict) -> None:
 
 def run(case: dict) -> dict:
     ROWS.clear()
+    PACKS.clear()
     STEPS.update(losses=[], norms=[])
     printed = io.StringIO()
     recipe.console.file = packed_data.console.file = printed
@@ -179,6 +183,7 @@ def run(case: dict) -> dict:
         return {"error": f"{type(error).__name__}: {error}", "rows": ROWS.get("train", [])}
     return {
         "rows": list(ROWS.get("train", [])),
+        "packs": list(PACKS),
         "evaluated": list(ROWS.get("evaluation", [])),
         **STEPS,
         "printed": printed.getvalue(),

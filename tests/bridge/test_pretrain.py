@@ -12,8 +12,12 @@ import pytest
 
 pytest.importorskip("megatron.core")
 
+from megatron_packing.corpus.corpus import Corpus
+from megatron_packing.flops.model import ModelShape
 from megatron_packing.index.build import build_pack_index
+from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.planning.settings import PlanSettings
+from megatron_packing.stream.even_order import EvenOrder, EvenSettings, work_of_packs
 from megatron_packing.stream.record import read_streams
 from tests.bridge.conftest import needs_bridge
 from tests.conftest import chat_like_lengths, write_corpus
@@ -46,7 +50,9 @@ def run(folder: Path, cases: dict[str, dict], ranks: int = 1) -> dict[str, dict]
     """All cases in one process a rank, in their order, as Bridge is imported for seconds."""
     for case in cases.values():
         for name in ("train", "validation"):
-            case[name] = case.get(name, "packs") and f"{folder / case.get(name, 'packs')}"
+            given = case.get(name, "packs")
+            blend = [f"{folder / one}" for one in ([given] if isinstance(given, str) else given)]
+            case[name] = blend if len(blend) > 1 else blend[0]
         case["folder"] = f"{folder / case['folder']}"
     path = folder / f"cases{ranks}.json"
     path.write_text(json.dumps(list(cases.values())))
@@ -103,6 +109,23 @@ def results(folder) -> dict[str, dict]:
                 "use": {"new_stream": True},
                 **iterations(10, global_batch_size=2),
             },
+            "even order": {"folder": "even", "use": {"order": "even"}},
+            "even order, smaller batch": {
+                "folder": "even",
+                "use": {"order": "even"},
+                **iterations(5, global_batch_size=2),
+            },
+            "random order": {"folder": "even", **iterations(6)},
+            "even order of one row": {
+                "folder": "one row",
+                "use": {"order": "even"},
+                **iterations(1, global_batch_size=1),
+            },
+            "even order of a blend": {
+                "folder": "blend",
+                "train": ["packs", "other"],
+                "use": {"order": "even"},
+            },
             "other data into one folder": {
                 "folder": "run",
                 "train": "other",
@@ -157,6 +180,38 @@ def test_new_data_begin_with_their_first_row_that_was_not_read(results, folder):
     assert results["back to the first"]["rows"] == [24, 25]
     streams = read_streams(folder / "run")
     assert [stream["first sample"] for stream in streams] == [0, 24, 28]
+
+
+def test_an_even_order_is_that_of_its_definition_and_stays_when_batches_change(results, folder):
+    index = PackIndex.open(folder / "packs")
+    corpus = Corpus(folder / "corpus")
+    shape = ModelShape(
+        name="the tiny recipe's",
+        num_layers=2,
+        hidden_size=64,
+        ffn_hidden_size=128,
+        num_heads=4,
+        num_query_groups=2,
+        kv_channels=16,
+        gated_mlp=False,
+    ).work_model()
+    settings = EvenSettings(
+        ranks=1,
+        batch=GLOBAL_BATCH,
+        per_token=shape.per_token,
+        per_squared_length=shape.per_squared_length,
+    )
+    order = EvenOrder(work_of_packs(index, corpus.num_tokens, shape), settings, seed=5678)
+    expected = [order.pack_at(sample) for sample in range(16)]
+    assert results["even order"]["packs"] == expected[:12]
+    assert results["even order, smaller batch"]["packs"] == expected[12:]
+    assert read_streams(folder / "even")[-1]["order"]["batch"] == GLOBAL_BATCH
+
+
+def test_an_even_order_is_not_mixed_with_a_random_one_nor_made_of_what_it_cannot_be(results):
+    assert "trained on other packs" in results["random order"]["error"]
+    assert "needs at least two" in results["even order of one row"]["error"]
+    assert "orders the packs of one" in results["even order of a blend"]["error"]
 
 
 def test_checkpoints_of_other_packs_are_not_mixed_in_one_folder(results):
