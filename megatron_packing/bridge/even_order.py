@@ -62,11 +62,9 @@ def work_model_of(model: Any) -> WorkModel:
     """
     pattern = counted_symbols(layer_pattern(model) or "")
     heads = model.num_attention_heads
-    mamba = {
-        name: getattr(model, name)
-        for name in ("mamba_state_dim", "mamba_head_dim", "mamba_num_groups", "mamba_num_heads")
-        if pattern and hasattr(model, name)
-    }
+    names = ("mamba_state_dim", "mamba_head_dim", "mamba_num_groups", "mamba_num_heads")
+    found = {name: getattr(model, name, None) for name in names if pattern}
+    mamba = {name: value for name, value in found.items() if value is not None}
     return ModelShape(
         name="the trained model",
         num_layers=len(pattern) or model.num_layers,

@@ -221,8 +221,8 @@ def mamba_layers_compute_seq_idx() -> bool:
 def packing_scheduler_class() -> type:
     """Return Megatron's scheduler of the samples of a step.
 
-    No release up to 0.19.2 has it; the main branch of 2026-08-22 has. Drop when the first release
-    with ``DpBalancedScheduler`` is the oldest supported.
+    No release up to 0.19.2 has it; the main branch of 2026-08-22 (0.20) has. Drop when 0.20 is the
+    oldest supported.
 
     Raises:
         InputError: This megatron-core does not have it.
