@@ -74,8 +74,11 @@ def verl_planner(wheel: Path, budget: int, work: tuple[float, float]) -> Planner
             [[share[i] for i in batch] for batch in rank]
             for share, rank in zip(shares, split, strict=True)
         ]
-        own = lambda: verl.rearrange_micro_batches(batches[0], budget, min_num_micro_batch=count)  # noqa: E731
-        return ranks, [deal, own]
+
+        def split_first_rank() -> Any:
+            return verl.rearrange_micro_batches(batches[0], budget, min_num_micro_batch=count)
+
+        return ranks, [deal, split_first_rank]
 
     return "verl 0.9.1", plan
 

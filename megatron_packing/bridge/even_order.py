@@ -9,9 +9,7 @@ from megatron_packing.bridge.splits import Split
 from megatron_packing.errors import InputError
 from megatron_packing.flops.model import ModelShape, WorkModel
 from megatron_packing.megatron.layer_pattern import counted_symbols, layer_pattern
-from megatron_packing.stream.even_order import EvenSettings
-
-_FEWEST_MICRO_BATCHES = 2  # of a rank
+from megatron_packing.stream.even_order import FEWEST_MICRO_BATCHES, EvenSettings
 
 
 def check_even_order(cfg: Any, train: Split) -> None:
@@ -31,7 +29,7 @@ def check_even_order(cfg: Any, train: Split) -> None:
             f'order="random"'
         )
     ranks, batch = int(cfg.data_parallel_size), int(cfg.train.global_batch_size)
-    if batch // ranks < _FEWEST_MICRO_BATCHES:
+    if batch // ranks < FEWEST_MICRO_BATCHES:
         raise InputError(
             f"cfg.train.global_batch_size is {batch}, so each of the {ranks} data-parallel ranks "
             f'has one row in a step, but order="even" needs at least two: the batches would be '
@@ -45,12 +43,10 @@ def even_settings_of(cfg: Any) -> EvenSettings:
     Args:
         cfg: Bridge's ``ConfigContainer``, after it was validated.
     """
-    work = work_model_of(cfg.model)
-    return EvenSettings(
+    return EvenSettings.of(
+        work_model_of(cfg.model),
         ranks=int(cfg.data_parallel_size),
         batch=int(cfg.train.global_batch_size),
-        per_token=work.per_token,
-        per_squared_length=work.per_squared_length,
     )
 
 

@@ -12,14 +12,14 @@ from megatron_packing.bridge.containers import show_settings_when_validated
 from megatron_packing.bridge.dataset import PackedRowDataset
 from megatron_packing.bridge.even_order import check_even_order, even_settings_of
 from megatron_packing.bridge.moved_names import PackedSequenceSpecs
-from megatron_packing.bridge.splits import Packs, Split, open_splits, shape_of
+from megatron_packing.bridge.splits import Split, open_splits, shape_of
 from megatron_packing.bridge.stream import Beginning, is_first_rank, keep_stream, recorded_order
 from megatron_packing.bridge.versions import takes_padding_mask
 from megatron_packing.bridge.vocabulary import check_tokens
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.packed_rotation import index_rotary_positions
 from megatron_packing.report.console import console
-from megatron_packing.stream.even_order import EvenOrder, EvenSettings, work_of_packs
+from megatron_packing.stream.even_order import EvenOrder, EvenSettings
 from megatron_packing.stream.order import PackOrder
 from megatron_packing.thd.layout import Attention, positions_of
 from megatron_packing.thd.row_shape import RowShape
@@ -193,11 +193,6 @@ def _even_settings(cfg: Any, train: Split) -> EvenSettings | None:
     return (None if config.new_stream else recorded_order(cfg)) or even_settings_of(cfg)
 
 
-def _even_order(part: Packs, settings: EvenSettings, seed: int) -> EvenOrder:
-    work = work_of_packs(part.index, part.corpus.num_tokens, settings.work_model)
-    return EvenOrder(work, settings, seed)
-
-
 def _serve(
     config: PackedData,
     split: Split | None,
@@ -215,7 +210,11 @@ def _serve(
             corpus=part.corpus,
             seed=config.seed,
             new_order_each_epoch=is_training,
-            order=None if even is None else _even_order(part, even, config.seed),
+            order=(
+                EvenOrder.of_index(part.index, part.corpus.num_tokens, even, config.seed)
+                if even
+                else None
+            ),
             attention=config.attention,
             position_ids=positions_of(config.attention),
             run_shape=shape,

@@ -160,12 +160,8 @@ def even_settings_of(args: Namespace) -> EvenSettings | None:
     """Return what ``--packing-order even`` asks for; None for the random order."""
     if args.packing_order != "even":
         return None
-    model = work_model_of(args)
-    return EvenSettings(
-        ranks=args.data_parallel_size,
-        batch=args.global_batch_size,
-        per_token=model.per_token,
-        per_squared_length=model.per_squared_length,
+    return EvenSettings.of(
+        work_model_of(args), ranks=args.data_parallel_size, batch=args.global_batch_size
     )
 
 

@@ -19,10 +19,9 @@ from megatron_packing.megatron.versions import (
     flag_value,
     gated_delta_net_separates_documents,
 )
+from megatron_packing.stream.even_order import FEWEST_MICRO_BATCHES
 from megatron_packing.thd.alignment import row_multiple, segment_alignment
 from megatron_packing.thd.layout import positions_of
-
-_FEWEST_MICRO_BATCHES = 2  # of a rank, for an even order
 
 
 def check_packing_arguments(args: Namespace) -> None:
@@ -208,7 +207,7 @@ def _batch_problems(args: Namespace, flag: str) -> Iterator[str]:
 
 def _even_order_problems(args: Namespace) -> Iterator[str]:
     """Settings under which ranks cannot have like packs in every micro-batch."""
-    if args.global_batch_size // args.data_parallel_size < _FEWEST_MICRO_BATCHES:
+    if args.global_batch_size // args.data_parallel_size < FEWEST_MICRO_BATCHES:
         yield (
             f"--global-batch-size is {args.global_batch_size}, so each of the "
             f"{args.data_parallel_size} data-parallel ranks has one row in a step, but "

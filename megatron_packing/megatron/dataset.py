@@ -17,7 +17,7 @@ from megatron_packing.errors import InputError
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.indexes import find_index, prepare_indexes, storage_of
 from megatron_packing.ranks import open_corpus_on_every_rank
-from megatron_packing.stream.even_order import EvenOrder, work_of_packs
+from megatron_packing.stream.even_order import EvenOrder
 from megatron_packing.thd.layout import positions_of
 from megatron_packing.thd.rows import PackedRows
 
@@ -98,18 +98,22 @@ class PackedDataset(MegatronDataset):
             corpus=dataset,
             seed=config.random_seed,
             new_order_each_epoch=is_training,
-            order=self._even_order() if is_training and config.packing_even_order else None,
+            order=(
+                EvenOrder.of_index(
+                    self.index,
+                    self.corpus.num_tokens,
+                    config.packing_even_order,
+                    config.random_seed,
+                )
+                if is_training and config.packing_even_order
+                else None
+            ),
             attention=config.packing_attention,
             position_ids=config.packing_position_ids or positions_of(config.packing_attention),
             normaliser=config.packing_normaliser,
             pad_token=max(0, self._pad_token_id or 0),
             run_shape=config.packing_shape,
         )
-
-    def _even_order(self) -> EvenOrder:
-        settings = self.config.packing_even_order
-        work = work_of_packs(self.index, self.corpus.num_tokens, settings.work_model)
-        return EvenOrder(work, settings, self.config.random_seed)
 
     @staticmethod
     def numel_low_level_dataset(low_level_dataset: Corpus | JoinedCorpus) -> int:

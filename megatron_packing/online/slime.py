@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from megatron_packing.counted import counted
-from megatron_packing.planning.step import StepPlan, plan_step
+from megatron_packing.planning.step import StepPlan, costs_of, plan_step
 
 Schedule = tuple[list[list[int]], list[list[list[int]]], list[int], list[int]]
 
@@ -104,14 +104,7 @@ def _plan(
         sizes,
         budget=budget,
         num_ranks=num_ranks,
-        work=_costs(lengths, work),
+        work=costs_of(lengths, work),
         num_micro_batches_multiple_of=multiple,
         max_documents=most,
     )
-
-
-def _costs(lengths: NDArray[np.int64], work: tuple[float, float] | None) -> ArrayLike:
-    if work is None:
-        return lengths
-    per_token, per_square = work
-    return (per_token + per_square * lengths.astype(np.float64)) * lengths

@@ -135,6 +135,23 @@ def plan_step(
     )
 
 
+def costs_of(lengths: NDArray[np.int64], work: tuple[float, float] | None) -> NDArray[np.float64]:
+    """Return the cost of each document under a work model.
+
+    Args:
+        lengths: Shape ``(num_documents,)``: tokens of each document.
+        work: ``(a, b)`` for ``a * length + b * length**2``; None for the length.
+
+    Returns:
+        Shape ``(num_documents,)``.
+    """
+    floats = lengths.astype(np.float64)
+    if work is None:
+        return floats
+    per_token, per_square = work
+    return (per_token + per_square * floats) * floats
+
+
 def _integers(name: str, values: ArrayLike, size: int | None = None) -> NDArray[np.int64]:
     array = np.asarray(values)
     if array.ndim != 1 or (size is not None and array.size != size):
@@ -151,16 +168,14 @@ def _integers(name: str, values: ArrayLike, size: int | None = None) -> NDArray[
 
 def _work(lengths: NDArray[np.int64], work: Any) -> NDArray[np.float64]:
     if work is None:
-        return lengths.astype(np.float64)
+        return costs_of(lengths, None)
     if isinstance(work, tuple):
         if len(work) != 2:
             raise ValueError(
                 f"work is a tuple of {counted(len(work), 'number')}; give (a, b), the costs of a "
                 f"token and of a squared length, or an array with the cost of each document"
             )
-        per_token, per_square = float(work[0]), float(work[1])
-        floats = lengths.astype(np.float64)
-        return (per_token + per_square * floats) * floats
+        return costs_of(lengths, (float(work[0]), float(work[1])))
     array = np.asarray(work)
     if array.shape != lengths.shape:
         raise ValueError(

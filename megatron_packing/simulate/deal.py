@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from megatron_packing.flops.model import WorkModel
 from megatron_packing.planning.rows import Rows
 from megatron_packing.stream.balance import balance_batch
-from megatron_packing.stream.even_order import EvenOrder, EvenSettings
+from megatron_packing.stream.even_order import FEWEST_MICRO_BATCHES, EvenOrder, EvenSettings
 from megatron_packing.stream.order import pack_at
 
 Dealing = Literal["random", "balanced", "even"]
@@ -25,9 +25,9 @@ def dealings_of(num_ranks: int, global_batch_size: int) -> tuple[Dealing, ...]:
 
     Args:
         num_ranks: Data-parallel ranks.
-        global_batch_size: Rows of a step. An even order needs two for each rank.
+        global_batch_size: Rows of a step. An even order needs ``FEWEST_MICRO_BATCHES`` a rank.
     """
-    return DEALINGS if global_batch_size >= 2 * num_ranks else DEALINGS[:2]
+    return DEALINGS if global_batch_size >= FEWEST_MICRO_BATCHES * num_ranks else DEALINGS[:2]
 
 
 def deal_epoch(
@@ -63,12 +63,7 @@ def deal_epoch(
     num_steps = max(1, min(most_steps, len(rows) // global_batch_size))
     samples = range(num_steps * global_batch_size)
     if dealing == "even":
-        settings = EvenSettings(
-            ranks=num_ranks,
-            batch=global_batch_size,
-            per_token=model.per_token,
-            per_squared_length=model.per_squared_length,
-        )
+        settings = EvenSettings.of(model, ranks=num_ranks, batch=global_batch_size)
         work = model.total(rows.positions.astype(np.float64), rows.squares.astype(np.float64))
         order = EvenOrder(work, settings, seed)
         packs = np.array([order.pack_at(sample) for sample in samples], np.int64)

@@ -27,6 +27,9 @@ from megatron_packing.index.rows import rows_of_index
 from megatron_packing.stream.balance import light_at_both_ends
 from megatron_packing.stream.recent import keep_recent
 
+FEWEST_MICRO_BATCHES = 2
+"""Micro-batches of a rank, at least: with one, batches would be sorted by length."""
+
 _LOOSE, _NEIGHBORS, _FIRST_STRATUM = 0, 1, 2  # uses of an epoch's key
 # Before runs are cut, the packs of neighboring ones change places: of this share of all runs, and
 # of this many, at most, so that packs of a run stay alike.
@@ -51,11 +54,22 @@ class EvenSettings:
     """``WorkModel.per_squared_length``."""
 
     def __post_init__(self) -> None:
-        if self.ranks < 1 or self.batch % self.ranks or self.batch < 2 * self.ranks:
+        fewest = FEWEST_MICRO_BATCHES * self.ranks
+        if self.ranks < 1 or self.batch % self.ranks or self.batch < fewest:
             raise ValueError(
                 f"batch is {self.batch} and ranks is {self.ranks}; the batch must be a multiple of "
-                f"the ranks, of at least two packs for each"
+                f"the ranks, of at least {FEWEST_MICRO_BATCHES} packs for each"
             )
+
+    @classmethod
+    def of(cls, work: WorkModel, *, ranks: int, batch: int) -> EvenSettings:
+        """Return the settings for a work model, ranks and a global batch."""
+        return cls(
+            ranks=ranks,
+            batch=batch,
+            per_token=work.per_token,
+            per_squared_length=work.per_squared_length,
+        )
 
     @property
     def work_model(self) -> WorkModel:
@@ -97,6 +111,20 @@ class EvenOrder:
         self._seed = seed
         self._epochs: dict[int, _Epoch] = {}  # recently used
         self._batches: dict[tuple[int, int], NDArray[np.int64]] = {}  # recently used
+
+    @classmethod
+    def of_index(
+        cls, index: PackIndex, num_tokens: NDArray[np.integer], settings: EvenSettings, seed: int
+    ) -> EvenOrder:
+        """Return the order of the packs of an index.
+
+        Args:
+            index: The pack index.
+            num_tokens: Tokens of each document of the corpus.
+            settings: What the order is made for.
+            seed: Decides which runs meet in a batch.
+        """
+        return cls(work_of_packs(index, num_tokens, settings.work_model), settings, seed)
 
     def pack_at(self, sample: int) -> int:
         """Return the pack of a sample. Every ``num_packs`` samples hold each pack once.

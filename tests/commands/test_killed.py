@@ -108,8 +108,8 @@ def whole_result(verb: str, made: Path, folder: Path) -> dict[str, bytes]:
     "verb",
     [
         "pack",
-        pytest.param("export", marks=pytest.mark.slow),
-        pytest.param("import", marks=pytest.mark.slow),
+        "export",
+        "import",
     ],
 )
 @pytest.mark.slow
@@ -219,7 +219,7 @@ while len(done) < 2:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("writers", "readers"),
-    [(2, 2), pytest.param(8, 64, marks=[pytest.mark.slow, pytest.mark.timeout(600)])],
+    [(2, 2), pytest.param(8, 64, marks=pytest.mark.timeout(600))],
 )
 def test_many_writers_and_readers_at_once(made, tmp_path, writers, readers):
     """Readers see nothing or the whole; of writers one ends well."""

@@ -175,13 +175,7 @@ def test_nor_do_l2_norms_of_queries_and_keys(begin, padded):
     assert step.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    "layout",
-    [
-        slow_unless(layout == "PP=2", layout)
-        for layout in ("one rank", "TP=2 with sequence parallel", "PP=2", "CP=2")
-    ],
-)
+@pytest.mark.parametrize("layout", ["one rank", "TP=2 with sequence parallel", "PP=2", "CP=2"])
 @pytest.mark.slow
 def test_frozen_parameters_change_nothing(begin, layout):
     wrapper = PADDED.with_name("pretrain_frozen.py")
@@ -201,11 +195,10 @@ def test_frozen_parameters_change_nothing(begin, layout):
     ("layout", "ranks"),
     [
         ("--expert-model-parallel-size 2", 2),
-        slow_unless(False, "--pipeline-model-parallel-size 2", 2),
-        slow_unless(False, "--context-parallel-size 2", 2),
-        slow_unless(False, "--tensor-model-parallel-size 2 --sequence-parallel", 2),
-        slow_unless(
-            False,
+        ("--pipeline-model-parallel-size 2", 2),
+        ("--context-parallel-size 2", 2),
+        ("--tensor-model-parallel-size 2 --sequence-parallel", 2),
+        (
             "--tensor-model-parallel-size 2 --sequence-parallel --pipeline-model-parallel-size 2 "
             "--expert-model-parallel-size 2 --expert-tensor-parallel-size 1",
             4,
@@ -224,10 +217,8 @@ def test_experts_train_alike_in_every_layout(begin, padded, layout, ranks):
     "balancing",
     [
         "--moe-router-load-balancing-type aux_loss --moe-aux-loss-coeff 0.5",
-        slow_unless(
-            False, "--moe-router-load-balancing-type seq_aux_loss --moe-aux-loss-coeff 0.5"
-        ),
-        slow_unless(False, "--moe-router-load-balancing-type none --moe-z-loss-coeff 0.5"),
+        "--moe-router-load-balancing-type seq_aux_loss --moe-aux-loss-coeff 0.5",
+        "--moe-router-load-balancing-type none --moe-z-loss-coeff 0.5",
     ],
     ids=["auxiliary loss", "auxiliary loss by sequence", "z loss"],
 )

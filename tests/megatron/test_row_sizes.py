@@ -11,7 +11,6 @@ pytest.importorskip("megatron.core")
 from megatron_packing import PackIndex
 from megatron_packing.thd.row_shape import RowShape
 from tests.conftest import write_corpus
-from tests.megatron.test_parallel import slow_unless
 from tests.trainer import ROW, needs_trainer, train
 
 pytestmark = needs_trainer
@@ -44,7 +43,7 @@ def begin(tmp_path_factory):
     ("layout", "ranks"),
     [
         ("--tensor-model-parallel-size 2 --sequence-parallel", 2),
-        slow_unless(False, "--context-parallel-size 2 --tensor-model-parallel-size 2", 4),
+        ("--context-parallel-size 2 --tensor-model-parallel-size 2", 4),
     ],
 )
 def test_a_blend_and_its_evaluation_have_the_losses_of_one_rank(begin, layout, ranks):
