@@ -97,7 +97,14 @@ def command_line(*arguments: object) -> None:
 
 
 def train(
-    name: str, folder: Path, index: PackIndex, steps: int, rows_per_step: int, flags: str = ""
+    name: str,
+    folder: Path,
+    index: PackIndex,
+    steps: int,
+    rows_per_step: int,
+    flags: str = "",
+    *,
+    ranks: int = 1,
 ) -> Run:
     """Train so many steps on an index, with a progress bar; ``flags`` overrule those here."""
     log_path = folder / f"{name}.log"
@@ -109,8 +116,9 @@ def train(
     """
     words = (MODEL + TRAINING + WITHOUT_CUDA + data + flags).split()
     scripts = [str(EXAMPLES / "cpu_trainer.py"), str(EXAMPLES / "pretrain_packed_gpt.py")]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", *scripts]
-    cores = len(os.sched_getaffinity(0))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += ["--nproc-per-node", str(ranks), *scripts]
+    cores = max(1, len(os.sched_getaffinity(0)) // ranks)
     environment = dict(
         os.environ,
         OMP_NUM_THREADS=str(cores),

@@ -22,23 +22,22 @@ from tests.conftest import EXAMPLES
 from tests.ranks import SERVERS, RankServer
 
 
-def _find_trainer() -> str:
-    """What there is in place of the trainer that the scripts need; nothing where it is there."""
+def _find_trainer() -> tuple[tuple[int, int], str]:
+    """The release of megatron-core, and what there is in place of the trainer that scripts need."""
     try:
         if importlib.util.find_spec("megatron.training") is None:
-            return "megatron-core without megatron.training"
+            return (0, 0), "megatron-core without megatron.training"
     except ModuleNotFoundError:
-        return "no megatron-core"
+        return (0, 0), "no megatron-core"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         version = str(importlib.import_module("megatron.core").__version__)
     numbers = re.match(r"(\d+)\.(\d+)", version)
-    if numbers is not None and (int(numbers[1]), int(numbers[2])) >= (0, 19):
-        return ""
-    return f"megatron-core {version}"
+    release = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
+    return release, "" if release >= (0, 19) else f"megatron-core {version}"
 
 
-_FOUND = _find_trainer()
+RELEASE, _FOUND = _find_trainer()
 HAS_TRAINER = not _FOUND
 needs_trainer = pytest.mark.skipif(
     not HAS_TRAINER,

@@ -18,6 +18,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.study.data import make_tokenizer, read_conversations, text_of
 from benchmarks.study.markdown import table
 from benchmarks.study.results import append_result, read_results
 from megatron_packing import Corpus, PackIndex
@@ -93,8 +94,14 @@ class Timing:
     """Mean loss of a trained token of documents that were not trained, each seen alone."""
 
 
-def prepare(folder: Path, documents: int) -> Corpus:
-    """Tokenize the first conversations, unless that was done."""
+def prepare(folder: Path, documents: int, vocabulary: int | None = None) -> Corpus:
+    """Tokenize the first conversations, unless that was done.
+
+    Args:
+        folder: A folder for this corpus alone.
+        documents: The number of conversations.
+        vocabulary: Train a tokenizer of so many tokens on them; None for the example's tokenizer.
+    """
     prefix = folder / "chitchat"
     conversations = folder / "conversations.jsonl"
     if not Path(f"{prefix}.idx").exists():
@@ -102,7 +109,11 @@ def prepare(folder: Path, documents: int) -> Corpus:
         chitchat.write_conversations(conversations)
         lines = conversations.read_text(encoding="utf-8").splitlines(keepends=True)
         conversations.write_text("".join(lines[:documents]), encoding="utf-8")
-        chitchat.write_tokenizer(folder / "tokenizer")
+        if vocabulary is None:
+            chitchat.write_tokenizer(folder / "tokenizer")
+        else:
+            texts = map(text_of, read_conversations(conversations))
+            make_tokenizer(folder / "tokenizer", texts, vocabulary)
         tokenize(
             TokenizeOptions(
                 inputs=[conversations], output_prefix=prefix, tokenizer=str(folder / "tokenizer")
@@ -114,13 +125,15 @@ def prepare(folder: Path, documents: int) -> Corpus:
     return corpus
 
 
-def make_index(corpus: Corpus, way: Way, documents: range) -> PackIndex:
-    """Pack documents in one way, unless that was done."""
+def make_index(corpus: Corpus, way: Way, documents: range, row: int | None = None) -> PackIndex:
+    """Pack documents in one way into rows of so many positions, unless that was done."""
     name = f"{way.strategy}_{way.overlong}_{documents.start}_{documents.stop}"
     path = corpus.folder / name
     if path.exists():
         return PackIndex.open(path)
-    settings = PlanSettings(sequence_length=ROW, strategy=way.strategy, overlong=way.overlong)
+    settings = PlanSettings(
+        sequence_length=row or ROW, strategy=way.strategy, overlong=way.overlong
+    )
     return build_pack_index(corpus, settings, path, documents=documents)
 
 
