@@ -5,14 +5,13 @@
 
 The same packs of 8,192 positions are read in the same random order from the pack index and from
 their export, as ``megatron-packing export`` writes it and in groups of 500 rows, as Bridge does.
-Each reader has a process of its own; its private memory is what it takes beyond its imports, for
-all packs and for a tenth of them. Then many processes open the index at one moment.
+Each reader has a process of its own; its private memory is what it takes beyond imports, for all
+packs and for a tenth of them. Then many processes open the index at one moment.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import subprocess
 import sys
@@ -114,21 +113,24 @@ def private_bytes() -> int:
     return int(information.rss - information.shared)
 
 
+def import_readers() -> None:
+    """Import what both readers need, before any of them is forked."""
+    try:
+        import transformer_engine  # noqa: F401
+    except ImportError:  # without GPUs Bridge's package is imported as the tests do
+        sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+        import megatron.core.models.gpt
+
+        from tests.bridge.absent import prepare_bridge
+
+        prepare_bridge()
+    import megatron.bridge.data.packing.parquet  # noqa: F401
+
+    import megatron_packing.bridge.dataset  # noqa: F401
+
+
 def read(reader: str, path: str, reads: int) -> dict[str, float]:
-    """Open packs and collate some of them at random, alone."""
-    if reader == "bridge":
-        try:
-            import transformer_engine  # noqa: F401
-        except ImportError:  # without GPUs Bridge's package is imported as the tests do
-            sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-            import megatron.core.models.gpt
-
-            from tests.bridge.absent import prepare_bridge
-
-            prepare_bridge()
-        import megatron.bridge.data.packing.parquet  # noqa: F401
-    else:
-        import megatron_packing.bridge.dataset  # noqa: F401
+    """Open packs and collate some of them at random."""
     before, started = private_bytes(), time.perf_counter()
     dataset = (open_ours if reader == "ours" else open_bridges)(path)
     opened = time.perf_counter() - started
@@ -141,16 +143,17 @@ def read(reader: str, path: str, reads: int) -> dict[str, float]:
     return {"open": opened, "read": seconds, "private": private_bytes() - before}
 
 
-def run_alone(*arguments: object) -> dict[str, float]:
+def run_alone(reader: str, path: Path, reads: int) -> dict[str, float]:
     """One reader in a process of its own."""
-    process = subprocess.run(
-        [sys.executable, __file__, "--alone", *map(str, arguments)],
-        check=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    found: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
+    context = multiprocessing.get_context("fork")
+    figures = context.SimpleQueue()
+    kind = "ours" if reader == "ours" else "bridge"
+    process = context.Process(target=lambda: figures.put(read(kind, str(path), reads)))
+    process.start()
+    process.join()
+    if process.exitcode != 0:
+        sys.exit(f"error: the reader of {path} ended with {process.exitcode}")
+    found: dict[str, float] = figures.get()
     return found
 
 
@@ -206,12 +209,8 @@ def main() -> None:
     parser.add_argument("--reads", type=int, default=300)
     parser.add_argument("--processes", type=int, default=64)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--alone", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.alone:
-        reader, path, reads = args.alone
-        sys.stdout.write(json.dumps(read(reader, path, int(reads))) + "\n")
-        return
+    import_readers()
     with tempfile.TemporaryDirectory() as name:
         figures: dict[str, dict[str, dict[str, float]]] = {}
         for size, packs in (("tenth", args.packs // 10), ("all", args.packs)):
@@ -219,8 +218,7 @@ def main() -> None:
             index = make_packs(folder, packs)
             files = {"ours": folder / "packs", **export(folder)}
             figures[size] = {
-                reader: run_alone("ours" if reader == "ours" else "bridge", path, args.reads)
-                for reader, path in files.items()
+                reader: run_alone(reader, path, args.reads) for reader, path in files.items()
             }
         at_once = open_at_once(str(folder / "packs"), args.processes)
     table = Table(title=f"{len(index):,} packs of {ROW:,}, a random one", title_justify="left")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How wrong training becomes where packing is done carelessly.
 
-    python benchmarks/wrong_packing.py [--steps N] [--json FILE]
+    python benchmarks/wrong_packing.py [--steps N] [--vocabulary N] [--json FILE]
 
 Trains a small GPT by Megatron's own pretrain() on the CPU, from one checkpoint on the same real
 conversations in every run: padded, one document a row, by Megatron's own unpacked attention; packed
@@ -13,7 +13,6 @@ rounding. Takes two minutes on two cores, in the test suite's environment (make 
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
@@ -25,15 +24,17 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.study.table5 import prepare  # noqa: E402
 from megatron_packing.report.console import console  # noqa: E402
 from tests.trainer import Run, train  # noqa: E402
 
 ROW = 256
+DOCUMENTS = 4008
 PADDED_ROWS = 48  # at least the documents of four packs
 MEGATRON = ROOT / "tests" / "megatron"
 PIPELINE = "--pipeline-model-parallel-size 4"
 TRAINING = f"""
-    --seq-length {ROW} --max-position-embeddings {ROW} --vocab-size 32768 --lr 3e-3
+    --seq-length {ROW} --max-position-embeddings {ROW} --lr 3e-3
     --packing-overlong drop
 """
 
@@ -59,10 +60,14 @@ class Difference:
         )
 
 
-def compare(steps: int) -> list[Difference]:
-    """Train in all ways."""
+def compare(steps: int, vocabulary: int | None) -> list[Difference]:
+    """Train in all ways; see ``benchmarks.study.table5.prepare`` for the vocabulary."""
     with tempfile.TemporaryDirectory() as folder:
-        flags = f"{TRAINING} {prepare(Path(folder))} --train-iters {steps}"
+        corpus = prepare(Path(folder), DOCUMENTS, vocabulary)
+        flags = (
+            f"{TRAINING} --vocab-size {vocabulary or 32768} --data-path {corpus.prefix} "
+            f"--data-cache-path {folder}/cache --train-iters {steps}"
+        )
         train(f"{flags} --train-iters 1 --save {folder}/checkpoint --save-interval 1")
         flags = f"{flags} --load {folder}/checkpoint --finetune"
         padded = train(
@@ -86,28 +91,19 @@ def compare(steps: int) -> list[Difference]:
     return [Difference.between(name, run, padded) for name, run in runs.items()]
 
 
-def prepare(folder: Path) -> str:
-    """Tokenize the example conversations; returns the flags that train on them."""
-    prefix = folder / "chat"
-    tokenize = (sys.executable, "-m", "megatron_packing.cli", "tokenize")
-    for command in (
-        [sys.executable, ROOT / "examples" / "chitchat.py", folder],
-        [
-            *(*tokenize, folder / "conversations.jsonl", "--output-prefix", prefix),
-            *("--tokenizer", folder / "tokenizer"),
-        ],
-    ):
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return f"--data-path {prefix} --data-cache-path {folder}/cache"
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument(
+        "--vocabulary",
+        type=int,
+        metavar="N",
+        help="train a tokenizer of N tokens, which is faster (default: the example's of 32,768)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
-    differences = compare(args.steps)
+    differences = compare(args.steps, args.vocabulary)
     table = Table("against padding", "loss differs by", "gradient norm differs by")
     for column in table.columns[1:]:
         column.justify = "right"

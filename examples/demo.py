@@ -31,7 +31,7 @@ from megatron_packing import Corpus, PackIndex, plan_packs
 EXAMPLES = Path(__file__).resolve().parent
 SEQUENCE_LENGTH = 2048
 STEPS = range(24, 31)  # as whole global batches allow
-PACKED_ROWS_PER_STEP = 2
+PACKED_ROWS_PER_STEP = 1
 BEGINNING = "before the start of training step"
 ITERATION = re.compile(r" iteration +(\d+)/.*lm loss: ([\d.E+-]+)")
 MODEL = """
@@ -96,6 +96,17 @@ def command_line(*arguments: object) -> None:
     subprocess.run([sys.executable, "-m", "megatron_packing.cli", *words[1:]], check=True)
 
 
+def trainer_flags(folder: Path, index: PackIndex, steps: int, rows_per_step: int) -> list[str]:
+    """Return the flags of a run of so many steps on an index."""
+    data = f"""
+        --seq-length {SEQUENCE_LENGTH} --max-position-embeddings {SEQUENCE_LENGTH}
+        --train-iters {steps} --global-batch-size {rows_per_step}
+        --data-path {folder / "chitchat"} --packing-indexes {index.path}
+        --tokenizer-type HuggingFaceTokenizer --tokenizer-model {folder / "tokenizer"}
+    """
+    return (MODEL + TRAINING + WITHOUT_CUDA + data).split()
+
+
 def train(
     name: str,
     folder: Path,
@@ -108,13 +119,7 @@ def train(
 ) -> Run:
     """Train so many steps on an index, with a progress bar; ``flags`` overrule those here."""
     log_path = folder / f"{name}.log"
-    data = f"""
-        --seq-length {SEQUENCE_LENGTH} --max-position-embeddings {SEQUENCE_LENGTH}
-        --train-iters {steps} --global-batch-size {rows_per_step}
-        --data-path {folder / "chitchat"} --packing-indexes {index.path}
-        --tokenizer-type HuggingFaceTokenizer --tokenizer-model {folder / "tokenizer"}
-    """
-    words = (MODEL + TRAINING + WITHOUT_CUDA + data + flags).split()
+    words = trainer_flags(folder, index, steps, rows_per_step) + flags.split()
     scripts = [str(EXAMPLES / "cpu_trainer.py"), str(EXAMPLES / "pretrain_packed_gpt.py")]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     torchrun += ["--nproc-per-node", str(ranks), *scripts]

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.study.orders import orders_table
 from benchmarks.study.probe_csv import probe_table
 from benchmarks.study.table import quality_table
 from benchmarks.study.table5 import measured_table, published_table
@@ -24,6 +25,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "causes": lambda: quality_table(HERE / "causes.csv"),
     "quality of SmolLM2": lambda: quality_table(HERE / "smollm2.csv"),
     "probe of SmolLM2": lambda: probe_table(HERE / "probe_smollm2.csv"),
+    "orders": lambda: orders_table(HERE / "orders.csv"),
     "measured steps": lambda: measured_table(HERE / "table5.csv"),
     "published steps": published_table,
 }
