@@ -13,7 +13,7 @@ from tests.trainer import PRETRAIN_PACKED, ROW, Run, needs_trainer, train
 
 pytestmark = needs_trainer
 
-STEPS = 5
+STEPS = 3
 PADDED = Path(__file__).with_name("pretrain_padded_gpt.py")
 PADDED_ROWS = 40  # at least the documents of four packs
 LAYOUTS = {

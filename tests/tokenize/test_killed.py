@@ -26,7 +26,7 @@ pytest.importorskip("transformers")
 
 from megatron_packing.cli import main
 from megatron_packing.tokenize.run import TokenizeOptions, tokenize
-from tests.commands.test_killed import KILLED
+from tests.commands.test_killed import run_killed  # noqa: F401 - a fixture
 
 ENDINGS = (".bin", ".idx", "_loss_mask.bin", "_loss_mask.idx", "_corpus.json", "_rejects.jsonl")
 
@@ -43,12 +43,16 @@ def contents(prefix: Path) -> dict[str, bytes]:
     return {ending: Path(f"{prefix}{ending}").read_bytes() for ending in ENDINGS}
 
 
-KILLS = int(os.environ.get("MEGATRON_PACKING_KILLS", "8"))
+KILLS = int(os.environ.get("MEGATRON_PACKING_KILLS", "4"))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_run_killed_as_a_name_changes_is_finished_by_the_next(chitchat, tmp_path):
+def test_a_run_killed_as_a_name_changes_is_finished_by_the_next(
+    chitchat,
+    tmp_path,
+    run_killed,  # noqa: F811
+):
     """Before or after every such call; every seventh for fewer than 100 kills."""
     lines = (chitchat / "conversations.jsonl").read_bytes().splitlines(keepends=True)
     path = tmp_path / "input.jsonl"
@@ -60,15 +64,8 @@ def test_a_run_killed_as_a_name_changes_is_finished_by_the_next(chitchat, tmp_pa
     for number in itertools.count(0, stride):
         prefix = tmp_path / str(number) / "corpus"
         words = command(path, prefix, chitchat, "--workers", "1", "--checkpoint-seconds", "0")[3:]
-        process = subprocess.run(
-            [sys.executable, "-c", KILLED, str(number), *words],
-            capture_output=True,
-            timeout=120,
-            check=False,
-        )
-        if process.returncode == 0:
+        if run_killed(number, words) == 0:
             break
-        assert process.returncode == -signal.SIGKILL, process.stderr.decode()
         was_there = Path(f"{prefix}.idx").exists()
         if was_there:
             assert contents(prefix) == contents(whole), "a corpus that can be seen is whole"
