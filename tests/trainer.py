@@ -100,6 +100,7 @@ def pretrain(
     environment: dict[str, str] | None = None,
     kill_after: int | None = None,
     timeout: float = 120,
+    check: bool | None = False,
 ) -> Run:
     """Train with the model and settings above and ``flags``.
 
@@ -111,8 +112,12 @@ def pretrain(
         environment: Variables beside those of this process.
         kill_after: Kill all ranks with SIGKILL once so many steps were logged.
         timeout: Seconds; a run that takes longer is killed and fails the test.
+        check: Whether the run begins with the packing check, which costs a second; None: as the
+            flags say.
     """
     words = (MODEL + CPU + TRAINING + flags).replace(without, "").split()
+    if check is not None:
+        words.append("--packing-check" if check else "--no-packing-check")
     return run_script(
         [str(script), *words],
         ranks,

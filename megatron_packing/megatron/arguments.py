@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -67,6 +67,13 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
         help="Train even if Transformer Engine has no fused attention kernel for packed rows, so "
         "that it stores all attention scores. Off by default: such runs are refused before the "
         "first step.",
+    )
+    group.add_argument(
+        "--packing-check",
+        action=BooleanOptionalAction,
+        default=None,
+        help="Run a row through the model before the first step, and end the run if its documents "
+        "see each other (default: where training starts at step 0).",
     )
     group.add_argument(
         "--packing-normaliser",

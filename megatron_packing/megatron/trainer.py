@@ -47,6 +47,7 @@ from megatron_packing.megatron.endless import EndlessDataset
 from megatron_packing.megatron.flags import flag_of
 from megatron_packing.megatron.hybrid_layer_spec import packed_hybrid_spec
 from megatron_packing.megatron.indexes import corpora_of, prepare_indexes
+from megatron_packing.megatron.isolation import check_before_training
 from megatron_packing.megatron.launch import raise_open_files_limit
 from megatron_packing.megatron.layer_spec import choose_backend, packed_layer_spec
 from megatron_packing.megatron.loss import loss_func
@@ -111,7 +112,10 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
     train, valid, test = splits
     if train is not None and not args.skip_train:
         train = open_stream(train, args)
-    train = balance_steps(train, args, first_sample=first_sample_of_run(args))
+    first_sample = first_sample_of_run(args)
+    train = balance_steps(train, args, first_sample=first_sample)
+    if not args.skip_train:
+        check_before_training(train, args, first_sample)
     return train, _without_end(valid, args), _without_end(test, args)
 
 

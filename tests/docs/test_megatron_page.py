@@ -28,6 +28,7 @@ def test_the_start_prints_what_the_page_shows(example_data, tmp_path):
         f"{flags} --exit-interval 1 --data-cache-path {tmp_path} --num-layers 1 "
         f"--hidden-size 16 --num-attention-heads 1 --max-position-embeddings 4096",
         timeout=240,
+        check=None,
     )
     printed = run.output.replace(f"{example_data}/", "").replace(f"{tmp_path}/pack_indexes/", "")
     lines = [line for line in printed.splitlines() if line.startswith("> ")]

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decides from what the packing check saw whether documents are apart, and says what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from megatron_packing.counted import counted
+from megatron_packing.megatron.isolation_recorder import Sign
+from megatron_packing.megatron.isolation_run import Comparison, Findings
+
+_TIMES_NOISE = 8.0
+"""A difference counts if it is so many times what the kernels differ from themselves."""
+_GRADIENT = 1e-5
+"""The share of a document's gradient that another one may get. It is 0 where nothing leaks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """How exactly a run computes."""
+
+    relative: float
+    """The rounding of one number."""
+    is_exact: bool
+    """Whether what one document has in a row changes no bit of another: not with FP8, whose scales
+    are of the whole row, and not with experts, whose kernels depend on how many tokens they get."""
+
+    @classmethod
+    def of(cls, dtype: torch.dtype, *, fp8: bool, experts: bool, on_gpu: bool) -> Precision:
+        """Return the precision of a run.
+
+        Args:
+            dtype: Of the parameters.
+            fp8: Whether FP8 or FP4 is used.
+            experts: Whether the model has experts.
+            on_gpu: Whether it runs on a GPU, where float32 products are rounded to TF32.
+        """
+        relative = torch.finfo(dtype).eps
+        if dtype is torch.float32 and on_gpu:
+            relative = 2.0**-10
+        if fp8:
+            relative = 2.0**-4
+        return cls(relative, is_exact=not fp8 and not experts)
+
+    @property
+    def replaced(self) -> float:
+        """What may move, relatively, where other documents of the row changed."""
+        return self.relative * (0.0625 if self.is_exact else 2.0) + 1e-6
+
+    @property
+    def alone(self) -> float:
+        """What may differ, relatively, between a document in a row and alone."""
+        return 64 * self.relative if self.relative < 1e-6 else 4 * self.relative
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerances:
+    """Largest values that are no fault."""
+
+    replaced_loss: float
+    alone_loss: float
+    replaced: Tensor
+    """float32, ``(slots,)``."""
+    alone: Tensor
+
+    @classmethod
+    def of(cls, findings: Findings, precision: Precision) -> Tolerances:
+        """Derive them from the noise of the kernels and the precision."""
+        noise = _TIMES_NOISE * findings.comparisons["again"].moved.amax(1)
+        scale = max(1.0, findings.typical_loss)
+        return cls(
+            replaced_loss=float(noise[-1]) + scale * precision.replaced,
+            alone_loss=float(noise[-1]) + scale * precision.alone,
+            replaced=noise + precision.replaced,
+            alone=noise + precision.alone,
+        )
+
+
+def find_fault(
+    findings: Findings, tolerances: Tolerances, *, recomputes: bool, context_parallel: bool
+) -> str | None:
+    """Return what is wrong as a sentence without its end; None if nothing is.
+
+    Args:
+        findings: What the check saw.
+        tolerances: What is no fault.
+        recomputes: Whether layers are computed again in the backward pass.
+        context_parallel: Whether ranks share rows.
+    """
+    describer = _Describer(findings, recomputes=recomputes, context_parallel=context_parallel)
+    faults = (
+        _replaced_fault(findings, tolerances, describer),
+        _gradient_fault(findings, describer),
+        _padding_fault(findings, tolerances, describer),
+        _alone_fault(findings, tolerances, describer),
+        _angles_fault(findings, describer),
+        _balancing_fault(findings, describer),
+        _loss_fault(findings),
+    )
+    return next((fault for fault in faults if fault), None)
+
+
+def _replaced_fault(
+    findings: Findings, tolerances: Tolerances, describer: _Describer
+) -> str | None:
+    one = findings.comparisons["replaced"]
+    first = findings.layout.documents[0]
+    if not (found := _first_moved(one, tolerances.replaced, tolerances.replaced_loss)):
+        return None
+    slot, segments = found
+    return (
+        f"{_documents(segments)} of a row changed when document {first + 1} got other tokens "
+        f"(losses by {float(one.moved[-1].max()):.1e}, more than "
+        f"{tolerances.replaced_loss:.1e}), first in {describer.place(slot, one)}: "
+        f"{describer.cause(slot)}"
+    )
+
+
+def _gradient_fault(findings: Findings, describer: _Describer) -> str | None:
+    for name, one in findings.comparisons.items():
+        if not name.startswith("gradient"):
+            continue
+        source = int(name.split()[1])
+        dirty = torch.nonzero(one.moved[:-1].amax(1) > _GRADIENT).flatten().tolist()
+        if not dirty:
+            continue
+        segments = torch.nonzero(one.moved[dirty[0]] > _GRADIENT).flatten().tolist()
+        slot = min(dirty[-1] + 1, len(one.moved) - 1)  # what takes the output that got it
+        place = describer.place(slot, one, at=dirty[-1])
+        return (
+            f"the loss of document {source + 1} of a row gave {_documents(segments)} a gradient "
+            f"({float(one.moved[:-1].max()):.1e} of its own), first in {place}: "
+            f"{describer.cause(slot, only_backward=True)}"
+        )
+    return None
+
+
+def _padding_fault(findings: Findings, tolerances: Tolerances, describer: _Describer) -> str | None:
+    one = findings.comparisons["padding"]
+    if not (found := _first_moved(one, tolerances.replaced, tolerances.replaced_loss)):
+        return None
+    slot, segments = found
+    return (
+        f"{_documents(segments)} changed when the padding of its row got other tokens, first in "
+        f"{describer.place(slot, one)}: {describer.cause(slot)}"
+    )
+
+
+def _alone_fault(findings: Findings, tolerances: Tolerances, describer: _Describer) -> str | None:
+    for name, one in findings.comparisons.items():
+        if not name.startswith("alone"):
+            continue
+        if found := _first_moved(one, tolerances.alone, tolerances.alone_loss):
+            slot, segments = found
+            return (
+                f"{_documents(segments)} of a row has other losses than alone in a row (by "
+                f"{float(one.moved[-1].max()):.1e}, more than {tolerances.alone_loss:.1e}), first "
+                f"in {describer.place(slot, one)}: {describer.cause(slot, is_place=True)}"
+            )
+    return None
+
+
+def _angles_fault(findings: Findings, describer: _Describer) -> str | None:
+    slots = torch.nonzero(findings.signs[:, Sign.ANGLES_OF_ROW]).flatten().tolist()
+    if not slots:
+        return None
+    return (
+        f"rotary positions run through all documents of a row in {describer.place(slots[0])}: the "
+        f"table of angles is as long as the row, which Megatron takes for that; max_seqlen must "
+        f"not be the length of the row (RowShape.max_seqlen)"
+    )
+
+
+def _balancing_fault(findings: Findings, describer: _Describer) -> str | None:
+    slots = torch.nonzero(findings.signs[:, Sign.COUNTS_PADDING]).flatten().tolist()
+    if not slots:
+        return None
+    return (
+        f"the balancing loss of the router in {describer.place(slots[0])} changed when padding got "
+        f"other tokens: the router counts padding as tokens; the model must get padding_mask, as "
+        f"run_model hands it on"
+    )
+
+
+def _loss_fault(findings: Findings) -> str | None:
+    loss = findings.loss
+    if loss is None:
+        return None
+    if not loss.has_denominator:
+        return (
+            "the loss function returns two values, so Megatron averages the means of rows: it must "
+            "return the sum of the weighted losses, the row's denominator and the report"
+        )
+    wrong = abs(loss.denominator - loss.expected_denominator) > 0.5
+    averaged = loss.expected_loss / max(1.0, loss.expected_denominator)
+    is_averaged = loss.expected_denominator > 1 and abs(loss.loss - averaged) <= 1e-2 * abs(
+        averaged
+    )
+    if not wrong and not is_averaged:
+        return None
+    return (
+        f"the loss function returned the loss {loss.loss:.6g} over a denominator of "
+        f"{loss.denominator:g} for a row whose weighted losses sum to {loss.expected_loss:.6g} "
+        f"over {loss.expected_denominator:g}: it must divide nothing and return "
+        f"batch.denominator, or the weight of a token depends on its row"
+    )
+
+
+def _first_moved(
+    one: Comparison, tolerances: Tensor, tolerance_of_loss: float
+) -> tuple[int, list[int]] | None:
+    """Return the first slot where documents moved, and which did anywhere; None if none did."""
+    limits = tolerances.clone()
+    limits[-1] = tolerance_of_loss
+    moved = one.moved > limits[:, None]
+    if not moved.any():
+        return None
+    slot = int(torch.nonzero(moved.any(1))[0])
+    return slot, torch.nonzero(moved.any(0)).flatten().tolist()
+
+
+def _documents(segments: list[int]) -> str:
+    numbers = [f"{segment + 1}" for segment in segments]
+    if len(numbers) == 1:
+        return f"document {numbers[0]}"
+    if len(numbers) > 4:
+        return f"{counted(len(numbers), 'document')} ({', '.join(numbers[:3])}, ...)"
+    return f"documents {', '.join(numbers[:-1])} and {numbers[-1]}"
+
+
+class _Describer:
+    """Names places of the model and likely causes."""
+
+    def __init__(self, findings: Findings, *, recomputes: bool, context_parallel: bool) -> None:
+        self._signs = findings.signs
+        self._recomputes = recomputes
+        self._context_parallel = context_parallel
+
+    def place(self, slot: int, one: Comparison | None = None, at: int | None = None) -> str:
+        """Name a slot, its pipeline stage, and the context-parallel ranks that hold it."""
+        num_layers = len(self._signs) - 2
+        if slot == 0:
+            name = "the embedding"
+        elif slot > num_layers:
+            name, slot = "what follows the last layer", num_layers
+        else:
+            name = f"layer {slot} of {num_layers} ({self._kind(slot)})"
+        stage = int(self._signs[slot, Sign.STAGE]) - 1
+        where = f" on pipeline stage {max(stage, 0)}"
+        if one is not None:
+            ranks = torch.nonzero(one.ranks[slot if at is None else at] > 0).flatten().tolist()
+            where += f", context-parallel rank {' and '.join(map(str, ranks or [0]))}"
+        return name + where
+
+    def cause(self, slot: int, *, only_backward: bool = False, is_place: bool = False) -> str:
+        """Say what likely is the cause of a leak that shows first in a slot."""
+        return "likely " + next(self._causes(slot, only_backward, is_place))
+
+    def _causes(self, slot: int, only_backward: bool, is_place: bool) -> Iterator[str]:
+        signs = self._signs
+        if signs[0, Sign.OTHER_TOKENS]:
+            yield (
+                "a wrong order of context-parallel chunks: rank r must hold chunks r and "
+                "2 * size - 1 - r of each document (thd.context_parallel)"
+                if self._context_parallel
+                else "a batch function that gives the model other tokens than the row's"
+            )
+        if signs[0, Sign.OTHER_POSITIONS]:
+            yield (
+                "position ids that do not restart in each document: the model must get the row's "
+                "own position_ids"
+            )
+        layer = signs[slot] if slot < len(signs) - 1 else signs[-2]
+        if layer[Sign.NO_BOUNDARIES]:
+            yield (
+                "because it got no cu_seqlens: forward_step must give packed_seq_params to the "
+                "model on every pipeline stage, the middle ones too"
+            )
+        if layer[Sign.OTHER_BOUNDARIES]:
+            found, expected = (int(layer[sign]) for sign in (Sign.FOUND_END, Sign.EXPECTED_END))
+            yield (
+                f"because it got other cu_seqlens than the row's: {found:,} where a document "
+                f"starts at {expected:,}"
+            )
+        if layer[Sign.LOST_IN_BACKWARD]:
+            yield "because it gets other cu_seqlens where it is computed again in the backward pass"
+        if layer[Sign.NO_SEGMENT_INDEX]:
+            yield "because Mamba got no seq_idx in packed_seq_params (run_model adds it)"
+        if layer[Sign.IS_MAMBA] or layer[Sign.IS_DELTA_NET]:
+            kernel = "causal-conv1d and mamba-ssm" if layer[Sign.IS_MAMBA] else "fla"
+            yield (
+                f"its kernels carry the state of the convolution or of the recurrence over the "
+                f"boundary: compare the versions of {kernel} with those of SUPPORT.md"
+            )
+        if only_backward and self._recomputes:
+            yield (
+                "the boundaries are lost where layers are computed again (--recompute-granularity)"
+            )
+        if is_place:
+            yield "something that depends on the place of a document in its row, as positions do"
+        if layer[Sign.HAS_EXPERTS]:
+            yield "its attention kernel ignores cu_seqlens, or its experts have a capacity"
+        if slot == 0:
+            yield "an embedding that mixes positions"
+        yield "its attention kernel or mask ignores cu_seqlens"
+
+    def _kind(self, slot: int) -> str:
+        signs = self._signs[slot]
+        if signs[Sign.IS_MAMBA]:
+            return "Mamba"
+        if signs[Sign.IS_DELTA_NET]:
+            return "gated delta net"
+        return "experts" if signs[Sign.HAS_EXPERTS] else "attention"
