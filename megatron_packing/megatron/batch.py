@@ -16,6 +16,7 @@ from torch import Tensor
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.experts import count_whole_rows, weigh_balancing_losses
 from megatron_packing.megatron.layer_pattern import layer_pattern, layer_symbols
+from megatron_packing.megatron.live_counts import RowCounts
 from megatron_packing.megatron.packed_rotation import index_rotary_positions
 from megatron_packing.megatron.row_message import WEIGHTS, RowParts, RowSizes, agree_on_sizes
 from megatron_packing.megatron.segment_index import segment_index
@@ -53,6 +54,8 @@ class PackedBatch:
     """Positions of the whole row, on all context-parallel ranks together."""
     real_lengths: Tensor
     """int32: positions of each segment without padding; 0 for segments of padding."""
+    counts: RowCounts | None = None
+    """What the whole row holds; None on ranks that did not read it."""
 
 
 def get_batch(
@@ -80,11 +83,13 @@ def get_batch(
     source = parallel_state.get_tensor_model_parallel_src_rank()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     names = _needed_on(vp_stage)
-    parts = sizes = None
+    parts = sizes = counts = None
     if parallel_state.get_tensor_model_parallel_rank() == 0:
         if data_iterator is None:
             raise RuntimeError("this rank reads for its tensor-parallel group but has no dataset")
-        parts, sizes = _read_row(next(data_iterator), names)
+        sample = next(data_iterator)
+        parts, sizes = _read_row(sample, names)
+        counts = RowCounts.of(sample)
     sizes = agree_on_sizes(sizes, group, source, device)
     if parts is None:
         length = sizes.message_length(len(names))
@@ -108,6 +113,7 @@ def get_batch(
         packed_seq_params=_packed_seq_params(row.cu_seqlens, sizes.max_seqlen),
         row_positions=sizes.positions * parallel_state.get_context_parallel_world_size(),
         real_lengths=row.real_lengths,
+        counts=counts,
     )
 
 

@@ -50,6 +50,8 @@ from megatron_packing.megatron.indexes import corpora_of, prepare_indexes
 from megatron_packing.megatron.isolation import check_before_training
 from megatron_packing.megatron.launch import raise_open_files_limit
 from megatron_packing.megatron.layer_spec import choose_backend, packed_layer_spec
+from megatron_packing.megatron.live_counts import trained_rows
+from megatron_packing.megatron.live_figures import show_live_figures
 from megatron_packing.megatron.loss import loss_func
 from megatron_packing.megatron.packed_rotation import describe_rotation
 from megatron_packing.megatron.plain_errors import show_input_errors_as_sentences
@@ -113,6 +115,8 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
     if train is not None and not args.skip_train:
         train = open_stream(train, args)
     first_sample = first_sample_of_run(args)
+    if not args.skip_train:
+        show_live_figures(train, args, first_sample)
     train = balance_steps(train, args, first_sample=first_sample)
     if not args.skip_train:
         check_before_training(train, args, first_sample)
@@ -260,6 +264,7 @@ def forward_step(
     timers("batch-generator").stop()
     if model.training and not vp_stage:  # once per row, and not in evaluations
         _count_real_lengths(batch.real_lengths)
+        trained_rows.add(batch.counts)
     with straggler_timer:
         output = run_model(model, batch)
     return output, partial(
