@@ -4,17 +4,20 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cerrno>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <variant>
 #include <vector>
 
 #include "balance.hpp"
+#include "base/mapped_file.hpp"
 #include "base/setting_error.hpp"
 #include "optimal/covering_program.hpp"
 #include "permutation.hpp"
@@ -175,6 +178,27 @@ py::tuple plan_step(const Array<std::int64_t>& units, const Array<double>& work,
                         plan.lower_bound, plan.rank, plan.sync);
 }
 
+// Bytes of a file, which stays mapped as long as the array lives and need not stay open.
+Array<std::uint8_t> map_file(int descriptor, std::int64_t start, std::int64_t size) {
+  if (start < 0 || size < 1) throw py::value_error("a map has at least one byte");
+  std::unique_ptr<packing::MappedFile> owner;
+  try {
+    const py::gil_scoped_release release;
+    owner = std::make_unique<packing::MappedFile>(descriptor, start, size);
+  } catch (const std::system_error& error) {
+    errno = error.code().value();
+    PyErr_SetFromErrno(PyExc_OSError);
+    throw py::error_already_set();
+  }
+  const std::uint8_t* data = owner->data();
+  py::capsule unmap(owner.get(),
+                    [](void* pointer) { delete static_cast<packing::MappedFile*>(pointer); });
+  owner.release();
+  Array<std::uint8_t> array({size}, {py::ssize_t{1}}, data, unmap);
+  array.attr("flags").attr("writeable") = false;
+  return array;
+}
+
 void add_column(packing::CoveringProgram& program, const Array<std::int64_t>& rows,
                 const Array<double>& values) {
   if (rows.ndim() != 1 || values.ndim() != 1 || rows.size() != values.size()) {
@@ -217,6 +241,7 @@ PYBIND11_MODULE(_core, module) {
   module.def("plan_step", &plan_step, py::arg("units").noconvert(), py::arg("work").noconvert(),
              py::arg("groups").noconvert(), py::arg("budget"), py::arg("num_ranks"),
              py::arg("multiple_of"), py::arg("max_documents"));
+  module.def("map_file", &map_file, py::arg("descriptor"), py::arg("start"), py::arg("size"));
   // For tests, which compare its optimum with that of another solver.
   py::class_<packing::CoveringProgram>(module, "CoveringProgram")
       .def(py::init<std::size_t>(), py::arg("rows"))

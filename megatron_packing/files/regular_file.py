@@ -14,9 +14,11 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_packing import _core
 from megatron_packing.errors import InputError, UnreadableError
 
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.EIO)
+_FORBIDDEN = (errno.EACCES, errno.EPERM)
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -56,16 +58,26 @@ def map_array(
 ) -> NDArray[np.generic]:
     """Map a one-dimensional array of ``length`` values, from byte ``start`` of an open file.
 
+    The array needs no descriptor, so the file may be closed.
+
     Raises:
-        UnreadableError: The file was truncated meanwhile.
+        UnreadableError: The file is shorter: it was truncated meanwhile.
         InputError: This process may not map it.
     """
+    kind = np.dtype(dtype)
+    size = length * kind.itemsize
+    if size == 0:
+        return np.zeros(0, kind)
     try:
-        return np.memmap(file, np.dtype(dtype), "r", start, (length,))
+        found = os.fstat(file.fileno()).st_size
+        if found < start + size:
+            raise UnreadableError(
+                f"{path} was truncated while it was opened: it has {found} of {start + size} "
+                f"bytes; write or copy it again"
+            )
+        return _core.map_file(file.fileno(), start, size).view(kind)
     except OSError as error:
         _refuse(path, error)
-    except ValueError as error:
-        raise UnreadableError(f"{path} was truncated while it was opened ({error})") from error
 
 
 def read_json_object(path: Path, advice: str) -> dict[str, Any]:
@@ -107,12 +119,42 @@ def _refuse_irregular(path: Path, status: os.stat_result) -> None:
 def _refuse(path: Path, error: OSError) -> NoReturn:
     if error.errno in _MISSING:
         target = f" (a link to {path.readlink()})" if path.is_symlink() else ""
-        reason = "does not exist" if error.errno == errno.ENOENT else f"is missing ({error})"
-        raise UnreadableError(f"{path}{target} {reason}") from error
+        raise UnreadableError(f"{path}{target} {_why_missing(error)}") from error
     if error.errno in (errno.EMFILE, errno.ENFILE):
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         raise InputError(
             f"{path} cannot be opened: this process may open only {limit} files at a time; raise "
             f"the limit with: ulimit -n"
         ) from error
+    if error.errno in _FORBIDDEN:
+        raise InputError(
+            f"{path} cannot be opened ({error.strerror}): {_who_may_read(path)}; let this user "
+            f"read it, and look into its folder"
+        ) from error
+    if error.errno == errno.ENOMEM:
+        raise InputError(
+            f"{path} cannot be mapped into memory ({error.strerror}); raise the limit of memory "
+            f"(ulimit -v) or of maps (sysctl vm.max_map_count)"
+        ) from error
     raise InputError(f"{path} cannot be opened ({error.strerror})") from error
+
+
+def _why_missing(error: OSError) -> str:
+    if error.errno == errno.ENOENT:
+        return "does not exist"
+    if error.errno == errno.ESTALE:
+        return (
+            "was replaced or removed on its file server after this machine had looked it up "
+            f"({error.strerror})"
+        )
+    return f"is missing ({error})"
+
+
+def _who_may_read(path: Path) -> str:
+    """The user of this process, and the owner and the mode of a file where they can be seen."""
+    user = f"this process runs as user {os.geteuid()}"
+    try:
+        status = path.stat()
+    except OSError:
+        return user
+    return f"{user}, the file is of user {status.st_uid} with mode {stat.S_IMODE(status.st_mode):o}"
