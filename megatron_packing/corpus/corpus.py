@@ -3,26 +3,25 @@
 
 from __future__ import annotations
 
-import hashlib
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_packing.corpus.fingerprint import update_digest
+from megatron_packing.corpus.document_index import DocumentIndex
+from megatron_packing.corpus.documents import Documents as Documents
+from megatron_packing.corpus.documents import TokenDocuments as TokenDocuments
+from megatron_packing.corpus.fingerprint import fingerprint_of
 from megatron_packing.corpus.given_path import advise_for_corpus
-from megatron_packing.corpus.indexed_dataset import (
-    DocumentIndex,
-    data_path,
-    index_path,
-    read_index,
-)
+from megatron_packing.corpus.indexed_dataset import data_path, index_path, read_index
+from megatron_packing.corpus.known_files import KnownFiles, KnownPair
 from megatron_packing.corpus.loss_mask import LOSS_MASK_SUFFIX as LOSS_MASK_SUFFIX
 from megatron_packing.corpus.loss_mask import bad_mask_value, check_mask_values
 from megatron_packing.corpus.loss_mask import loss_mask_prefix as loss_mask_prefix
-from megatron_packing.corpus.record import contradiction, read_corpus_record
+from megatron_packing.corpus.record import CorpusRecord, contradiction, read_corpus_record
 from megatron_packing.corpus.record import corpus_record_path as corpus_record_path
 from megatron_packing.corpus.storage import FILES, DataReader, Storage, corpus_path
 from megatron_packing.counted import counted
@@ -35,38 +34,17 @@ def recorded_tokenizer(prefix: Path) -> str | None:
     return None if record is None else record.tokenizer
 
 
-class Documents(Protocol):
-    """What planning needs: the lengths of documents, and a fingerprint of their content."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownCorpus:
+    """A corpus that another rank has opened and checked."""
 
-    @property
-    def prefix(self) -> Path:
-        """Where they are, for errors and for the manifest of an index."""
-
-    @property
-    def num_tokens(self) -> NDArray[Any]:
-        """Tokens of each document, shape ``(len(self),)``."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal documents have equal fingerprints."""
-
-    def __len__(self) -> int:
-        """The number of documents."""
+    record: CorpusRecord | None
+    files: KnownFiles
 
 
-class TokenDocuments(Documents, Protocol):
-    """Documents with their tokens."""
-
-    def tokens(self, document: int, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Return tokens ``start`` to ``stop`` of one document."""
-
-    def loss_mask(
-        self, document: int, start: int = 0, stop: int | None = None
-    ) -> NDArray[np.uint8]:
-        """Return 1 for each of these tokens that is trained (as a label), else 0."""
-
-    def at_epoch(self, epoch: int) -> TokenDocuments:
-        """Return the documents that replace these in another epoch, which are never longer."""
+Trust = Literal["nothing", "record"] | KnownCorpus
+"""What is believed of a corpus's files in place of reading them: nothing; the record beside it if
+their sizes and headers are as recorded; or what another rank found if their sizes are the same."""
 
 
 class Corpus:
@@ -77,16 +55,20 @@ class Corpus:
     again in the other process.
 
     Opening a corpus reads and checks its ``.idx`` files and its record, but not the ``.bin`` files:
-    the fingerprint reads a sample of them, ``corpus.content`` all. If a mapped file is truncated,
-    the process ends with SIGBUS.
+    the fingerprint reads a sample of them, ``corpus.content`` all. With ``trust``, a corpus that is
+    known opens without reading documents. If a mapped file is truncated, the process ends with
+    SIGBUS.
     """
 
-    def __init__(self, prefix: str | Path, storage: Storage = FILES) -> None:
+    def __init__(
+        self, prefix: str | Path, storage: Storage = FILES, trust: Trust = "nothing"
+    ) -> None:
         """Open the corpus.
 
         Args:
             prefix: The path of its files without the ending.
             storage: Where the files are, and how ``.bin`` files are read.
+            trust: What is believed in place of reading the files.
 
         Raises:
             UnreadableError: A file is missing or has the wrong size, or the loss mask that the
@@ -95,14 +77,54 @@ class Corpus:
         """
         self.prefix = corpus_path(prefix)
         self._storage = storage
+        self._trust = trust
         if not self.prefix.name:
             raise InputError(
                 f"{str(prefix)!r} is not the prefix of a corpus; give the path of its .bin and "
                 f".idx files without the ending"
             )
         self._files = storage.local_prefix(self.prefix)
+        self._known: KnownFiles | None = None
+        if isinstance(trust, KnownCorpus):
+            self.record = trust.record
+            self._open_known(trust.files)
+            for at, pair, size in self._pairs(trust.files):
+                pair.check_sizes(at, "rank 0", size)
+            return
+        self.record = read_corpus_record(self._files)
+        recorded = self.record.files if self.record else None
+        if trust == "record" and recorded is not None and self._is_as_recorded(recorded):
+            self._open_known(recorded)
+            self._check_record()
+            return
+        self._read_and_check()
+
+    def _pairs(self, files: KnownFiles) -> list[tuple[Path, KnownPair, int | None]]:
+        """Return the place of each pair of files, what is known of it, and a remote size."""
+        pairs = [(self._files, files.tokens, self._storage.data_size(self.prefix))]
+        if files.loss_mask is not None:
+            size = self._storage.data_size(loss_mask_prefix(self.prefix))
+            pairs.append((loss_mask_prefix(self._files), files.loss_mask, size))
+        return pairs
+
+    def _is_as_recorded(self, files: KnownFiles) -> bool:
         try:
-            self._tokens = read_index(self._files, data_size=storage.data_size(self.prefix))
+            if not all(pair.is_at(at, size) for at, pair, size in self._pairs(files)):
+                return False
+        except UnreadableError:
+            return False  # reading them says more
+        return files.loss_mask is not None or not self._has_mask_files()
+
+    def _open_known(self, files: KnownFiles) -> None:
+        self._known = files
+        self._tokens = files.tokens.open(self._files)
+        self._masks = None
+        if files.loss_mask is not None:
+            self._masks = files.loss_mask.open(loss_mask_prefix(self._files))
+
+    def _read_and_check(self) -> None:
+        try:
+            self._tokens = read_index(self._files, data_size=self._storage.data_size(self.prefix))
         except UnreadableError as error:
             advice = advise_for_corpus(self._files)
             if advice is None:
@@ -113,7 +135,6 @@ class Corpus:
                 f"{index_path(self.prefix)} has dtype {self._tokens.dtype}; tokens must be "
                 f"integers: write the corpus again"
             )
-        self.record = read_corpus_record(self._files)
         self._check_record()
         self._masks = self._read_masks()
 
@@ -137,12 +158,30 @@ class Corpus:
         """Return the number of each document's corpus in ``corpora``, and its number there."""
         return np.zeros(len(documents), np.int64), documents
 
-    def __reduce__(self) -> tuple[type[Corpus], tuple[str, Storage]]:
-        return Corpus, (str(self.prefix), self._storage)
+    def __reduce__(self) -> tuple[type[Corpus], tuple[str, Storage, Trust]]:
+        return Corpus, (str(self.prefix), self._storage, self._trust)
 
     def __len__(self) -> int:
         """The number of documents."""
-        return len(self._tokens.lengths)
+        return self._tokens.num_documents
+
+    def known(self) -> KnownCorpus:
+        """Return what another rank needs to open this corpus without reading it.
+
+        Raises:
+            InputError: As ``fingerprint``.
+        """
+        files = self._known
+        if files is None:
+            masks = None
+            if self._masks is not None:
+                masks = KnownPair.of(loss_mask_prefix(self._files), self._masks)
+            files = KnownFiles(
+                fingerprint=self.fingerprint,
+                tokens=KnownPair.of(self._files, self._tokens),
+                loss_mask=masks,
+            )
+        return KnownCorpus(record=self.record, files=files)
 
     @property
     def num_tokens(self) -> NDArray[np.integer]:
@@ -191,6 +230,8 @@ class Corpus:
     def fingerprint(self) -> str:
         """A digest of all lengths, and of all data or of 256 blocks of 64 KiB of each file.
 
+        The record of a corpus that this project made has it; see ``trust``.
+
         Copies of a corpus have the same fingerprint. One that was tokenized differently has
         another. If a few tokens of a corpus over 16 MiB are changed in place, the fingerprint may
         stay the same; ``megatron-packing verify --deep`` detects that.
@@ -198,17 +239,28 @@ class Corpus:
         Raises:
             InputError: The data read of the loss mask has a value other than 0 and 1.
         """
+        if self._known is not None:
+            return self._known.fingerprint
         known = self._storage.known_fingerprint(self.prefix)
         if known is not None:
             return known
-        digest = hashlib.sha256()
-        update_digest(digest, self._tokens, self.open_data())
-        if self._masks is None:
-            digest.update(b"no loss mask")
-        else:
+        masks, check = None, None
+        if self._masks is not None:
+            masks = self._masks, self.open_data(is_mask=True)
             check = partial(check_mask_values, self.prefix, self._masks)
-            update_digest(digest, self._masks, self.open_data(is_mask=True), check)
-        return f"sha256:{digest.hexdigest()}"
+        found = fingerprint_of(self._tokens, self.open_data(), masks, check)
+        recorded = self.record.files if self.record else None
+        if (
+            recorded is not None
+            and recorded.fingerprint != found
+            and self._is_as_recorded(recorded)
+        ):
+            raise contradiction(
+                self.prefix,
+                f"says that the fingerprint is {recorded.fingerprint:.20}",
+                f"that of its files is {found:.20}",
+            )
+        return found
 
     def _check_record(self) -> None:
         """Refuse a record that belongs to another corpus."""
@@ -229,12 +281,7 @@ class Corpus:
     def _read_masks(self) -> DocumentIndex | None:
         prefix = loss_mask_prefix(self._files)
         remote_size = self._storage.data_size(loss_mask_prefix(self.prefix))
-        paths = (data_path(prefix), index_path(prefix))
-        # A dangling link, for example to a volume that is not mounted, also means a loss mask.
-        is_there = remote_size is not None or any(
-            path.exists() or path.is_symlink() for path in paths
-        )
-        if not is_there:
+        if remote_size is None and not self._has_mask_files():
             if self.record is not None and self.record.needs_loss_mask:
                 trained = self.record.num_trained_tokens
                 total = counted(self._tokens.num_values, "token")
@@ -260,6 +307,15 @@ class Corpus:
                 f"{index_path(self.prefix)}; they belong to different corpora: write them again"
             )
         return masks
+
+    def _has_mask_files(self) -> bool:
+        """Whether there is a loss mask, or a part of one.
+
+        A dangling link, for example to a volume that is not mounted, also means a loss mask.
+        """
+        prefix = loss_mask_prefix(self._files)
+        paths = (data_path(prefix), index_path(prefix))
+        return any(path.exists() or path.is_symlink() for path in paths)
 
     def open_data(self, *, is_mask: bool = False) -> DataReader:
         """Open the ``.bin`` of the tokens or of the loss mask again.

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_packing.corpus.indexed_dataset import DocumentIndex
+from megatron_packing.corpus.document_index import DocumentIndex
 from megatron_packing.corpus.storage import DataReader
 
 if TYPE_CHECKING:
@@ -17,6 +18,29 @@ if TYPE_CHECKING:
 
 _SAMPLED_BLOCKS = 256
 _BLOCK_BYTES = 1 << 16
+
+
+def fingerprint_of(
+    tokens: DocumentIndex,
+    token_data: DataReader,
+    masks: tuple[DocumentIndex, DataReader] | None,
+    check: Callable[[NDArray[np.uint8], int], None] | None = None,
+) -> str:
+    """Return the fingerprint of a corpus: see ``Corpus.fingerprint``.
+
+    Args:
+        tokens: Its documents.
+        token_data: Their tokens.
+        masks: The same of the loss mask; None without one.
+        check: Called with each block of the loss mask that is read, and its offset in bytes.
+    """
+    digest = hashlib.sha256()
+    update_digest(digest, tokens, token_data)
+    if masks is None:
+        digest.update(b"no loss mask")
+    else:
+        update_digest(digest, *masks, check)
+    return f"sha256:{digest.hexdigest()}"
 
 
 def update_digest(

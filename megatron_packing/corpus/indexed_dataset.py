@@ -22,19 +22,19 @@ from __future__ import annotations
 import os
 import struct
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_packing.corpus.document_index import DocumentIndex as DocumentIndex
 from megatron_packing.counted import counted
 from megatron_packing.errors import InputError, UnreadableError
-from megatron_packing.files.regular_file import map_array, open_regular
+from megatron_packing.files.regular_file import map_array, open_regular, size_of
 from megatron_packing.files.whole import sync
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -52,6 +52,7 @@ DTYPES: dict[int, np.dtype[Any]] = {
     8: np.dtype(np.uint16),
 }
 _BLOCK = 1 << 20
+Found = TypeVar("Found")
 _GIVE_PREFIX = (
     "give the prefix of a Megatron corpus, which is the path of its .bin and .idx files without "
     "the ending"
@@ -67,28 +68,6 @@ def index_path(prefix: Path) -> Path:
 def data_path(prefix: Path) -> Path:
     """Return ``PREFIX.bin``."""
     return prefix.with_name(prefix.name + ".bin")
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentIndex:
-    """The documents of a ``.idx`` file; memory-mapped if each is one sequence."""
-
-    dtype: np.dtype[Any]
-    lengths: NDArray[np.integer]
-    """Values of each document, shape ``(num_documents,)``: int32, or int64 if one does not fit."""
-    offsets: NDArray[np.int64]
-    """Start of each document in the ``.bin``, in bytes, shape ``(num_documents,)``."""
-    num_values: int
-    """Values of all documents, which fill the ``.bin``."""
-
-    @property
-    def num_bytes(self) -> int:
-        """The size of the ``.bin``."""
-        return self.num_values * self.dtype.itemsize
-
-    def document_at(self, offset: int) -> int:
-        """Return the document that holds the byte at an offset of the ``.bin``."""
-        return int(np.searchsorted(self.offsets, offset, side="right")) - 1
 
 
 def read_index(
@@ -109,45 +88,84 @@ def read_index(
         InputError: The index has another format or contradicts itself.
     """
     path, data = index_path(prefix), data_path(prefix)
+    header, lengths, offsets, boundaries = map_columns(path, missing)
     if data_size is None:
-        with _open(path, missing), _open(data, missing) as data_file:
-            data_size = os.fstat(data_file.fileno()).st_size
-    with _open(path, missing) as file:
-        size = os.fstat(file.fileno()).st_size
-        dtype, num_sequences, num_boundaries = _read_header(path, file.read(HEADER.size), size)
-        mapped: NDArray[np.uint8] = np.asarray(map_array(path, file, "|u1", 0, size))
-    ends = HEADER.size + np.cumsum([0, 4 * num_sequences, 8 * num_sequences, 8 * num_boundaries])
-    columns = [mapped[first:last] for first, last in pairwise(ends.tolist())]
-    lengths, offsets, boundaries = (
-        column.view(kind) for column, kind in zip(columns, ("<i4", "<i8", "<i8"), strict=True)
-    )
+        data_size = _explained(lambda: size_of(data), missing)
+    dtype, num_sequences = DTYPES[HEADER.unpack(header)[2]], len(lengths)
     end = _check_offsets(path, dtype, lengths, offsets)
     if data_size != end:
         raise UnreadableError(
             f"{data} has {data_size} bytes, but {path.name} expects {end}; "
             f"the file is truncated or belongs to another corpus: write or copy it again"
         )
-    if _groups_sequences(path, boundaries, num_sequences):
+    grouped = _groups_sequences(path, boundaries, num_sequences)
+    if grouped:
         starts = np.full(len(boundaries), end, np.int64)
         inside = boundaries < num_sequences
         starts[inside] = offsets[boundaries[inside]]
         lengths, offsets = np.diff(starts) // dtype.itemsize, starts[:-1]
         if lengths.max() <= np.iinfo(np.int32).max:
             lengths = lengths.astype(np.int32)
+    columns = lengths, offsets
     return DocumentIndex(
-        dtype=dtype, lengths=lengths, offsets=offsets, num_values=end // dtype.itemsize
+        dtype, len(lengths), end // dtype.itemsize, lambda: columns, groups_sequences=grouped
     )
 
 
+def map_columns(
+    path: Path, missing: str = _GIVE_PREFIX
+) -> tuple[bytes, NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Map a ``.idx`` file whose content is not checked, but for its header and its size.
+
+    Returns:
+        The header, and the lengths, offsets and document boundaries.
+
+    Raises:
+        UnreadableError: The file is missing or has the wrong size.
+        InputError: It has another format.
+    """
+    with _open(path, missing) as file:
+        size = os.fstat(file.fileno()).st_size
+        header = file.read(HEADER.size)
+        _, num_sequences, num_boundaries = decode_header(path, header, size)
+        mapped = map_array(path, file, "|u1", 0, size)
+    ends = HEADER.size + np.cumsum([0, 4 * num_sequences, 8 * num_sequences, 8 * num_boundaries])
+    columns = [mapped[first:last] for first, last in pairwise(ends.tolist())]
+    lengths, offsets, boundaries = (
+        column.view(kind) for column, kind in zip(columns, ("<i4", "<i8", "<i8"), strict=True)
+    )
+    return header, lengths, offsets, boundaries
+
+
+def open_index_file(path: Path) -> BinaryIO:
+    """Open a ``.idx`` file; see ``open_regular``."""
+    return _open(path, _GIVE_PREFIX)
+
+
 def _open(path: Path, missing: str) -> BinaryIO:
+    return _explained(lambda: open_regular(path), missing)
+
+
+def _explained(look: Callable[[], Found], missing: str) -> Found:
+    """Look for a file; say what to do if it is missing."""
     try:
-        return open_regular(path)
+        return look()
     except UnreadableError as error:
         raise UnreadableError(f"{error}; {missing}") from error
 
 
-def _read_header(path: Path, header: bytes, size: int) -> tuple[np.dtype[Any], int, int]:
-    """Return the dtype of values, and the numbers of sequences and of boundaries."""
+def decode_header(path: Path, header: bytes, size: int) -> tuple[np.dtype[Any], int, int]:
+    """Return the dtype of values, and the numbers of sequences and of boundaries.
+
+    Args:
+        path: The ``.idx`` file, for errors.
+        header: Its first bytes.
+        size: Its size in bytes.
+
+    Raises:
+        UnreadableError: The file has the wrong size.
+        InputError: It has another format.
+    """
     if len(header) < HEADER.size:
         raise UnreadableError(
             f"{path} has {len(header)} bytes, less than the header of a Megatron index; the file "

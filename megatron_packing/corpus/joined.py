@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from copy import copy
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_packing.corpus.changing_part import ChangingPart
-from megatron_packing.corpus.corpus import Corpus
+from megatron_packing.corpus.corpus import Corpus, Trust
 from megatron_packing.corpus.indexed_dataset import index_path
 from megatron_packing.corpus.loss_mask import LOSS_MASK_SUFFIX
 from megatron_packing.corpus.storage import FILES, Storage, corpus_path, is_remote
@@ -196,12 +197,17 @@ def has_fraction(prefixes: str) -> bool:
     return False
 
 
-def open_corpus(prefixes: str | Path, storage: Storage = FILES) -> Corpus | JoinedCorpus:
+def open_corpus(
+    prefixes: str | Path,
+    storage: Storage = FILES,
+    trust: Callable[[str], Trust] = lambda _: "nothing",
+) -> Corpus | JoinedCorpus:
     """Open ``PREFIX``, or ``PREFIX[:EPOCHS],PREFIX[:EPOCHS],...`` as one corpus.
 
     Args:
         prefixes: As above.
         storage: Where the files are, and how ``.bin`` files are read.
+        trust: What is believed of the corpus PREFIX in place of reading it; see ``Corpus``.
 
     Raises:
         InputError: A corpus cannot be opened or is the loss mask of another, or EPOCHS is not a
@@ -210,15 +216,16 @@ def open_corpus(prefixes: str | Path, storage: Storage = FILES) -> Corpus | Join
     corpora = []
     for entry in str(prefixes).split(","):
         prefix, text = split_entry(entry)
-        _refuse_loss_masks(prefix)
+        if isinstance(trust(prefix), str):
+            _refuse_loss_masks(prefix)
         if text is None:
-            corpora.append((Corpus(entry, storage), 1.0))
+            corpora.append((Corpus(entry, storage, trust(entry)), 1.0))
             continue
         try:
             epochs = float(text)
         except ValueError:
             epochs = 0.0
-        corpus = Corpus(prefix, storage)
+        corpus = Corpus(prefix, storage, trust(prefix))
         if not 0 < epochs < 1e6 or round(epochs * len(corpus)) == 0:
             raise InputError(
                 f"{entry!r} asks for {text!r} epochs of {prefix}, which has "

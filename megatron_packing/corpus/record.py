@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_packing.errors import InputError
+from megatron_packing.corpus.known_files import KnownFiles
+from megatron_packing.errors import InputError, UnreadableError
 from megatron_packing.files.regular_file import read_json_object
 
 _ADVICE = "tokenize the corpus again, or remove this file to continue without the record"
@@ -35,6 +36,8 @@ class CorpusRecord:
     loss_on: str | None = None
     """Which messages are trained, as given to ``tokenize`` with ``--loss-on``."""
     chat_template_sha256: str | None = None
+    files: KnownFiles | None = None
+    """The files that were written with the record, and their fingerprint."""
 
     @property
     def needs_loss_mask(self) -> bool:
@@ -58,9 +61,13 @@ def read_corpus_record(prefix: Path) -> CorpusRecord | None:
         InputError: The record is not a JSON object, or a field has the wrong type.
     """
     path = corpus_record_path(prefix)
-    if not path.exists() and not path.is_symlink():
+    try:
+        fields = read_json_object(path, _ADVICE)
+    except UnreadableError:
+        if path.exists() or path.is_symlink():
+            raise
         return None
-    return parse_corpus_record(path, read_json_object(path, _ADVICE), _ADVICE)
+    return parse_corpus_record(path, fields, _ADVICE)
 
 
 def parse_corpus_record(path: Path, fields: dict[str, Any], advice: str) -> CorpusRecord:
@@ -80,7 +87,13 @@ def parse_corpus_record(path: Path, fields: dict[str, Any], advice: str) -> Corp
         for name, text in special.items():
             if not isinstance(text, str):
                 raise InputError(f"{path} has {text!r:.80} for {name} in special_tokens; {advice}")
+    files = fields.get("files")
+
+    def refuse(name: str, value: object) -> InputError:
+        return InputError(f"{path} has {value!r:.80} for {name}, which it cannot be; {advice}")
+
     return CorpusRecord(
+        files=None if files is None else KnownFiles.from_json(files, refuse),
         tokenizer=_field(path, fields, "tokenizer", str, advice),
         tokenizer_sha256=_field(path, fields, "tokenizer_sha256", str, advice),
         vocabulary_size=_count(path, fields, "vocabulary_size", advice),

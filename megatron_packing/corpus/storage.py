@@ -93,22 +93,28 @@ class FileStorage:
         Raises:
             UnreadableError: The file is missing, or does not have ``size`` bytes.
         """
-        path = data_path(prefix)
-        with open_regular(path) as file:
-            found = os.fstat(file.fileno()).st_size
-            if found != size:
-                raise UnreadableError(
-                    f"{path} has {found} bytes, but had {size} when the corpus was opened; "
-                    f"write or copy it again"
-                )
-            if size == 0:
-                return MappedData(np.zeros(0, np.uint8))
-            if self.mapped:
-                return MappedData(np.asarray(map_array(path, file, "|u1", 0, size)))
-            return PositionedData(path, os.dup(file.fileno()))
+        return open_data_file(data_path(prefix), size, mapped=self.mapped)
 
     def known_fingerprint(self, prefix: Path) -> None:
         """Return None, because computing it is cheap."""
+
+
+def open_data_file(path: Path, size: int, *, mapped: bool = True) -> DataReader:
+    """Open the data of a corpus, mapped or to be read by position.
+
+    Raises:
+        UnreadableError: The file is missing, or does not have ``size`` bytes.
+    """
+    with open_regular(path) as file:
+        found = os.fstat(file.fileno()).st_size
+        if found != size:
+            raise UnreadableError(
+                f"{path} has {found} bytes, but had {size} when the corpus was opened; "
+                f"write or copy it again"
+            )
+        if mapped or size == 0:
+            return MappedData(map_array(path, file, "|u1", 0, size))
+        return PositionedData(path, os.dup(file.fileno()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def open_regular(path: Path) -> BinaryIO:
     except OSError as error:
         _refuse(path, error)
     except ValueError as error:  # a path with a null character
-        raise InputError(f"{str(path)!r} is not a path ({error})") from error
+        raise _no_path(path, error) from error
     try:
         _refuse_irregular(path, os.fstat(descriptor))
         return os.fdopen(descriptor, "rb")
@@ -53,9 +53,24 @@ def open_regular(path: Path) -> BinaryIO:
         raise
 
 
-def map_array(
-    path: Path, file: BinaryIO, dtype: str, start: int, length: int
-) -> NDArray[np.generic]:
+def size_of(path: Path) -> int:
+    """Return the size of a regular file in bytes, without opening it.
+
+    Raises:
+        UnreadableError: The file does not exist, or a network file system does not show it yet.
+        InputError: It is not a regular file, or this process may not look at it.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        _refuse(path, error)
+    except ValueError as error:
+        raise _no_path(path, error) from error
+    _refuse_irregular(path, status)
+    return status.st_size
+
+
+def map_array(path: Path, file: BinaryIO, dtype: str, start: int, length: int) -> NDArray[Any]:
     """Map a one-dimensional array of ``length`` values, from byte ``start`` of an open file.
 
     The array needs no descriptor, so the file may be closed.
@@ -103,6 +118,10 @@ def read_json_object(path: Path, advice: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"{path} holds a JSON {type(found).__name__}, not an object; {advice}")
     return found
+
+
+def _no_path(path: Path, error: ValueError) -> InputError:
+    return InputError(f"{str(path)!r} is not a path ({error})")
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import megatron_packing
-from megatron_packing.corpus.corpus import corpus_record_path, loss_mask_prefix
+from megatron_packing.corpus.corpus import Corpus, corpus_record_path, loss_mask_prefix
 from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter, data_path, index_path
 from megatron_packing.corpus.record import CorpusRecord
 from megatron_packing.corpus.tokenizers_match import check_same_tokenizer
@@ -113,6 +113,7 @@ def import_packed(
             **(tokenizer or {}),
             **asdict(figures),
             "has_loss_mask": True,
+            "files": Corpus(unfinished).known().files.as_json(),
             "versions": {"megatron-packing": megatron_packing.__version__},
         }
         path = corpus_record_path(unfinished)

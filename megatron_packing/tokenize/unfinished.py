@@ -22,6 +22,7 @@ import numpy as np
 
 from megatron_packing.corpus.corpus import corpus_record_path, loss_mask_prefix
 from megatron_packing.corpus.indexed_dataset import data_path, index_path, write_index
+from megatron_packing.corpus.known_files import describe_files
 from megatron_packing.errors import InputError
 from megatron_packing.files.publication import rename_new
 from megatron_packing.files.whole import prefix_lock, sync, write_whole
@@ -136,12 +137,19 @@ class UnfinishedCorpus:
 
         Args:
             dtype: The dtype of the tokens.
-            record: The content of ``PREFIX_corpus.json``.
+            record: The content of ``PREFIX_corpus.json``, but for ``files``.
         """
         self.checkpoint()
         lengths = self.lengths()
         write_index(self.folder / _TOKENS_INDEX, dtype, lengths)
         write_index(self.folder / _MASK_INDEX, np.dtype(np.uint8), lengths)
+        masks = self.folder / _MASK_INDEX, self.folder / _MASK
+        files = describe_files(
+            (self.folder / _TOKENS_INDEX, self.folder / _TOKENS, dtype),
+            None if self.progress.num_trained_tokens == self.progress.num_tokens else masks,
+            lengths,
+        )
+        record = {**record, "files": files.as_json()}
         text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
         write_whole(self.folder / _RECORD, text)
         self._write_state(complete=True)
