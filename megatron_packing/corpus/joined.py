@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from megatron_packing.corpus.changing_part import ChangingPart
 from megatron_packing.corpus.corpus import Corpus, Trust
 from megatron_packing.corpus.indexed_dataset import index_path
+from megatron_packing.corpus.joined_lengths import JoinedLengths
 from megatron_packing.corpus.loss_mask import LOSS_MASK_SUFFIX
 from megatron_packing.corpus.storage import FILES, Storage, corpus_path, is_remote
 from megatron_packing.counted import counted
@@ -123,17 +124,9 @@ class JoinedCorpus:
         return np.array([number for number, _ in self._parts])[at], own
 
     @cached_property
-    def num_tokens(self) -> NDArray[Any]:
-        """Tokens of each document, shape ``(len(self),)``."""
-        pieces = []
-        for (number, part), count in zip(
-            self._parts, np.diff(self._ends, prepend=0).tolist(), strict=True
-        ):
-            lengths = self._corpora[number][0].num_tokens
-            if part is not None:
-                lengths = lengths[part.documents(np.arange(count), self._epoch)]
-            pieces.append(lengths)
-        return np.concatenate(pieces)
+    def num_tokens(self) -> Any:
+        """Tokens of each document, shape ``(len(self),)``; see ``JoinedLengths``."""
+        return JoinedLengths(self.corpora, len(self), self.locate)
 
     @property
     def has_loss_mask(self) -> bool:

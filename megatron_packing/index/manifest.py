@@ -123,10 +123,13 @@ def load_manifest(path: Path) -> dict[str, Any]:
         InputError: It is something else, or of another version.
     """
     file = path / MANIFEST
-    if not file.exists():
+    try:
+        manifest = read_json_object(file, ADVICE)
+    except UnreadableError:
+        if file.exists():
+            raise
         advice = advise_for_index(path) or "make one with megatron-packing pack"
-        raise UnreadableError(f"{path} is not a pack index: there is no {file}; {advice}")
-    manifest = read_json_object(file, ADVICE)
+        raise UnreadableError(f"{path} is not a pack index: there is no {file}; {advice}") from None
     if manifest.get("format") != FORMAT:
         raise InputError(f"{file} is not the manifest of a pack index")
     version = manifest.get("format_version")

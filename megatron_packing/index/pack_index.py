@@ -24,7 +24,8 @@ places anew: other neighbors in the same packs, computed from (seed, epoch), not
 Opening checks that the manifest is complete and consistent, is what was written and says nothing
 that this release does not know, and that each array has the dtype, the shape and the size that the
 manifest says. Up to 256 MiB of arrays (about 20 million documents) it
-checks their hashes too. Reading a pack checks that its segments are positions of the corpus and fit
+checks their hashes too. What another rank has opened is known by its manifest alone, until it is
+used. Reading a pack checks that its segments are positions of the corpus and fit
 in a row. ``verify`` proves everything. A file that is cut off while it is mapped ends the process
 with SIGBUS, as for every memory-mapped file.
 """
@@ -33,8 +34,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,72 +51,111 @@ from megatron_packing.index.manifest import (
     Figures,
     Manifest,
     check_digest,
+    digest_of,
     load_manifest,
     read_manifest,
 )
+from megatron_packing.index.segments import Segments as Segments
 from megatron_packing.planning.settings import PlanSettings
 
-_HASHED_BYTES = 1 << 28
+HASHED_BYTES = 1 << 28
 _ATTEMPTS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Segments:
-    """The segments of one pack, in the order of the row; arrays of shape ``(num_segments,)``."""
+class PackIndex:
+    """A pack index, memory-mapped.
 
-    document_ids: NDArray[np.integer]
-    starts: NDArray[np.int64]
-    lengths: NDArray[np.int64]
+    An index that another rank has opened and checked maps its arrays when one is first used.
+    """
 
-    def within(self, num_tokens: NDArray[Any]) -> Segments:
-        """The same without positions that their documents do not have.
+    def __init__(self, path: Path, manifest: Manifest, digest: str | None = None) -> None:
+        """Describe an index without opening its arrays; ``open`` is the usual way to one.
 
         Args:
-            num_tokens: Tokens of each document, perhaps fewer than were planned.
+            path: The folder.
+            manifest: What its manifest says.
+            digest: SHA-256 of the manifest. Where it is given, the manifest is read again when the
+                arrays are mapped, and must be the same.
         """
-        there = num_tokens[self.document_ids].astype(np.int64) - 1 - self.starts
-        lengths = np.minimum(self.lengths, there)
-        kept = lengths > 0
-        return Segments(self.document_ids[kept], self.starts[kept], lengths[kept])
+        self.path = path
+        self.manifest = manifest
+        self._digest = digest
+        self._arrays: dict[str, NDArray[Any]] | None = None
 
-    def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        """Document, first position and positions of each segment."""
-        columns = (self.document_ids, self.starts, self.lengths)
-        return zip(*(column.tolist() for column in columns), strict=True)
+    @property
+    def plan(self) -> PlanSettings:
+        """The settings that the packs were planned with."""
+        return self.manifest.plan
 
+    @property
+    def corpus(self) -> CorpusReference:
+        """The corpus that the packs were planned for."""
+        return self.manifest.corpus
 
-@dataclass(frozen=True, slots=True)
-class PackIndex:
-    """A pack index, memory-mapped."""
+    @property
+    def figures(self) -> Figures:
+        """Counts."""
+        return self.manifest.figures
 
-    path: Path
-    plan: PlanSettings
-    corpus: CorpusReference
-    figures: Figures
-    pack_offsets: NDArray[np.int64]
-    document_ids: NDArray[np.integer]
-    segment_starts: NDArray[np.int64] | None
-    segment_lengths: NDArray[np.int64] | None
-    places_by_length: NDArray[np.integer]
-    length_offsets: NDArray[np.int64]
-    array_hashes: dict[str, str]
-    """SHA-256 of each array, as the manifest has it."""
-    has_manifest_digest: bool
-    """Whether the manifest has its own hash; those of earlier releases have none."""
+    @property
+    def pack_offsets(self) -> NDArray[np.int64]:
+        """Where each pack's segments start."""
+        return self._mapped["pack_offsets"]
+
+    @property
+    def document_ids(self) -> NDArray[np.integer]:
+        """The document of each segment."""
+        return self._mapped["document_ids"]
+
+    @property
+    def segment_starts(self) -> NDArray[np.int64] | None:
+        """The first position of each segment; None if all are whole documents."""
+        return self._mapped.get("segment_starts")
+
+    @property
+    def segment_lengths(self) -> NDArray[np.int64] | None:
+        """The positions of each segment; None if all are whole documents."""
+        return self._mapped.get("segment_lengths")
+
+    @property
+    def places_by_length(self) -> NDArray[np.integer]:
+        """The places of segments, sorted by the positions they take."""
+        return self._mapped["places_by_length"]
+
+    @property
+    def length_offsets(self) -> NDArray[np.int64]:
+        """Where in ``places_by_length`` the places of each length start."""
+        return self._mapped["length_offsets"]
+
+    @property
+    def array_hashes(self) -> dict[str, str]:
+        """SHA-256 of each array, as the manifest has it."""
+        return {name: entry.sha256 for name, entry in self.manifest.arrays.items()}
+
+    @property
+    def has_manifest_digest(self) -> bool:
+        """Whether the manifest has its own hash; those of earlier releases have none."""
+        return self.manifest.has_digest
 
     @classmethod
-    def open(cls, path: str | Path) -> PackIndex:
+    def open(cls, path: str | Path, *, hashed_bytes: int | None = None) -> PackIndex:
         """Open the folder ``path``.
+
+        Args:
+            path: The folder.
+            hashed_bytes: The hashes of arrays are checked if these have no more bytes; None is
+                ``HASHED_BYTES``.
 
         Raises:
             UnreadableError: There is none, or it lacks an array or a part of one.
             InputError: It is not a pack index or was written by another version.
         """
         path = Path(path)
+        hashed_bytes = HASHED_BYTES if hashed_bytes is None else hashed_bytes
         text = load_manifest(path)
         for _ in range(_ATTEMPTS):
             try:
-                index = cls._open_once(path, text)
+                index = cls._open_once(path, text, hashed_bytes)
             except InputError:
                 before, text = text, load_manifest(path)
                 if text == before:
@@ -132,7 +170,28 @@ class PackIndex:
         )
 
     @classmethod
-    def _open_once(cls, path: Path, found: dict[str, Any]) -> PackIndex:
+    def open_known(cls, path: str | Path, digest: str) -> PackIndex:
+        """Open an index that another process has checked; its arrays are mapped when used.
+
+        Args:
+            path: The folder.
+            digest: What ``known_digest`` is there.
+
+        Raises:
+            UnreadableError: There is none.
+            InputError: It is another one.
+        """
+        path = Path(path)
+        found = load_manifest(path)
+        if digest_of(found) != digest:
+            raise InputError(
+                f"{path} is another pack index here than where it was opened first (its manifest "
+                f"differs); give all nodes the same copy"
+            )
+        return cls(path, read_manifest(path / MANIFEST, found), digest)
+
+    @classmethod
+    def _open_once(cls, path: Path, found: dict[str, Any], hashed_bytes: int) -> PackIndex:
         file = path / MANIFEST
         index = cls.map(path, read_manifest(file, found))
         for name in ("pack_offsets", "length_offsets"):
@@ -142,7 +201,7 @@ class PackIndex:
                     f"{array_path(path, name)} does not run from 0 to the "
                     f"{len(index.document_ids)} segments; {ADVICE}"
                 )
-        if sum(getattr(index, name).nbytes for name in index.array_hashes) <= _HASHED_BYTES:
+        if index.num_bytes <= hashed_bytes:
             index.check_arrays()
             most = int(np.diff(index.pack_offsets).max())
             if most != index.figures.max_documents_per_pack:
@@ -151,6 +210,7 @@ class PackIndex:
                     f"figures.max_documents_per_pack, but a pack has {most} segments; {ADVICE}"
                 )
         check_digest(file, found)  # last, as the other messages say more
+        index._digest = digest_of(found)
         return index
 
     @classmethod
@@ -161,28 +221,45 @@ class PackIndex:
             UnreadableError: An array is missing, or shorter than it says.
             InputError: One has another dtype or shape than the manifest says.
         """
-        arrays = {
-            name: open_array(array_path(path, name), entry.dtype, entry.shape[0], ADVICE)
-            for name, entry in manifest.arrays.items()
+        index = cls(path, manifest)
+        index._arrays = index._map()
+        return index
+
+    @property
+    def _mapped(self) -> dict[str, NDArray[Any]]:
+        if self._arrays is None:
+            arrays = self._map()
+            if self._digest != digest_of(load_manifest(self.path)):
+                raise InputError(
+                    f"{self.path} was replaced by another pack index after it was opened; start "
+                    f"again with the one that is there now"
+                )
+            self._arrays = arrays
+        return self._arrays
+
+    def _map(self) -> dict[str, NDArray[Any]]:
+        return {
+            name: open_array(array_path(self.path, name), entry.dtype, entry.shape[0], ADVICE)
+            for name, entry in self.manifest.arrays.items()
         }
-        return cls(
-            path=path,
-            plan=manifest.plan,
-            corpus=manifest.corpus,
-            figures=manifest.figures,
-            pack_offsets=arrays["pack_offsets"],
-            document_ids=arrays["document_ids"],
-            segment_starts=arrays.get("segment_starts"),
-            segment_lengths=arrays.get("segment_lengths"),
-            places_by_length=arrays["places_by_length"],
-            length_offsets=arrays["length_offsets"],
-            array_hashes={name: entry.sha256 for name, entry in manifest.arrays.items()},
-            has_manifest_digest=manifest.has_digest,
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(
+            np.dtype(entry.dtype).itemsize * entry.shape[0]
+            for entry in self.manifest.arrays.values()
         )
+
+    def known_digest(self) -> str:
+        """Return what ``open_known`` takes: SHA-256 of the manifest."""
+        if self._digest is None:
+            self._digest = digest_of(load_manifest(self.path))
+        return self._digest
 
     def __len__(self) -> int:
         """Packs."""
-        return len(self.pack_offsets) - 1
+        return self.figures.num_packs
 
     @property
     def digest(self) -> str:
@@ -205,8 +282,8 @@ class PackIndex:
         units = np.flatnonzero(np.diff(self.length_offsets))
         return int(units[-1]) * self.plan.alignment if len(units) else self.plan.alignment
 
-    def __reduce__(self) -> tuple[Any, tuple[Path]]:
-        return PackIndex.open, (self.path,)
+    def __reduce__(self) -> tuple[Any, tuple[Path, str]]:
+        return PackIndex.open_known, (self.path, self.known_digest())
 
     def segments(
         self, pack: int, num_tokens: NDArray[Any], *, epoch: int = 0, seed: int = 0

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megatron_packing.corpus.corpus import Corpus
+from megatron_packing.corpus.corpus import Corpus, Trust
 from megatron_packing.corpus.indexed_dataset import index_path
 from megatron_packing.corpus.joined import JoinedCorpus, open_corpus, split_entry
 from megatron_packing.errors import InputError, UnreadableError
 from megatron_packing.index.pack_index import PackIndex
 
 
-def open_source(index: PackIndex, prefix: str | Path | None = None) -> Corpus | JoinedCorpus:
+def open_source(
+    index: PackIndex, prefix: str | Path | None = None, trust: Trust = "nothing"
+) -> Corpus | JoinedCorpus:
     """Open the corpus of an index: the one named, a copy beside it, or the one it was made from.
 
     Args:
@@ -21,6 +23,7 @@ def open_source(index: PackIndex, prefix: str | Path | None = None) -> Corpus | 
             names in the folder that holds the index, as where both were copied to a node's own
             disk; where there are none, or of another corpus, where it was when the index was made,
             from the working folder or from a folder above the index.
+        trust: What is believed of the corpus in place of reading it; see ``Corpus``.
 
     Raises:
         UnreadableError: There is none, or a part of it is missing.
@@ -32,7 +35,7 @@ def open_source(index: PackIndex, prefix: str | Path | None = None) -> Corpus | 
             f"which has no tokens; make one from a corpus"
         )
     if prefix is not None:
-        return _open(index, str(prefix))
+        return _open(index, str(prefix), trust)
     recorded = index.corpus.prefix
     folder = index.path.resolve().parent
     beside = _in(folder, *(Path(entry).name for entry in recorded.split(",")))
@@ -44,7 +47,7 @@ def open_source(index: PackIndex, prefix: str | Path | None = None) -> Corpus | 
     for place in dict.fromkeys(places):
         if all(_exists(entry) for entry in place.split(",")):
             try:
-                return _open(index, place)
+                return _open(index, place, trust)
             except InputError as error:
                 refusal = error
     if refusal is not None:
@@ -59,8 +62,8 @@ def _in(folder: Path, *entries: str) -> str:
     return ",".join(f"{folder / entry}" for entry in entries)
 
 
-def _open(index: PackIndex, prefixes: str) -> Corpus | JoinedCorpus:
-    corpus = open_corpus(prefixes)
+def _open(index: PackIndex, prefixes: str, trust: Trust) -> Corpus | JoinedCorpus:
+    corpus = open_corpus(prefixes, trust=lambda _: trust)
     check_source(index, corpus)
     return corpus
 

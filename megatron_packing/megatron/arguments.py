@@ -113,10 +113,10 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
     group.add_argument(
         "--packing-build-minutes",
         type=float,
-        default=60.0,
+        default=10.0,
         metavar="M",
-        help="Minutes that the other ranks wait for rank 0 to pack at the start. With many "
-        "documents, make the indexes beforehand (default: 60).",
+        help="Minutes that the other ranks wait at the start without a sign of life of rank 0; it "
+        "may pack for longer. With many documents, make the indexes beforehand (default: 10).",
     )
     group.add_argument(
         "--packing-order",

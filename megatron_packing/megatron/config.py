@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
 
+from megatron_packing.megatron.opened import OpenedData
 from megatron_packing.megatron.versions import warn_if_older_than_tested
 from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.stream.even_order import EvenSettings
@@ -39,8 +40,8 @@ class PackedDatasetConfig(GPTDatasetConfig):
     packing_indexes: tuple[str, ...] = ()
     """Pack indexes made beforehand. Each split uses the one that holds its documents, with that
     index's plan; it is an error if none does. Empty: indexes are made in ``path_to_cache``."""
-    packing_build_minutes: float = 60.0
-    """Minutes that ranks wait for rank 0 to make an index."""
+    packing_build_minutes: float = 10.0
+    """Minutes that ranks wait without a sign of life of rank 0 while it makes an index."""
     packing_attention: Attention = "document"
     """``document``: a document attends to itself alone. ``pack``: also to those before it."""
     packing_position_ids: PositionIds | None = None
@@ -61,6 +62,8 @@ class PackedDatasetConfig(GPTDatasetConfig):
     packing_shape: RowShape | None = None
     """The shape of all rows of the run; None: ``indexes.prepare_indexes`` finds it from the indexes
     of all splits. A loop with several configs gives all of them the same."""
+    packing_opened: OpenedData | None = field(default=None, init=False, repr=False, compare=False)
+    """What ``indexes.prepare_indexes`` has opened on this rank."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,8 +15,7 @@ from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.config import PackedDatasetConfig
-from megatron_packing.megatron.indexes import find_index, prepare_indexes, storage_of
-from megatron_packing.ranks import open_corpus_on_every_rank
+from megatron_packing.megatron.indexes import find_index, open_indexes, opened_data
 from megatron_packing.stream.even_order import EvenOrder
 from megatron_packing.thd.layout import positions_of
 from megatron_packing.thd.rows import PackedRows
@@ -61,15 +60,15 @@ class PackedDataset(MegatronDataset):
     With ``packing_with_tokens=False`` the first five are left out, except that the denominator
     stays if there is a padding mask.
 
-    Build it with Megatron's ``BlendedMegatronDatasetBuilder``, which passes the corpus, the
-    documents of one split, and the number of samples that training will read.
+    Build it with ``PackedDatasetBuilder`` or Megatron's ``BlendedMegatronDatasetBuilder``, which
+    pass the corpus, the documents of one split, and the number of samples that training will read.
     """
 
     def __init__(
         self,
         dataset: Corpus | JoinedCorpus,
         dataset_path: str | None,
-        indices: np.ndarray,
+        indices: np.ndarray | range,
         num_samples: int | None,
         index_split: Split,
         config: PackedDatasetConfig,
@@ -89,9 +88,15 @@ class PackedDataset(MegatronDataset):
         self.first_row = 0
         """The row of the stream that is sample 0; greater than 0 if a run read rows before it."""
         documents = range(int(indices[0]), int(indices[-1]) + 1)
-        if config.packing_shape is None:
-            prepare_indexes(config)
-        self.index = find_index(dataset, documents, index_split, config)
+        if len(documents) != len(indices):
+            raise InputError(
+                f"{dataset_path} has {len(dataset):,} documents, more than Megatron's own builder "
+                f"can number: build datasets with megatron_packing.megatron.dataset_builder"
+            )
+        self.indices = documents  # Megatron's array has 4 bytes a document
+        if opened_data(config).shape is None:
+            open_indexes(config)
+        self.index = find_index(str(dataset_path), documents, index_split, config)
         is_training = index_split is Split.train
         self.rows = PackedRows(
             index=self.index,
@@ -126,7 +131,7 @@ class PackedDataset(MegatronDataset):
         config: PackedDatasetConfig,
     ) -> Corpus | JoinedCorpus:
         """Open a corpus, or several that are packed together (``A,B:2``)."""
-        return open_corpus_on_every_rank(dataset_path, storage_of(config))
+        return opened_data(config).corpus(dataset_path)
 
     @staticmethod
     def _key_config_attributes() -> list[str]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find the pack index of each split, or make it.
 
-Rank 0 makes an index while the other ranks poll for its files. No rank waits in a collective
+Rank 0 does so while the other ranks wait for what it finds. No rank waits in a collective
 operation, which NCCL would abort after some minutes.
 """
 
@@ -10,36 +10,29 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 import torch
 from megatron.core.datasets.utils import Split
 
 from megatron_packing.corpus.corpus import Corpus
-from megatron_packing.corpus.joined import JoinedCorpus
-from megatron_packing.errors import InputError, SettingError, UnreadableError
-from megatron_packing.files.whole import open_patiently
+from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
+from megatron_packing.errors import InputError, SettingError
+from megatron_packing.first_rank import on_every_rank, on_first_rank, say
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.manifest import MANIFEST
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.source import check_source
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.flags import flag_of_setting
+from megatron_packing.megatron.given_indexes import GivenIndexes
 from megatron_packing.megatron.object_storage import MegatronStorage
-from megatron_packing.megatron.stored_indexes import local_index
+from megatron_packing.megatron.opened import OpenedData
 from megatron_packing.planning.settings import PlanSettings
-from megatron_packing.ranks import (
-    open_corpus_on_every_rank,
-    open_on_every_rank,
-    refuse_if_told,
-    tell_waiting_ranks,
-)
 from megatron_packing.thd.row_shape import RowShape
 
 logger = logging.getLogger(__name__)
@@ -48,26 +41,64 @@ _CACHE_FOLDER = "pack_indexes"
 _PROGRESS_SECONDS = 10
 
 
-def prepare_indexes(config: PackedDatasetConfig) -> None:
-    """Find or make the index of every split of every corpus, on every rank.
+def prepare_indexes(config: PackedDatasetConfig, *, reads: bool = True) -> None:
+    """Find or make the index of every split of every corpus, for every rank.
 
-    Call this before Megatron's dataset builder, whose other ranks wait in a barrier while rank 0
-    builds (``BlendedMegatronDatasetBuilder.build_generic_dataset``).
+    Rank 0 opens and checks everything, and makes indexes; the others compare sizes and digests.
+    This returns when every rank has done so, so call it on every rank. Call it before Megatron's
+    dataset builder, whose other ranks wait in a barrier while rank 0 builds
+    (``BlendedMegatronDatasetBuilder.build_generic_dataset``).
 
     Args:
-        config: The dataset config. ``packing_shape`` is set if it is None.
+        config: The dataset config. ``packing_opened`` is set, and ``packing_shape`` if it is None.
+        reads: False on a rank that reads no data. It opens no files.
 
     Raises:
-        InputError: As ``find_index`` does.
+        InputError: A corpus or an index does not fit this run, or a rank does not see one. Every
+            rank gets the sentence.
     """
-    found = []
-    for prefix, split, bounds in _corpora_and_splits(config):
-        corpus = open_corpus_on_every_rank(prefix, storage_of(config))
-        begin, end = (round(bound * float(len(corpus))) for bound in bounds)
-        if begin < end:
-            found.append(find_index(corpus, range(begin, end), split, config, quietly=True))
-    if found and config.packing_shape is None:
-        config.packing_shape = RowShape.of(found, config.packing_attention)
+    on_every_rank(
+        f"see {_name_of(config)}",
+        lambda: open_indexes(config, reads=reads),
+        "open the data",
+        silence_seconds=60 * config.packing_build_minutes,
+    )
+
+
+def open_indexes(config: PackedDatasetConfig, *, reads: bool = True) -> None:
+    """Do as ``prepare_indexes``, but do not wait until every rank has done so.
+
+    Raises:
+        InputError: As ``prepare_indexes``.
+    """
+    opened = opened_data(config)
+    is_first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+    def work() -> str:
+        _open_or_make(config, opened)
+        return opened.as_text() if _is_one_of_several() else ""
+
+    found = on_first_rank(
+        f"pack {_name_of(config)}",
+        work,
+        "pack the data",
+        silence_seconds=60 * config.packing_build_minutes,
+    )
+    if not is_first and reads:
+        opened.adopt(found)
+    if config.packing_shape is None:
+        config.packing_shape = opened.shape
+
+
+def opened_data(config: PackedDatasetConfig) -> OpenedData:
+    """Return what this rank has opened for a config; nothing at first, or after a change of it."""
+    name = _name_of(config)
+    if config.packing_opened is None:
+        config.packing_opened = OpenedData(storage_of(config), name)
+    elif config.packing_opened.name != name:  # indexes of other settings
+        corpora = config.packing_opened.corpora
+        config.packing_opened = OpenedData(storage_of(config), name, corpora)
+    return config.packing_opened
 
 
 def storage_of(config: PackedDatasetConfig) -> MegatronStorage:
@@ -81,12 +112,63 @@ def corpora_of(config: PackedDatasetConfig) -> list[Corpus]:
     Raises:
         InputError: A corpus cannot be opened.
     """
+    opened = opened_data(config)
     prefixes = dict.fromkeys(prefix for prefix, _, _ in _corpora_and_splits(config))
-    storage = storage_of(config)
-    found = [
-        one for prefix in prefixes for one in open_corpus_on_every_rank(prefix, storage).corpora
-    ]
+    found = [one for prefix in prefixes for one in opened.corpus(prefix).corpora]
     return list({one.prefix: one for one in found}.values())
+
+
+def find_index(
+    prefixes: str, documents: range, split: Split, config: PackedDatasetConfig
+) -> PackIndex:
+    """Return the pack index of a split; ``open_indexes`` has found or made it.
+
+    Raises:
+        InputError: It did not, because the split is not one of the config's.
+    """
+    index = opened_data(config).indexes.get(_key(prefixes, documents, split))
+    if index is None:
+        raise InputError(
+            f"the documents {documents.start} to {documents.stop - 1} of {prefixes} are no "
+            f"{split.name} split of this dataset's config: change its blend or split"
+        )
+    return index
+
+
+def _key(prefixes: str, documents: range, split: Split) -> tuple[str, int, int, bool]:
+    return str(prefixes), documents.start, documents.stop, split is Split.train
+
+
+def _name_of(config: PackedDatasetConfig) -> str:
+    """Name the data of a config, which all ranks do alike."""
+    fields = [
+        config.blend,
+        config.blend_per_split,
+        config.split,
+        config.packing_indexes,
+        asdict(config.plan_settings(training=True)),
+        config.packing_eval_packs_multiple_of,
+        config.packing_attention,
+    ]
+    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
+
+
+def _open_or_make(config: PackedDatasetConfig, opened: OpenedData) -> None:
+    given = GivenIndexes(config) if config.packing_indexes else None
+    for prefixes, split, bounds in _corpora_and_splits(config):
+        corpus = opened.corpus(prefixes)
+        begin, end = (round(bound * float(len(corpus))) for bound in bounds)
+        documents = range(begin, end)
+        key = _key(prefixes, documents, split)
+        if begin >= end or key in opened.indexes:
+            continue
+        if given is not None:
+            index = given.find(corpus, documents, split)
+        else:
+            index = _find_or_make(corpus, documents, split, config)
+        opened.indexes[key] = _check(index, corpus, config)
+    if opened.indexes and opened.shape is None:
+        opened.shape = RowShape.of(opened.indexes.values(), config.packing_attention)
 
 
 def _corpora_and_splits(
@@ -103,53 +185,43 @@ def _corpora_and_splits(
             yield prefix, split, (0.0, 1.0)
 
 
-def find_index(
-    corpus: Corpus | JoinedCorpus,
-    documents: range,
-    split: Split,
-    config: PackedDatasetConfig,
-    *,
-    quietly: bool = False,
+def _find_or_make(
+    corpus: Corpus | JoinedCorpus, documents: range, split: Split, config: PackedDatasetConfig
 ) -> PackIndex:
-    """Find the pack index of a split, or make it on rank 0 while the others wait for it.
-
-    Logs which of ``packing_indexes`` it uses, unless ``quietly``.
-
-    Raises:
-        InputError: None of the given indexes fits, one does not fit this run, or none can be made.
-    """
-    if config.packing_indexes:
-        return _find_given(corpus, documents, split, config, quietly)
+    """Find the pack index of a split in the cache, or make it."""
     settings = config.plan_settings(training=split is Split.train)
     folder = Path(config.path_to_cache or corpus.folder / "cache") / _CACHE_FOLDER
     identity = [corpus.fingerprint, documents.start, documents.stop, asdict(settings)]
-    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
-    path = folder / name
-    if not _is_builder():
-        command = settings.command(str(corpus.prefix), documents)
-        return _check(_wait_for(path, command, config), corpus, config)
-    try:
-        if not (path / MANIFEST).exists():
-            _build(corpus, settings, path, documents)
-        index = PackIndex.open(path)
-        if index.plan != settings:
-            raise InputError(
-                f"the pack index {path} has a different plan than its name says; remove the folder"
-            )
-        return _check(index, corpus, config)
-    except BaseException as error:
-        tell_waiting_ranks(name, f"{error}" or type(error).__name__)
-        raise
+    path = folder / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    if not (path / MANIFEST).exists():
+        _build(corpus, settings, path, documents, config)
+    index = PackIndex.open(path)
+    if index.plan != settings:
+        raise InputError(
+            f"the pack index {path} has a different plan than its name says; remove the folder"
+        )
+    return index
 
 
 def _build(
-    corpus: Corpus | JoinedCorpus, settings: PlanSettings, path: Path, documents: range
+    corpus: Corpus | JoinedCorpus,
+    settings: PlanSettings,
+    path: Path,
+    documents: range,
+    config: PackedDatasetConfig,
 ) -> None:
     _check_writable(path.parent)
     started = time.monotonic()
+    say(f"reading {corpus.prefix}")
+    checked = open_corpus(corpus.prefix, storage_of(config))  # its documents are read in any case
     try:
         index = build_pack_index(
-            corpus, settings, path, documents=documents, progress=_log_progress(corpus)
+            checked,
+            settings,
+            path,
+            documents=documents,
+            progress=_log_progress(f"packing {corpus.prefix}"),
+            reading=_log_progress(f"reading {corpus.prefix}"),
         )
     except SettingError as error:
         raise InputError(error.naming(flag_of_setting)) from error
@@ -182,73 +254,18 @@ def _check_writable(folder: Path) -> None:
         ) from error
 
 
-def _wait_for(path: Path, command: str, config: PackedDatasetConfig) -> PackIndex:
-    """Wait for the index that rank 0 makes, and open it."""
-
-    def open_index() -> PackIndex:
-        refuse_if_told(path.name)
-        return PackIndex.open(path)
-
-    try:
-        return open_patiently(open_index, path.parent, 60 * config.packing_build_minutes)
-    except UnreadableError as error:
-        raise InputError(
-            f"{path} does not exist after the {config.packing_build_minutes:g} minutes of "
-            f"--packing-build-minutes. Either rank 0 needs longer to pack (then make the index "
-            f"beforehand with: {command}, and name it with --packing-indexes), "
-            f"or {socket.gethostname()} does not share the --data-cache-path of rank 0"
-        ) from error
-
-
-def _log_progress(corpus: Corpus | JoinedCorpus) -> Callable[[float], None]:
-    """Return a function that logs progress every few seconds."""
+def _log_progress(what: str) -> Callable[[float], None]:
+    """Return a function that tells the other ranks of progress, and logs it every few seconds."""
     last = time.monotonic()
 
     def log(share: float) -> None:
         nonlocal last
+        say(f"{what}: {share:.0%}")
         if time.monotonic() - last >= _PROGRESS_SECONDS:
             last = time.monotonic()
-            logger.info(f"packing {corpus.prefix}: {share:.0%}")
+            logger.info(f"{what}: {share:.0%}")
 
     return log
-
-
-def _find_given(
-    corpus: Corpus | JoinedCorpus,
-    documents: range,
-    split: Split,
-    config: PackedDatasetConfig,
-    quietly: bool,
-) -> PackIndex:
-    """Choose the one index of this corpus whose documents all belong to this split."""
-    found = []
-    for place in config.packing_indexes:
-        path = local_index(place, config.object_storage_cache_path)
-        index = open_on_every_rank(partial(PackIndex.open, path), path)
-        first = index.corpus.first_document
-        inside = documents.start <= first and (first + index.corpus.num_documents <= documents.stop)
-        if inside and index.corpus.fingerprint == corpus.fingerprint:
-            found.append(index)
-    given = ", ".join(config.packing_indexes)
-    wanted = f"the documents {documents.start} to {documents.stop - 1} of {corpus.prefix}"
-    if not found:
-        settings = config.plan_settings(training=split is Split.train)
-        raise InputError(
-            f"none of the pack indexes {given} holds {wanted}, which this split needs; "
-            f"make one with: {settings.command(str(corpus.prefix), documents)}"
-        )
-    if len(found) > 1:
-        raise InputError(f"more than one of the pack indexes {given} holds {wanted}; give one")
-    count = found[0].corpus.num_documents
-    if count < len(documents) and not quietly:
-        logger.warning(f"{found[0].path} holds {count:,} of the {len(documents):,} in {wanted}")
-    if _is_builder() and not quietly:
-        plan = found[0].plan
-        logger.info(
-            f"{wanted} are in {len(found[0]):,} rows of {found[0].path}; its own plan applies: "
-            f"{plan.strategy}, overlong {plan.overlong}, alignment {plan.alignment}"
-        )
-    return _check(found[0], corpus, config)
 
 
 def _check(
@@ -276,5 +293,5 @@ def _check(
     return index
 
 
-def _is_builder() -> bool:
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+def _is_one_of_several() -> bool:
+    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1

@@ -35,7 +35,7 @@ from megatron_packing.corpus.storage import DataReader, FileStorage, is_remote
 from megatron_packing.errors import InputError, UnreadableError
 from megatron_packing.files.regular_file import read_json_object
 from megatron_packing.files.whole import write_whole
-from megatron_packing.ranks import on_first_rank
+from megatron_packing.first_rank import on_first_rank
 
 _RECORD_SUFFIX = "_objects.json"
 _EXACT = 1

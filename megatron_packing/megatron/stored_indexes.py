@@ -17,11 +17,11 @@ from megatron_packing.corpus.storage import is_remote
 from megatron_packing.errors import InputError
 from megatron_packing.files.regular_file import read_json_object
 from megatron_packing.files.whole import new_folder, sync
+from megatron_packing.first_rank import on_first_rank
 from megatron_packing.index.json_fields import ADVICE
 from megatron_packing.index.manifest import MANIFEST, read_arrays
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.megatron.object_storage import ObjectStore
-from megatron_packing.ranks import on_first_rank
 
 logger = logging.getLogger(__name__)
 

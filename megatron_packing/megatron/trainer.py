@@ -17,7 +17,6 @@ import megatron_packing.needs.megatron_training  # noqa: F401
 
 import megatron.training.training
 import torch
-from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.models.hybrid.hybrid_model import HybridModel
 from megatron.core.num_microbatches_calculator import get_num_microbatches
 from megatron.core.rerun_state_machine import get_rerun_state_machine
@@ -31,6 +30,7 @@ from megatron.training.utils import get_blend_and_blend_per_split
 from torch import Tensor
 
 from megatron_packing.errors import InputError
+from megatron_packing.first_rank import on_first_rank
 from megatron_packing.megatron.arguments import check_packing_arguments, dataset_config_from_args
 from megatron_packing.megatron.attention_choice import check_attention
 from megatron_packing.megatron.attention_limits import width_problem
@@ -43,10 +43,11 @@ from megatron_packing.megatron.batch import (
 )
 from megatron_packing.megatron.data_checks import check_data, check_data_paths
 from megatron_packing.megatron.dataset import PackedDataset
+from megatron_packing.megatron.dataset_builder import PackedDatasetBuilder
 from megatron_packing.megatron.endless import EndlessDataset
 from megatron_packing.megatron.flags import flag_of
 from megatron_packing.megatron.hybrid_layer_spec import packed_hybrid_spec
-from megatron_packing.megatron.indexes import corpora_of, prepare_indexes
+from megatron_packing.megatron.indexes import corpora_of, open_indexes, prepare_indexes
 from megatron_packing.megatron.isolation import check_before_training
 from megatron_packing.megatron.launch import raise_open_files_limit
 from megatron_packing.megatron.layer_spec import choose_backend, packed_layer_spec
@@ -68,7 +69,6 @@ from megatron_packing.megatron.versions import (
     seqlen_stats_update,
 )
 from megatron_packing.megatron.vocabulary import check_tokenizer, check_tokens
-from megatron_packing.ranks import on_first_rank
 
 
 def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tuple[Any, Any, Any]:
@@ -104,11 +104,12 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
     config.packing_for_own_step = True
     print_rank_0("> packing the training, validation and test documents ...")
     is_built = partial(is_dataset_built_on_rank, vp_stage=vp_stage)
-    if is_built() and torch.distributed.get_rank() != 0:
-        prepare_indexes(config)
-    else:  # ranks that read no data open no files
-        _on_first_rank("pack", vp_stage, lambda: prepare_indexes(config))
-    builder = BlendedMegatronDatasetBuilder(PackedDataset, num_samples, is_built, config)
+    # Megatron builds datasets once per model chunk; ranks that read no data open no files.
+    if vp_stage:
+        open_indexes(config, reads=is_built())
+    else:
+        prepare_indexes(config, reads=is_built())
+    builder = PackedDatasetBuilder(PackedDataset, num_samples, is_built, config)
     splits = builder.build()
     _on_first_rank("check", vp_stage, lambda: _check_and_report(splits, args))
     train, valid, test = splits

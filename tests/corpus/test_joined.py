@@ -63,7 +63,7 @@ def test_a_part_of_a_corpus_is_another_in_each_epoch(corpora):
         found = contents(view)
         assert found[:4] + found[6:] == contents(first) + contents(second)
         assert view.num_tokens.tolist() == [len(tokens) for tokens, _ in found]
-        assert (view.num_tokens <= joined.num_tokens).all()
+        assert (np.asarray(view.num_tokens) <= np.asarray(joined.num_tokens)).all()
         assert view.fingerprint == joined.fingerprint
         numbers, own = view.locate(np.arange(len(view)))
         assert numbers.tolist() == [0] * 6 + [1] * 3
@@ -146,3 +146,18 @@ def test_loss_masks_are_not_taken_for_a_corpus(corpora):
     prefix = f"{corpora[0].prefix}"
     with pytest.raises(InputError, match=f"is the loss mask of {prefix}, which is read with"):
         open_corpus(f"{prefix}_loss_mask")
+
+
+def test_lengths_are_those_of_the_documents_however_they_are_taken(corpora):
+    first, second = corpora
+    joined = open_corpus(f"{first.prefix}:2,{second.prefix}:0.5")
+    lengths = joined.num_tokens
+    whole = np.asarray(lengths)
+    assert len(lengths) == len(whole) == len(joined)
+    assert whole.tolist() == [len(joined.tokens(i)) for i in range(len(joined))]
+    assert [int(lengths[i]) for i in range(len(joined))] == whole.tolist()
+    assert np.array_equal(lengths[2:5], whole[2:5])
+    chosen = np.array([5, 0, 5, 3], np.int32)
+    assert np.array_equal(lengths[chosen], whole[chosen])
+    assert lengths[chosen].dtype == whole.dtype == first.num_tokens.dtype
+    assert np.asarray(lengths, np.int64).dtype == np.int64

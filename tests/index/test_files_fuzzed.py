@@ -200,7 +200,7 @@ def test_records_of_other_values(whole, tmp_path):
 
 def test_arrays_that_are_too_large_to_hash_give_rows_of_the_corpus(whole, tmp_path, monkeypatch):
     """Rows of another order may be read unverified, but nothing else; ``verify`` sees them."""
-    monkeypatch.setattr("megatron_packing.index.pack_index._HASHED_BYTES", 0)
+    monkeypatch.setattr("megatron_packing.index.pack_index.HASHED_BYTES", 0)
     folder = tmp_path / "copy"
     shutil.copytree(whole, folder)
     corpus = open_corpus(folder / "corpus")

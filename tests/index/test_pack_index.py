@@ -300,7 +300,7 @@ EDITS = [
 
 @pytest.mark.parametrize(("where", "value"), EDITS)
 def test_a_manifest_that_was_edited_is_refused(index, monkeypatch, where, value):
-    monkeypatch.setattr("megatron_packing.index.pack_index._HASHED_BYTES", 0)
+    monkeypatch.setattr("megatron_packing.index.pack_index.HASHED_BYTES", 0)
     edit_manifest(index.path, set_field(where, value), digest="kept")
     with pytest.raises(InputError, match=r"manifest\.json is not what was written \(its manifest_"):
         PackIndex.open(index.path)
@@ -399,7 +399,7 @@ def test_arrays_of_another_content_are_refused_at_once(index):
 def test_packs_of_an_index_too_large_to_hash_are_checked_when_they_are_read(
     corpus, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("megatron_packing.index.pack_index._HASHED_BYTES", 0)
+    monkeypatch.setattr("megatron_packing.index.pack_index.HASHED_BYTES", 0)
     plan = settings(sequence_length=50, overlong="split")
     index = build_pack_index(corpus, plan, tmp_path / "split")
     num_tokens = corpus.num_tokens
@@ -486,3 +486,34 @@ def test_an_index_takes_one_descriptor_at_a_time_and_says_where_there_is_none(in
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert {one.digest for one in kept} == {index.digest}
+
+
+def test_a_known_index_maps_its_arrays_at_the_first_use(index, monkeypatch):
+    digest = PackIndex.open(index.path).known_digest()
+    monkeypatch.setattr(PackIndex, "check_arrays", None)
+    before = Path("/proc/self/maps").read_text().count(f"{index.path}/")
+    known = PackIndex.open_known(index.path, digest)
+    assert Path("/proc/self/maps").read_text().count(f"{index.path}/") == before
+    assert len(known) == len(index)
+    assert known.digest == index.digest
+    assert is_mapped(known.document_ids)
+    assert np.array_equal(known.document_ids, index.document_ids)
+    (index.path / "pack_offsets.npy").unlink()
+    late = PackIndex.open_known(index.path, digest)
+    with pytest.raises(UnreadableError, match=r"pack_offsets.npy does not exist"):
+        _ = late.document_ids
+
+
+def test_a_known_index_that_is_another_one_is_refused(corpus, index, tmp_path):
+    other = build_pack_index(corpus, settings(seed=1), tmp_path / "other")
+    digest = index.known_digest()
+    late = PackIndex.open_known(index.path, digest)
+    pickled = pickle.dumps(late)
+    shutil.rmtree(index.path)
+    other.path.rename(index.path)
+    with pytest.raises(InputError, match=r"is another pack index here than where it was opened"):
+        PackIndex.open_known(index.path, digest)
+    with pytest.raises(InputError, match=r"was replaced by another pack index after it was opened"):
+        _ = late.pack_offsets
+    with pytest.raises(InputError, match=r"is another pack index here"):
+        pickle.loads(pickled)

@@ -140,7 +140,7 @@ FORGED = [
 
 @pytest.mark.parametrize(("name", "change"), FORGED)
 def test_forged_figures_are_found(tmp_path, monkeypatch, name, change):
-    monkeypatch.setattr("megatron_packing.index.pack_index._HASHED_BYTES", 0)
+    monkeypatch.setattr("megatron_packing.index.pack_index.HASHED_BYTES", 0)
     corpus, index = build(tmp_path)
     verify_content(index, corpus)
     found = getattr(index.figures, name)

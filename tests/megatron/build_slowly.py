@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds datasets on two ranks whose process group gives up sooner than rank 0 has packed.
 
-    build_slowly.py FOLDER SECONDS BUILD_MINUTES shared|apart|failing
+    build_slowly.py FOLDER SECONDS BUILD_MINUTES shared|failing
 
 FOLDER holds the corpus. Rank 0 takes SECONDS to pack; collective operations are given up after 3.
-Ranks share the folder of indexes, or not; or rank 0 fails.
+Rank 0 may fail.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
         return built[-1]
 
     indexes.build_pack_index = build_slowly
-    cache = folder / (f"cache{rank}" if where == "apart" else "cache")
+    cache = folder / "cache"
     config = PackedDatasetConfig(
         random_seed=7,
         sequence_length=ROW if where != "failing" else 8,
@@ -68,8 +68,6 @@ def main() -> None:
         indexes.prepare_indexes(config)
     except InputError as error:
         sys.stdout.write(f"{error}\n")
-        return
-    if where == "apart":
         return
     count = len(built)
     train, valid, _ = BlendedMegatronDatasetBuilder(

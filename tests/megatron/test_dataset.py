@@ -5,7 +5,7 @@ import json
 import re
 import shlex
 from argparse import ArgumentParser
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, replace
 from itertools import pairwise
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -27,6 +27,8 @@ from megatron_packing.index.build import build_pack_index
 from megatron_packing.megatron.arguments import add_packing_arguments, dataset_config_from_args
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.dataset import PackedDataset
+from megatron_packing.megatron.dataset_builder import PackedDatasetBuilder
+from megatron_packing.megatron.indexes import prepare_indexes
 from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.thd.alignment import segment_alignment
 from tests.conftest import chat_like_lengths, write_corpus
@@ -297,10 +299,42 @@ def test_a_wrong_setting_is_named(corpus, tmp_path, change, message):
         build([corpus.prefix], tmp_path, **change)
 
 
-def test_documents_are_given_by_megatron_as_int32(corpus, tmp_path):
-    (train, _, _) = build([corpus.prefix], tmp_path)
-    assert train.indices.dtype == np.int32
-    assert train.index_split is Split.train
+def test_both_builders_give_the_same_rows_and_keep_no_array_of_documents(corpus, tmp_path):
+    built = build([corpus.prefix], tmp_path, split="80,20,0")
+    config = make_config(
+        **config_settings() | {"split": "80,20,0"},
+        blend=([str(corpus.prefix)], None),
+        path_to_cache=str(tmp_path / "cache"),
+    )
+    sizes = [None] * len(Split)
+    again = PackedDatasetBuilder(PackedDataset, sizes, lambda: True, config).build()
+    assert built[2] is None
+    assert again[2] is None
+    for one, other, documents in zip(built, again, (range(160), range(160, 200)), strict=False):
+        assert one.indices == other.indices == documents
+        assert one.index_split is other.index_split
+        assert len(one) == len(other)
+        for row in range(len(one)):
+            assert torch.equal(one[row]["tokens"], other[row]["tokens"])
+
+
+def test_more_documents_than_megatrons_builder_can_number_are_refused(corpus, tmp_path):
+    config = make_config(**config_settings(), blend=([str(corpus.prefix)], None))
+    wrapped = np.array([0, 1, -3, -2], np.int32)  # as its 32 bits would count
+    with pytest.raises(InputError, match=r"more than Megatron's own builder can number"):
+        PackedDataset(corpus, str(corpus.prefix), wrapped, None, Split.train, config)
+
+
+def test_another_plan_in_the_same_config_gets_indexes_of_its_own(corpus, tmp_path):
+    settings = config_settings() | {"path_to_cache": str(tmp_path / "cache")}
+    config = make_config(**settings, blend=([str(corpus.prefix)], None))
+    prepare_indexes(config)
+    (first,) = config.packing_opened.indexes.values()
+    config.packing = replace(config.packing, strategy="greedy")
+    prepare_indexes(config)
+    (second,) = config.packing_opened.indexes.values()
+    assert (first.plan.strategy, second.plan.strategy) == ("optimal", "greedy")
+    assert replace(config).packing_opened is None
 
 
 def test_an_index_of_another_tokenizer_than_its_corpus_is_refused(corpus, tmp_path):

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the start of a run costs each rank: seconds, operations on files, private memory.
+
+    python benchmarks/startup.py [--corpora 1 30 300] [--documents 3e8] [--ranks 1000]
+        [--latency 0.002] [--kinds recorded unrecorded] [--folder DIR] [--json FILE]
+
+The documents are in so many corpora. Their tokens are sparse files, and all have the same
+``.idx`` and the same packs, by hard links, under fingerprints of their own. So the page cache is
+warm, as where the ranks of a node start one after another.
+
+The first rank opens and checks everything and hands on what it found; another rank opens what was
+handed on. Both build Megatron's datasets, of one blend. "recorded" corpora have their fingerprint
+in their record, and given indexes; "unrecorded" ones are read by the first rank, and their indexes
+were made before. The last rank of many has started when the
+first one is done and it has opened its own files, each operation with the latency of a file server,
+none at the same time as another of the same rank; the first rank hands on its text at 1 GB/s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import write_json
+from rich.console import Console
+from rich.table import Table
+
+from megatron_packing.corpus.corpus import Corpus, corpus_record_path
+from megatron_packing.corpus.indexed_dataset import data_path, index_path, write_index
+from megatron_packing.index.build import build_pack_index
+from megatron_packing.index.manifest import MANIFEST
+from megatron_packing.planning.settings import PlanSettings
+
+ROW = 4096
+HERE = Path(__file__).parent
+STORE_BYTES_A_SECOND = 1e9
+console = Console(highlight=False)
+
+
+def make_corpora(folder: Path, count: int, documents: int, recorded: bool) -> list[str]:
+    """Make corpora of so many documents each, and a pack index of each."""
+    lengths = np.random.default_rng(0).integers(100, 1500, documents, np.int32)
+    first = folder / "corpus"
+    folder.mkdir(parents=True)
+    write_index(index_path(first), np.dtype(np.int32), lengths)
+    with data_path(first).open("wb") as file:
+        file.truncate(4 * int(lengths.sum(dtype=np.int64)))
+    corpus_record_path(first).write_text(json.dumps({"largest_token": 0}))
+    corpus = Corpus(first)
+    settings = PlanSettings(strategy="greedy", sequence_length=ROW, seed=1)
+    packs = build_pack_index(corpus, settings, folder / "corpus_packs")
+    files = corpus.known().files
+    prefixes = []
+    for number in range(count):
+        prefix = folder / f"corpus{number:03}"
+        fingerprint = f"sha256:{number:064x}" if recorded else corpus.fingerprint
+        for of in (index_path, data_path):
+            os.link(of(first), of(prefix))
+        record: dict[str, Any] = {"largest_token": 0}
+        if recorded:
+            record["files"] = replace(files, fingerprint=fingerprint).as_json()
+        corpus_record_path(prefix).write_text(json.dumps(record))
+        place = prefix.with_name(f"{prefix.name}_packs")
+        place.mkdir()
+        for path in packs.path.glob("*.npy"):
+            os.link(path, place / path.name)
+        reference = replace(packs.corpus, fingerprint=fingerprint, prefix=str(prefix))
+        manifest = replace(packs.manifest, corpus=reference)
+        (place / MANIFEST).write_text(manifest.as_json())
+        prefixes.append(str(prefix))
+    return prefixes
+
+
+def start(library: Path, folder: Path, role: str, blend: list[str], flags: list[str], text: str):
+    """Start one rank; return its figures and what it hands on."""
+    process = subprocess.run(
+        [sys.executable, HERE / "startup_rank.py", folder, role, " ".join(blend), *flags],
+        env={
+            **os.environ,
+            "LD_PRELOAD": str(library),
+            "COUNT_FILES_IN": str(folder),
+            "OMP_NUM_THREADS": "1",
+        },
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if process.returncode:
+        raise SystemExit(f"error: {process.stderr[-3000:]}")
+    figures, _, handed_on = process.stdout.partition("\n")
+    return json.loads(figures), handed_on
+
+
+def operations(figures: dict[str, Any]) -> int:
+    """Count operations that ask a file server."""
+    return sum(figures[name] for name in ("opened", "looked at", "listed", "reads"))
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--corpora", type=int, nargs="+", default=[1, 30, 300])
+    parser.add_argument("--documents", type=float, default=3e8, help="of all corpora together")
+    parser.add_argument("--kinds", nargs="+", default=["recorded"])
+    parser.add_argument("--ranks", type=int, default=1000)
+    parser.add_argument("--latency", type=float, default=0.002, help="seconds of an operation")
+    parser.add_argument("--folder", type=Path, help="where corpora are made (default: /tmp)")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    table = Table("corpora", "index", "rank", "seconds", "operations", "MB read", "private MB")
+    table.add_column(f"last of {args.ranks:,} ranks")
+    results = []
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        library = Path(name) / "count_files.so"
+        command = ["cc", "-O2", "-shared", "-fPIC", "-o", library, HERE / "count_files.c", "-ldl"]
+        subprocess.run(command, check=True)
+        for kind in args.kinds:
+            for count in args.corpora:
+                folder = Path(name) / f"{kind}{count}"
+                recorded = kind == "recorded"
+                blend = make_corpora(folder, count, round(args.documents / count), recorded)
+                flags = ["--given"] if recorded else []
+                found = measure(library, folder, blend, flags, args)
+                results.append({"kind": kind, "corpora": count, **found})
+                for role in ("first", "other"):
+                    figures = found[role]
+                    table.add_row(
+                        f"{count} {kind}",
+                        "given" if flags else "cached",
+                        role,
+                        f"{figures['seconds']:.2f}",
+                        f"{operations(figures):,}",
+                        f"{figures['bytes read'] / 1e6:.1f}",
+                        f"{figures['private bytes'] / 1e6:.1f}",
+                        f"{found['last rank']:.1f} s" if role == "other" else "",
+                    )
+                shutil.rmtree(folder)
+    console.print(table)
+    if args.json:
+        write_json(args.json, results)
+
+
+def measure(
+    library: Path, folder: Path, blend: list[str], flags: list[str], args: argparse.Namespace
+) -> dict[str, Any]:
+    """Start the first rank, once to make what it caches, and another one."""
+    start(library, folder, "first", blend, flags, "")
+    first, text = start(library, folder, "first", blend, flags, "")
+    other, _ = start(library, folder, "other", blend, flags, text)
+    last = sum(one["seconds"] + args.latency * operations(one) for one in (first, other))
+    last += args.ranks * len(text) / STORE_BYTES_A_SECOND
+    return {"first": first, "other": other, "last rank": last}
+
+
+if __name__ == "__main__":
+    main()

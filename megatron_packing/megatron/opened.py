@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The corpora and pack indexes of a run, each opened once, and how rank 0 hands them on."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from megatron_packing.corpus.corpus import Corpus, KnownCorpus, Trust
+from megatron_packing.corpus.joined import JoinedCorpus
+from megatron_packing.corpus.known_files import KnownFiles
+from megatron_packing.corpus.storage import corpus_path
+from megatron_packing.errors import InputError, UnreadableError
+from megatron_packing.files.whole import open_patiently
+from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.megatron.object_storage import MegatronStorage
+from megatron_packing.ranks import STALE_SECONDS, open_corpus_on_every_rank
+from megatron_packing.thd.row_shape import RowShape
+
+APART_SECONDS = 5
+"""How long a rank looks for an index in a folder that is another one than that of rank 0."""
+
+Key = tuple[str, int, int, bool]
+"""A corpus as the user named it, the first document and the one after the last, for training."""
+
+
+@dataclass
+class OpenedData:
+    """What this rank has opened."""
+
+    storage: MegatronStorage
+    name: str
+    """Of the settings that the indexes are for."""
+    corpora: dict[str, Corpus | JoinedCorpus] = field(default_factory=dict)
+    """By the text that names them: ``PREFIX[:EPOCHS],...``."""
+    indexes: dict[Key, PackIndex] = field(default_factory=dict)
+    shape: RowShape | None = None
+
+    def corpus(
+        self, prefixes: str, trust: Callable[[str], Trust] = lambda _: "record"
+    ) -> Corpus | JoinedCorpus:
+        """Return a corpus, or several that are packed together.
+
+        Raises:
+            InputError: One cannot be opened.
+        """
+        if prefixes not in self.corpora:
+            self.corpora[prefixes] = open_corpus_on_every_rank(prefixes, self.storage, trust)
+        return self.corpora[prefixes]
+
+    def as_text(self) -> str:
+        """Return what another rank needs to open the same without reading it.
+
+        Raises:
+            InputError: A corpus cannot be read.
+        """
+        corpora = {
+            str(one.prefix): one.known().files.as_json()
+            for corpus in self.corpora.values()
+            for one in corpus.corpora
+        }
+        folders = {index.path.parent for index in self.indexes.values()}
+        return json.dumps(
+            {
+                "host": socket.gethostname(),
+                "names": list(self.corpora),
+                "corpora": corpora,
+                "indexes": [
+                    [*key, str(index.path), index.known_digest()]
+                    for key, index in self.indexes.items()
+                ],
+                "folders": {str(folder): _numbers_of(folder) for folder in folders},
+                "shape": None if self.shape is None else [self.shape.width, self.shape.max_seqlen],
+            }
+        )
+
+    def adopt(self, text: str) -> None:
+        """Open what rank 0 has opened: sizes of corpora and manifests of indexes are compared.
+
+        Args:
+            text: The result of ``as_text`` on rank 0.
+
+        Raises:
+            InputError: This rank does not see a file, or sees another one.
+        """
+        found = json.loads(text)
+        known: dict[str, Trust] = {
+            prefix: KnownCorpus(record=None, files=KnownFiles.from_json(files, _refuse))
+            for prefix, files in found["corpora"].items()
+        }
+        for prefixes in found["names"]:
+            self.corpus(prefixes, lambda prefix: known[str(corpus_path(prefix))])
+        opened: dict[str, PackIndex] = {}
+        for name, start, stop, training, path, digest in found["indexes"]:
+            if path not in opened:
+                opened[path] = _open_shared(Path(path), digest, found)
+            self.indexes[name, start, stop, training] = opened[path]
+        if found["shape"] is not None:
+            self.shape = RowShape(*found["shape"])
+
+
+def _refuse(name: str, value: object) -> InputError:
+    return InputError(f"rank 0 said {value!r:.80} for {name}: it runs another release")
+
+
+def _numbers_of(folder: Path) -> list[tuple[str, int]]:
+    """The inode numbers of a folder and those above it, which nodes that share it have too."""
+    numbers = []
+    for place in (folder, *folder.parents):
+        try:
+            numbers.append((str(place), place.stat().st_ino))
+        except OSError:
+            continue
+    return numbers
+
+
+def _open_shared(path: Path, digest: str, found: Mapping[str, Any]) -> PackIndex:
+    """Open an index that rank 0 made or opened.
+
+    A network file system may show it late. Where the folder is not that of rank 0, it never shows.
+    """
+    numbers = found["folders"][str(path.parent)]
+    apart = _find_difference(numbers)
+    seconds = STALE_SECONDS if apart is None else APART_SECONDS
+    try:
+        return open_patiently(lambda: PackIndex.open_known(path, digest), path.parent, seconds)
+    except UnreadableError as error:
+        if apart is None:
+            raise
+        here = socket.gethostname()
+        other = "this machine" if here == found["host"] else f"{found['host']}"
+        raise InputError(
+            f"rank 0 has the pack index {path} on {other}, but {apart} is another folder for this "
+            f"rank on {here}, which does not have it: give a --data-cache-path, or "
+            f"--packing-indexes, that all nodes share or have copies of"
+        ) from error
+
+
+def _find_difference(numbers: list[tuple[str, int]]) -> str | None:
+    """Return the nearest folder that exists here if it is not that of rank 0, else None."""
+    for name, number in numbers:
+        try:
+            return None if Path(name).stat().st_ino == number else name
+        except OSError:
+            continue
+    return None
