@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the start of a run costs each rank: seconds, operations on files, private memory.
 
-    python benchmarks/startup.py [--corpora 1 30 300] [--documents 3e8] [--ranks 1000]
+    python benchmarks/startup.py [--corpora 1 30 300] [--documents 1e6] [--ranks 1000]
         [--latency 0.002] [--kinds recorded unrecorded] [--folder DIR] [--json FILE]
 
-The documents are in so many corpora. Their tokens are sparse files, and all have the same
+The tokens of the corpora are sparse files, and all have the same
 ``.idx`` and the same packs, by hard links, under fingerprints of their own. So the page cache is
 warm, as where the ranks of a node start one after another.
 
@@ -110,7 +110,7 @@ def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--corpora", type=int, nargs="+", default=[1, 30, 300])
-    parser.add_argument("--documents", type=float, default=3e8, help="of all corpora together")
+    parser.add_argument("--documents", type=float, default=1e6, help="of each corpus")
     parser.add_argument("--kinds", nargs="+", default=["recorded"])
     parser.add_argument("--ranks", type=int, default=1000)
     parser.add_argument("--latency", type=float, default=0.002, help="seconds of an operation")
@@ -128,7 +128,7 @@ def main() -> None:
             for count in args.corpora:
                 folder = Path(name) / f"{kind}{count}"
                 recorded = kind == "recorded"
-                blend = make_corpora(folder, count, round(args.documents / count), recorded)
+                blend = make_corpora(folder, count, round(args.documents), recorded)
                 flags = ["--given"] if recorded else []
                 found = measure(library, folder, blend, flags, args)
                 results.append({"kind": kind, "corpora": count, **found})

@@ -134,8 +134,8 @@ def _open_shared(path: Path, digest: str, found: Mapping[str, Any]) -> PackIndex
         here = socket.gethostname()
         other = "this machine" if here == found["host"] else f"{found['host']}"
         raise InputError(
-            f"rank 0 has the pack index {path} on {other}, but {apart} is another folder for this "
-            f"rank on {here}, which does not have it: give a --data-cache-path, or "
+            f"rank 0 has the pack index {path} on {other}, but {Path(apart).resolve()} is another "
+            f"folder for this rank on {here}, which does not have it: give a --data-cache-path, or "
             f"--packing-indexes, that all nodes share or have copies of"
         ) from error
 

@@ -9,7 +9,6 @@ JSON: for each run and rank, what it said and after how many seconds it ended.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import resource
@@ -17,6 +16,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 import warnings
 from pathlib import Path
 
@@ -34,7 +34,8 @@ from megatron_packing.megatron.dataset_builder import PackedDatasetBuilder
 from tests.megatron.test_dataset import ROW, null_tokenizer
 
 RANKS = 3
-SECONDS = 30
+SECONDS = 120
+TOKENIZER = null_tokenizer()
 RUNS = ("killed", "apart", "none free", "256 files", "forbidden")
 
 
@@ -72,7 +73,6 @@ def be_rank(run: str, rank: int, port: int, folder: Path) -> str:
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=RANKS
     )
     torch.distributed.barrier()  # all are connected before one of them fails
-    spoil(run, rank, folder)
     corpora = sorted(str(path.with_suffix("")) for path in folder.glob("*[0-9].idx"))
     corpora = corpora if run == "256 files" else corpora[:1]
     config = PackedDatasetConfig(
@@ -81,13 +81,14 @@ def be_rank(run: str, rank: int, port: int, folder: Path) -> str:
         split="100,0,0",
         blend=(corpora, [1.0] * len(corpora)),
         path_to_cache="cache" if run == "apart" else str(folder / f"cache of {run}"),
-        tokenizer=null_tokenizer(),
+        tokenizer=TOKENIZER,
         reset_position_ids=False,
         reset_attention_mask=False,
         eod_mask_loss=False,
         create_attention_mask=False,
     )
     reads = rank != 2
+    spoil(run, rank, folder)
     try:
         indexes.prepare_indexes(config, reads=reads)
     except InputError as error:
@@ -109,9 +110,11 @@ def fork(run: str, rank: int, port: int, folder: Path) -> int:
     said = folder / f"{run}.{rank}"
     with said.open("w") as file:
         os.dup2(file.fileno(), 2)
-        with contextlib.suppress(BaseException):
+        try:
             file.write(be_rank(run, rank, port, folder))
-            file.flush()
+        except BaseException:
+            traceback.print_exc(file=file)
+        file.flush()
     os._exit(0)
 
 

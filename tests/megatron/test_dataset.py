@@ -318,7 +318,7 @@ def test_both_builders_give_the_same_rows_and_keep_no_array_of_documents(corpus,
             assert torch.equal(one[row]["tokens"], other[row]["tokens"])
 
 
-def test_more_documents_than_megatrons_builder_can_number_are_refused(corpus, tmp_path):
+def test_more_documents_than_megatrons_builder_can_number_are_refused(corpus):
     config = make_config(**config_settings(), blend=([str(corpus.prefix)], None))
     wrapped = np.array([0, 1, -3, -2], np.int32)  # as its 32 bits would count
     with pytest.raises(InputError, match=r"more than Megatron's own builder can number"):
