@@ -108,7 +108,8 @@ def read_json_object(path: Path, advice: str) -> dict[str, Any]:
     """
     with open_regular(path) as file:
         try:
-            found = json.loads(file.read().decode("utf-8"), parse_constant=_refuse_constant)
+            content = file.read(os.fstat(file.fileno()).st_size)  # without asking for more
+            found = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
         except (OSError, ValueError) as error:
             raise UnreadableError(f"{path} is damaged ({error}); {advice}") from error
         except RecursionError as error:

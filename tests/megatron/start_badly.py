@@ -93,10 +93,10 @@ def be_rank(run: str, rank: int, port: int, folder: Path) -> str:
         indexes.prepare_indexes(config, reads=reads)
     except InputError as error:
         return str(error)
-    if not reads:
-        return "opened nothing"
     config.path_to_cache = None  # of Megatron's blends
     train, _, _ = PackedDatasetBuilder(PackedDataset, [40, 0, 0], lambda: reads, config).build()
+    if train is None:
+        return "opened nothing"
     parts = getattr(train, "datasets", [train])
     rows = [tuple(part[0]["tokens"].tolist()) for part in parts]
     files = Path("/proc/self/maps").read_text().count(str(folder))
@@ -108,8 +108,8 @@ def fork(run: str, rank: int, port: int, folder: Path) -> int:
     if pid:
         return pid
     said = folder / f"{run}.{rank}"
-    with said.open("w") as file:
-        os.dup2(file.fileno(), 2)
+    with said.open("w") as file, said.with_name(f"{said.name}.log").open("w") as log:
+        os.dup2(log.fileno(), 2)
         try:
             file.write(be_rank(run, rank, port, folder))
         except BaseException:
