@@ -129,3 +129,20 @@ def test_right_packing_is_right_and_wrong_packing_is_wrong(tmp_path):
     for result in wrong:
         assert result["loss"] > 5e-3
         assert result["grad_norm"] > 1e-2
+
+
+@pytest.mark.slow
+def test_other_ranks_start_with_a_few_operations_for_each_corpus(tmp_path):
+    pytest.importorskip("megatron.core")
+    corpora = 20
+    options = ["--corpora", str(corpora), "--documents", "1000", "--folder", tmp_path]
+    (found,) = run(tmp_path, "startup.py", *options)["results"]
+    first, other = (
+        sum(found[role][name] for name in ("opened", "looked at", "listed", "reads"))
+        for role in ("first", "other")
+    )
+    assert other == 6 * corpora  # two sizes, and a manifest: seen, opened, read
+    assert 4 * other < first < 32 * corpora
+    for role in ("first", "other"):
+        assert found[role]["descriptors"] < 10
+        assert found[role]["private bytes"] < 50e6
