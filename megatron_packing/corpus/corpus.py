@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -315,7 +316,7 @@ class Corpus:
         """
         prefix = loss_mask_prefix(self._files)
         paths = (data_path(prefix), index_path(prefix))
-        return any(path.exists() or path.is_symlink() for path in paths)
+        return any(os.path.lexists(path) for path in paths)
 
     def open_data(self, *, is_mask: bool = False) -> DataReader:
         """Open the ``.bin`` of the tokens or of the loss mask again.
