@@ -212,7 +212,7 @@ void add_column(packing::CoveringProgram& program, const Array<std::int64_t>& ro
     }
     column.emplace_back(static_cast<std::size_t>(row), values.data()[entry]);
   }
-  program.add_column(std::move(column));
+  program.add_column(column);
 }
 
 void start(packing::CoveringProgram& program, const Array<double>& demand) {

@@ -6,10 +6,18 @@
 #include <cstdint>
 #include <limits>
 
+#include "base/wide_vectors.hpp"
+
 namespace packing {
 namespace {
 
 constexpr double kTolerance = 1e-9;
+
+// values[i] -= factor * others[i]
+PACKING_AVX2_CLONES void subtract(double* values, const double* others, std::size_t size,
+                                  double factor) {
+  for (std::size_t i = 0; i < size; ++i) values[i] -= factor * others[i];
+}
 
 }  // namespace
 
@@ -23,7 +31,7 @@ void CoveringProgram::start(const std::vector<double>& demand) {
 }
 
 const std::vector<double>& CoveringProgram::solve(Work& work) {
-  const auto steps = static_cast<std::int64_t>(rows_ * rows_ + 4 * columns_.size());
+  const auto steps = static_cast<std::int64_t>(rows_ * rows_ + 4 * ends_.size());
   const std::size_t max_pivots = 50 * rows_ + 1000;
   for (std::size_t pivots = 0; pivots < max_pivots && !work.exhausted() && step(); ++pivots) {
     work.spend(steps);
@@ -34,13 +42,14 @@ const std::vector<double>& CoveringProgram::solve(Work& work) {
 // One pivot; false where the basis is optimal.
 bool CoveringProgram::step() {
   double best = -kTolerance;
-  const Column* entering = nullptr;
-  for (const Column& column : columns_) {
+  std::size_t entering = kOneEntry;
+  std::size_t at = 0;
+  for (std::size_t column = 0; column < ends_.size(); ++column) {
     double reduced_cost = 1.0;
-    for (const auto& [row, value] : column) reduced_cost -= prices_[row] * value;
+    for (; at < ends_[column]; ++at) reduced_cost -= prices_[entries_[at].row] * entries_[at].value;
     if (reduced_cost < best) {
       best = reduced_cost;
-      entering = &column;
+      entering = column;
     }
   }
   // Or a column with one entry: -1 where the demand of a row is exceeded, at no cost, and 1 where
@@ -50,26 +59,25 @@ bool CoveringProgram::step() {
   for (std::size_t row = 0; row < rows_; ++row) {
     if (prices_[row] < best) {
       best = prices_[row];
-      entering = nullptr;
       entering_row = row;
       entry = -1.0;
     }
     if (1.0 - prices_[row] < best) {
       best = 1.0 - prices_[row];
-      entering = nullptr;
       entering_row = row;
       entry = 1.0;
     }
   }
-  if (entering == nullptr && entering_row == rows_) return false;
+  if (entering == kOneEntry && entering_row == rows_) return false;
 
   direction_.assign(rows_, 0.0);
-  for (std::size_t row = 0; row < rows_; ++row) {
-    const double* inverse = &inverse_[row * rows_];
-    if (entering_row < rows_) {
-      direction_[row] = entry * inverse[entering_row];
-    } else {
-      for (const auto& [place, value] : *entering) direction_[row] += inverse[place] * value;
+  if (entering_row < rows_) {
+    entering = kOneEntry;
+    subtract(direction_.data(), &inverse_[entering_row * rows_], rows_, -entry);
+  } else {
+    for (at = begin(entering); at < ends_[entering]; ++at) {
+      const double* inverse = &inverse_[entries_[at].row * rows_];
+      subtract(direction_.data(), inverse, rows_, -entries_[at].value);
     }
   }
   std::size_t leaving = rows_;
@@ -81,28 +89,27 @@ bool CoveringProgram::step() {
     }
   }
   if (leaving == rows_) return false;  // rounding: no row bounds the step
-  pivot(leaving,
-        entering == nullptr ? kOneEntry : static_cast<std::size_t>(entering - columns_.data()),
-        best);
+  pivot(leaving, entering, best);
   return true;
 }
 
 void CoveringProgram::pivot(std::size_t leaving, std::size_t entering, double reduced_cost) {
   basis_[leaving] = entering;
-  double* pivot_row = &inverse_[leaving * rows_];
   const double scale = 1.0 / direction_[leaving];
-  for (std::size_t column = 0; column < rows_; ++column) pivot_row[column] *= scale;
+  direction_[leaving] = 0.0;  // the pivot's row is scaled, not reduced
+  for (std::size_t row = 0; row < rows_; ++row) {
+    double* column = &inverse_[row * rows_];
+    if (column[leaving] == 0.0) continue;
+    const double in_pivot_row = column[leaving] * scale;
+    subtract(column, direction_.data(), rows_, in_pivot_row);
+    column[leaving] = in_pivot_row;
+    prices_[row] += reduced_cost * in_pivot_row;
+  }
   solution_[leaving] *= scale;
   for (std::size_t row = 0; row < rows_; ++row) {
-    const double factor = direction_[row];
-    if (row == leaving || factor == 0.0) continue;
-    double* inverse = &inverse_[row * rows_];
-    for (std::size_t column = 0; column < rows_; ++column) {
-      inverse[column] -= factor * pivot_row[column];
-    }
-    solution_[row] = std::max(0.0, solution_[row] - factor * solution_[leaving]);
+    if (direction_[row] == 0.0) continue;
+    solution_[row] = std::max(0.0, solution_[row] - direction_[row] * solution_[leaving]);
   }
-  for (std::size_t row = 0; row < rows_; ++row) prices_[row] += reduced_cost * pivot_row[row];
 }
 
 }  // namespace packing

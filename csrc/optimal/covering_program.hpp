@@ -13,9 +13,11 @@ namespace packing {
 
 // Minimizes sum(x) subject to A x >= demand, x >= 0, whose columns are added over time.
 //
-// Revised primal simplex with an explicit inverse: made for at most a few hundred rows. Its prices
-// guide the search for packs; whatever is proven with them is checked in integers elsewhere, so
-// rounding here costs quality at worst, never correctness.
+// Revised primal simplex with an explicit inverse: made for at most a few hundred rows. The inverse
+// is kept column by column: an entering column of few entries is a sum of few of its columns, and a
+// pivot leaves those alone that have nothing in the pivot's row. The program's prices guide the
+// search for packs; whatever is proven with them is checked in integers elsewhere, so rounding here
+// costs quality at worst, never correctness.
 class CoveringProgram {
  public:
   // The entries of a column: (row, value > 0).
@@ -25,7 +27,10 @@ class CoveringProgram {
 
   std::size_t rows() const { return rows_; }
 
-  void add_column(Column column) { columns_.push_back(std::move(column)); }
+  void add_column(const Column& column) {
+    for (const auto& [row, value] : column) entries_.push_back({row, value});
+    ends_.push_back(entries_.size());
+  }
 
   // Begins anew for a demand: one number a row, at least 0.
   void start(const std::vector<double>& demand);
@@ -38,22 +43,34 @@ class CoveringProgram {
   // cover a unit of a row, or more than its demand, are not among them.
   template <class Visitor>
   void visit_solution(const Visitor& visitor) const {
+    Column column;
     for (std::size_t row = 0; row < rows_; ++row) {
-      if (basis_[row] < columns_.size() && solution_[row] > 0) {
-        visitor(columns_[basis_[row]], solution_[row]);
+      if (basis_[row] == kOneEntry || solution_[row] <= 0) continue;
+      column.clear();
+      for (std::size_t at = begin(basis_[row]); at < ends_[basis_[row]]; ++at) {
+        column.emplace_back(entries_[at].row, entries_[at].value);
       }
+      visitor(column, solution_[row]);
     }
   }
 
  private:
+  struct Entry {
+    std::size_t row;
+    double value;
+  };
+
+  // The place of a column's first entry.
+  std::size_t begin(std::size_t column) const { return column == 0 ? 0 : ends_[column - 1]; }
   bool step();
   void pivot(std::size_t leaving, std::size_t entering, double reduced_cost);
 
   static constexpr std::size_t kOneEntry = std::numeric_limits<std::size_t>::max();
 
   std::size_t rows_;
-  std::vector<Column> columns_;
-  std::vector<double> inverse_;     // of the basis, row by row
+  std::vector<Entry> entries_;      // of all columns
+  std::vector<std::size_t> ends_;   // one past the last entry of each
+  std::vector<double> inverse_;     // of the basis, column by column
   std::vector<double> solution_;    // what each basic column is worth
   std::vector<std::size_t> basis_;  // its place among columns_; kOneEntry where it is not there
   std::vector<double> prices_;      // by row

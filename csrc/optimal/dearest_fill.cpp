@@ -5,18 +5,12 @@
 #include <algorithm>
 #include <limits>
 
+#include "base/wide_vectors.hpp"
+
 namespace packing {
 namespace {
 
 constexpr std::int32_t kBarred = std::numeric_limits<std::int32_t>::min() / 2;
-
-// Twice as fast with AVX2, which is looked for when the library is loaded: by a mechanism that only
-// glibc on x86-64 has, and that the thread sanitizer does not survive. NEON needs no clone.
-#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__SANITIZE_THREAD__)
-#define PACKING_AVX2_CLONES __attribute__((target_clones("default", "avx2")))
-#else
-#define PACKING_AVX2_CLONES
-#endif
 
 // values[i] = max(values[i], base + prices[i])
 PACKING_AVX2_CLONES void raise(std::int32_t* values, const std::int32_t* prices, std::int64_t size,

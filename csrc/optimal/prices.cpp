@@ -91,7 +91,7 @@ PriceFinder::PriceFinder(const LengthHistogram& histogram, std::int64_t max_segm
        length = histogram.largest_at_most(length - 1)) {
     auto alike = column({length});
     for (auto& entry : alike) entry.second *= most_alike(length);
-    program_.add_column(std::move(alike));
+    program_.add_column(alike);
     if (max_segments_ >= 2 && 2 * length > capacity_ && length < capacity_ &&
         histogram.count(capacity_ - length) > 0) {
       program_.add_column(column({length, capacity_ - length}));
