@@ -39,18 +39,12 @@ class CoveringProgram {
   // row. No price exceeds 1: a row may also be covered at a cost of 1 a unit.
   const std::vector<double>& solve(Work& work);
 
-  // Calls visitor(column, x) for each column with x > 0 in the solution; columns of one entry that
-  // cover a unit of a row, or more than its demand, are not among them.
+  // Calls visitor(column, x) for each column, by its number, with x > 0 in the solution; columns of
+  // one entry that cover a unit of a row, or more than its demand, are not among them.
   template <class Visitor>
   void visit_solution(const Visitor& visitor) const {
-    Column column;
     for (std::size_t row = 0; row < rows_; ++row) {
-      if (basis_[row] == kOneEntry || solution_[row] <= 0) continue;
-      column.clear();
-      for (std::size_t at = begin(basis_[row]); at < ends_[basis_[row]]; ++at) {
-        column.emplace_back(entries_[at].row, entries_[at].value);
-      }
-      visitor(column, solution_[row]);
+      if (basis_[row] != kOneEntry && solution_[row] > 0) visitor(basis_[row], solution_[row]);
     }
   }
 

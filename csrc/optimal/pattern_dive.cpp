@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "optimal/exact_fit.hpp"
-#include "optimal/prices.hpp"
+#include "optimal/rounded_lengths.hpp"
 
 namespace packing {
 namespace {
@@ -53,30 +53,6 @@ struct Classes {
     return rounded;
   }
 };
-
-// Puts segments of their own lengths where others stand that are as long or longer: the longest
-// into the longest place.
-Geometry restore(const Geometry& rounded, LengthHistogram histogram) {
-  Geometry geometry;
-  for (std::int64_t pattern = 0; pattern < rounded.num_patterns(); ++pattern) {
-    const auto p = static_cast<std::size_t>(pattern);
-    for (std::int64_t left = rounded.repeats[p]; left > 0;) {
-      OpenPack pack(histogram, geometry, std::numeric_limits<std::int64_t>::max());
-      for (auto run = rounded.pattern_offsets[p]; run < rounded.pattern_offsets[p + 1]; ++run) {
-        const Run& places = rounded.runs[static_cast<std::size_t>(run)];
-        for (std::int64_t count = places.count; count > 0;) {
-          const std::int64_t length = histogram.largest_at_most(places.length);
-          const std::int64_t taken = std::min(count, histogram.count(length));
-          pack.take(length, taken);
-          count -= taken;
-        }
-      }
-      pack.close(left);
-      left -= geometry.repeats.back();
-    }
-  }
-  return geometry;
-}
 
 // Takes the shortest segments out of a histogram, where the gaps that a plan leaves hold them all
 // with ease: they would make the program large and change nothing.
@@ -158,6 +134,8 @@ std::int64_t steps_of_prices(const LengthHistogram& histogram, std::int64_t max_
   return std::min(steps, (longest - shortest + 1) * (capacity - shortest + 1));
 }
 
+}  // namespace
+
 Geometry dive(LengthHistogram histogram, std::int64_t max_segments, std::int64_t num_packs,
               double step, PriceFinder& finder, Work& work) {
   Geometry geometry;
@@ -194,8 +172,6 @@ Geometry dive(LengthHistogram histogram, std::int64_t max_segments, std::int64_t
   geometry.append(exact_fit_decreasing(std::move(histogram), max_segments, work));
   return geometry;
 }
-
-}  // namespace
 
 PatternPlan pack_by_patterns(LengthHistogram histogram, std::int64_t max_segments,
                              std::int64_t num_packs, std::int64_t lower_bound,
@@ -236,7 +212,7 @@ PatternPlan pack_by_patterns(LengthHistogram histogram, std::int64_t max_segment
     best = std::move(geometry);
   }
   if (best.num_patterns() > 0) {
-    plan.geometry = fill_gaps(restore(best, std::move(histogram)), std::move(crumbs), work);
+    plan.geometry = fill_gaps(restore(best, 1, std::move(histogram)), std::move(crumbs), work);
   }
   return plan;
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "base/work.hpp"
+#include "optimal/prices.hpp"
 #include "types/geometry.hpp"
 #include "types/histogram.hpp"
 
@@ -17,9 +18,18 @@ struct PatternPlan {
   Geometry geometry;   // without packs where fewer than `num_packs` were not found
 };
 
+// Packs by the fractional plan of a program with a row for each length: whole packs first, then
+// what is nearest to one, again for what is left (Vance, Computational Optimization and
+// Applications 3, 1994; Wascher and Gau, OR Spektrum 18, 1996). Longest first once `num_packs` are
+// needed, or `work` is exhausted.
+//
+// step: the share of the packs that are left which is rounded up at once, and a pack at least.
+// finder: in which each of the lengths is a piece of its own.
+Geometry dive(LengthHistogram histogram, std::int64_t max_segments, std::int64_t num_packs,
+              double step, PriceFinder& finder, Work& work);
+
 // Solves the program of Gilmore and Gomory (Operations Research 9, 1961; 11, 1963) and packs by its
-// fractional plan: whole packs first, then what is nearest to one, again for what is left (Vance,
-// Computational Optimization and Applications 3, 1994; Wascher and Gau, OR Spektrum 18, 1996).
+// fractional plan, as dive() does.
 //
 // Where there are more lengths than classes, packs are those of lengths rounded up to the longest
 // of their class, and the bound is that of lengths rounded down to the shortest.

@@ -92,9 +92,12 @@ PriceFinder::PriceFinder(const LengthHistogram& histogram, std::int64_t max_segm
     auto alike = column({length});
     for (auto& entry : alike) entry.second *= most_alike(length);
     program_.add_column(alike);
+    runs_.push_back({static_cast<std::uint32_t>(length),
+                     static_cast<std::uint32_t>(std::min(capacity_ / length, max_segments_))});
+    ends_.push_back(runs_.size());
     if (max_segments_ >= 2 && 2 * length > capacity_ && length < capacity_ &&
         histogram.count(capacity_ - length) > 0) {
-      program_.add_column(column({length, capacity_ - length}));
+      add_pack({length, capacity_ - length});
     }
   }
 }
@@ -129,15 +132,24 @@ CoveringProgram::Column PriceFinder::column(const std::vector<std::int64_t>& pac
   return entries;
 }
 
+void PriceFinder::add_pack(const std::vector<std::int64_t>& pack) {
+  program_.add_column(column(pack));
+  const std::size_t first = runs_.size();
+  for (const std::int64_t length : pack) {
+    std::size_t run = first;
+    while (run < runs_.size() && runs_[run].length != length) ++run;
+    if (run == runs_.size()) runs_.push_back({static_cast<std::uint32_t>(length), 0});
+    ++runs_[run].count;
+  }
+  ends_.push_back(runs_.size());
+}
+
 std::vector<PriceFinder::Pattern> PriceFinder::patterns() const {
   std::vector<Pattern> patterns;
-  program_.visit_solution([&](const CoveringProgram::Column& column, double packs) {
-    Pattern pattern{{}, packs};
-    for (const auto& [row, count] : column) {
-      pattern.runs.push_back(
-          {static_cast<std::uint32_t>(pieces_[row].first), static_cast<std::uint32_t>(count)});
-    }
-    patterns.push_back(std::move(pattern));
+  program_.visit_solution([&](std::size_t column, double packs) {
+    const auto first = static_cast<std::ptrdiff_t>(column == 0 ? 0 : ends_[column - 1]);
+    const auto end = static_cast<std::ptrdiff_t>(ends_[column]);
+    patterns.push_back({{runs_.begin() + first, runs_.begin() + end}, packs});
   });
   return patterns;
 }
@@ -187,7 +199,7 @@ bool PriceFinder::add_dearest_packs(const LengthHistogram& histogram, Work& work
       pack.push_back(next);
       room -= next;
     }
-    program_.add_column(column(pack));
+    add_pack(pack);
     added = true;
   }
   return added;

@@ -45,8 +45,9 @@ class PriceFinder {
     double packs;
   };
 
-  // The packs of the fractional plan for the histogram that prices were found for last. Only where
-  // each length is a piece of its own.
+  // The packs of the fractional plan for the histogram that prices were found for last. They hold,
+  // of each piece, as many segments as it has and as many positions; where each length is a piece
+  // of its own, as many of each length.
   std::vector<Pattern> patterns() const;
 
   // The lower bound that prices prove: all segments' price over the dearest pack's, rounded up.
@@ -63,6 +64,7 @@ class PriceFinder {
   // How many segments of a length are a pack.
   double most_alike(std::int64_t length) const;
   CoveringProgram::Column column(const std::vector<std::int64_t>& pack) const;
+  void add_pack(const std::vector<std::int64_t>& pack);
   bool add_dearest_packs(const LengthHistogram& histogram, Work& work);
 
   std::int64_t capacity_;
@@ -70,6 +72,8 @@ class PriceFinder {
   std::vector<Piece> pieces_;
   std::vector<std::size_t> piece_of_;  // by length
   CoveringProgram program_;
+  std::vector<Run> runs_;          // of the packs that the program's columns stand for
+  std::vector<std::size_t> ends_;  // one past the last run of each
   std::vector<std::int32_t> prices_;
   DearestFill fill_;
 };

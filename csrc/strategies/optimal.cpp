@@ -14,10 +14,12 @@
 #include "base/work.hpp"
 #include "optimal/exact_fit.hpp"
 #include "optimal/lower_bound.hpp"
+#include "optimal/near_patterns.hpp"
 #include "optimal/pattern_dive.hpp"
 #include "optimal/price_guided.hpp"
 #include "optimal/prices.hpp"
 #include "optimal/repack.hpp"
+#include "optimal/rounded_lengths.hpp"
 #include "strategies/strategy.hpp"
 
 namespace packing {
@@ -37,12 +39,24 @@ struct Limits {
   // Of the prices that give the bound: the first before the dives, the others after them.
   std::vector<PriceFinder::Pieces> pieces;
   std::vector<Dive> dives;
+  // Of pack_near_patterns: steps of all attempts together, and the pieces of each.
+  std::int64_t near;
+  std::vector<PriceFinder::Pieces> near_pieces;
+  // Where all lengths are classes of their own, a first one goes before pack_near_patterns.
+  PatternStage few_lengths;
   std::vector<PatternStage> patterns;
 };
 
 Limits default_limits() {
-  return {20'000'000, 500'000'000,    400'000'000,
-          {{256}},    {{{64}, 1, 0}}, {{300, 5'000'000'000, 12}, {600, 6'000'000'000, 12}}};
+  return {20'000'000,
+          500'000'000,
+          400'000'000,
+          {{256}},
+          {{{64}, 1, 0}},
+          4'000'000'000,
+          {{64}, {64}, {128}, {64}, {64}, {128}, {256}, {128}},
+          {300, 1'000'000'000, 12},
+          {{300, 3'000'000'000, 12}, {600, 3'000'000'000, 12}}};
 }
 
 // Dives go from careless to careful: a careful one may still end worse.
@@ -57,6 +71,9 @@ Limits high_limits() {
            {{64}, 0.005, 0.5},
            {{128}, 0.02, 0.5},
            {{128}, 0.005, 0.5}},
+          20'000'000'000,
+          {{64}, {64}, {128}, {128}, {256}, {256}, {64}, {64}, {128}, {128}, {256}, {256}},
+          {300, 1'000'000'000, 12},
           {{300, 10'000'000'000, 10}, {600, 20'000'000'000, 10}, {1200, 50'000'000'000, 10}}};
 }
 
@@ -76,7 +93,7 @@ Limits scaled(Limits limits, std::int64_t num_segments) {
 
 // The geometry must not depend on the seed of a plan, which deals documents to places only.
 constexpr std::uint64_t kSeed = 0;
-enum Stream : std::uint64_t { kGaps, kCheapRows, kFirstDive, kLastGaps = 1000 };
+enum Stream : std::uint64_t { kGaps, kCheapRows, kFirstDive, kLastGaps = 1000, kNearPatterns };
 
 // Whether a row could hold more segments than it may.
 bool is_limited(const LengthHistogram& histogram, std::int64_t max_segments) {
@@ -92,6 +109,7 @@ Limits limits_where_limited(Effort effort) {
   limits.bound = high ? 80'000'000'000 : 24'000'000'000;
   limits.guided = high ? 60'000'000'000 : 4'500'000'000;
   limits.pieces = {{32, 32}, {32, 96}, {32, 192}};
+  limits.near_pieces = {{64}, {32, 32}, {64}, {32, 32}, {64}, {32, 32}, {64}, {32, 32}};
   limits.dives.insert(limits.dives.begin() + 1, {{32, 16}, 1, 0});
   if (!high) limits.patterns = {{300, 3'000'000'000, 4}};
   return limits;
@@ -105,8 +123,46 @@ bool worth_prices(const LengthHistogram& histogram, std::int64_t max_segments, b
          DearestFill::steps(histogram, max_segments) < steps / least_fills;
 }
 
+// Long rows are measured in so many units at most where programs of few pieces plan them.
+std::int64_t unit_of(const LengthHistogram& histogram) {
+  constexpr std::int64_t kMostUnits = 8192;
+  std::int64_t unit = 1;
+  while (histogram.capacity() / unit > kMostUnits) unit *= 2;
+  return unit;
+}
+
+// The bound that prices of few pieces prove: soon, and nearly as good as that of more.
+std::int64_t quick_price_bound(const LengthHistogram& histogram, std::int64_t max_segments,
+                               std::int64_t num_packs, Monitor& monitor) {
+  constexpr std::int64_t kSteps = 300'000'000;
+  Work work(kSteps, monitor);
+  const LengthHistogram shorter = in_units(histogram, unit_of(histogram), Round::kDown);
+  PriceFinder finder(shorter, max_segments, {64});
+  return finder.find(shorter, num_packs, work);
+}
+
+// Packs near the packs of programs, until the bound is met or nothing is left to try.
+void pack_near(const LengthHistogram& histogram, std::int64_t max_segments, const Limits& limits,
+               Monitor& monitor, PackedLengths& best) {
+  const std::int64_t unit = unit_of(histogram);
+  const LengthHistogram longer = in_units(histogram, unit, Round::kUp);
+  std::int64_t num_packs = best.geometry.num_packs();
+  const std::int64_t rounded = longer.positions() * unit - histogram.positions();
+  if (rounded / histogram.capacity() >= num_packs - best.lower_bound) return;
+  Work work(limits.near, monitor);
+  Random random(kSeed, kNearPatterns);
+  for (const PriceFinder::Pieces& pieces : limits.near_pieces) {
+    if (num_packs <= best.lower_bound || work.exhausted()) return;
+    const Geometry geometry =
+        pack_near_patterns(longer, max_segments, num_packs, pieces, random, work);
+    if (geometry.num_patterns() == 0) continue;
+    best.geometry = restore(geometry, unit, histogram);
+    num_packs = best.geometry.num_packs();
+  }
+}
+
 // Improves a plan, or proves that it cannot be, by prices.
-void pack_by_prices(const LengthHistogram& histogram, std::int64_t max_segments,
+void pack_by_prices(const LengthHistogram& histogram, std::int64_t max_segments, bool limited,
                     const Limits& limits, Monitor& monitor, PackedLengths& best) {
   std::int64_t num_packs = best.geometry.num_packs();
   auto is_optimal = [&] { return num_packs <= best.lower_bound; };
@@ -121,6 +177,10 @@ void pack_by_prices(const LengthHistogram& histogram, std::int64_t max_segments,
     Geometry geometry = price_guided(histogram, max_segments, dive, dive_random, guided);
     if (geometry.num_packs() >= num_packs) continue;
     best.geometry = std::move(geometry);
+    num_packs = best.geometry.num_packs();
+  }
+  if (limited) {
+    pack_near(histogram, max_segments, limits, monitor, best);
     num_packs = best.geometry.num_packs();
   }
   Work finer_prices(limits.bound / 4, monitor);
@@ -186,20 +246,34 @@ PackedLengths optimal(const LengthHistogram& histogram, const PlanSettings& sett
     keep_better(other(histogram, settings, monitor).geometry);
   }
   if (is_optimal()) return best;
-  if (worth_prices(histogram, max_segments, limited, limits.bound)) {
-    pack_by_prices(histogram, max_segments, limits, monitor, best);
+  best.lower_bound =
+      std::max(best.lower_bound, quick_price_bound(histogram, max_segments, num_packs, monitor));
+  if (is_optimal()) return best;
+  const bool by_prices = worth_prices(histogram, max_segments, limited, limits.bound);
+  if (by_prices) {
+    pack_by_prices(histogram, max_segments, limited, limits, monitor, best);
     num_packs = best.geometry.num_packs();
   }
   if (is_optimal()) return best;
-  for (const PatternStage& stage : limits.patterns) {
+  // True where nothing remains to be done.
+  auto by_patterns = [&](const PatternStage& stage) {
     Work work(stage.steps, monitor);
     PatternPlan plan = pack_by_patterns(histogram, max_segments, num_packs, best.lower_bound,
                                         stage.classes, stage.dives, work);
     best.lower_bound = plan.lower_bound;
     if (plan.geometry.num_patterns() > 0) keep_better(std::move(plan.geometry));
-    if (is_optimal()) return best;
-    if (plan.exact && !work.exhausted()) break;
+    return is_optimal() || (plan.exact && !work.exhausted());
+  };
+  if (histogram.num_lengths() <= limits.few_lengths.classes) by_patterns(limits.few_lengths);
+  if (!limited || !by_prices) {
+    pack_near(histogram, max_segments, limits, monitor, best);
+    num_packs = best.geometry.num_packs();
   }
+  if (is_optimal()) return best;
+  for (const PatternStage& stage : limits.patterns) {
+    if (by_patterns(stage)) break;
+  }
+  if (is_optimal()) return best;
   Random last_random(kSeed, kLastGaps);
   Work last_gaps(limits.gaps, monitor);
   close_gaps(best.geometry, histogram.capacity(), max_segments, best.lower_bound, last_random,

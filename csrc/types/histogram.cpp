@@ -60,6 +60,12 @@ void LengthHistogram::remove(std::int64_t length, std::int64_t count) {
   if (clear(words_, bit) && clear(summary_, bit / 64)) clear(top_, bit / 64 / 64);
 }
 
+std::int64_t LengthHistogram::num_lengths() const {
+  std::int64_t number = 0;
+  for (const std::uint64_t word : words_) number += __builtin_popcountll(word);
+  return number;
+}
+
 std::size_t LengthHistogram::filled_word(std::size_t word) const {
   std::size_t at = word / 64;
   std::uint64_t filled = summary_[at] & up_to(word % 64);

@@ -22,6 +22,8 @@ class LengthHistogram {
   }
   // The number of segments left, of any length.
   std::int64_t size() const { return size_; }
+  // The number of lengths that have segments left.
+  std::int64_t num_lengths() const;
   // The sum of their lengths.
   std::int64_t positions() const { return positions_; }
 
