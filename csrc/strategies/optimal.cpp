@@ -3,7 +3,7 @@
 // where the lower bound is still not met finds prices (optimal/prices.hpp), which may prove that it
 // cannot be met, and packs by them; then by the patterns of the program that the prices belong to
 // (optimal/pattern_dive.hpp). The limits on work are fixed numbers of steps, so that the result is
-// the same everywhere: about 2 seconds with the default effort, up to a minute with effort high.
+// the same everywhere: about 2 seconds with the default effort, 20 with effort high.
 
 #include <algorithm>
 #include <limits>
@@ -25,6 +25,10 @@
 namespace packing {
 namespace {
 
+// Long rows are measured in so many units at most where programs of few pieces plan them.
+constexpr std::int64_t kMostUnits = 8192;
+constexpr std::int64_t kMostUnitsWhereLimited = 4096;
+
 // Of pack_by_patterns.
 struct PatternStage {
   std::int64_t classes;
@@ -42,6 +46,7 @@ struct Limits {
   // Of pack_near_patterns: steps of all attempts together, and the pieces of each.
   std::int64_t near;
   std::vector<PriceFinder::Pieces> near_pieces;
+  std::int64_t near_units;  // of the row, at most
   // Where all lengths are classes of their own, a first one goes before pack_near_patterns.
   PatternStage few_lengths;
   std::vector<PatternStage> patterns;
@@ -55,6 +60,7 @@ Limits default_limits() {
           {{{64}, 1, 0}},
           4'000'000'000,
           {{64}, {64}, {128}, {64}, {64}, {128}, {256}, {128}},
+          kMostUnits,
           {300, 1'000'000'000, 12},
           {{300, 3'000'000'000, 12}, {600, 3'000'000'000, 12}}};
 }
@@ -71,10 +77,11 @@ Limits high_limits() {
            {{64}, 0.005, 0.5},
            {{128}, 0.02, 0.5},
            {{128}, 0.005, 0.5}},
-          20'000'000'000,
+          10'000'000'000,
           {{64}, {64}, {128}, {128}, {256}, {256}, {64}, {64}, {128}, {128}, {256}, {256}},
+          kMostUnits,
           {300, 1'000'000'000, 12},
-          {{300, 10'000'000'000, 10}, {600, 20'000'000'000, 10}, {1200, 50'000'000'000, 10}}};
+          {{300, 8'000'000'000, 10}, {600, 10'000'000'000, 10}, {1200, 16'000'000'000, 10}}};
 }
 
 // Steps of the searches that close rows exactly, where they count (kSmallRow).
@@ -88,6 +95,9 @@ Limits scaled(Limits limits, std::int64_t num_segments) {
   for (std::int64_t* limit : {&limits.gaps, &limits.bound, &limits.guided}) {
     *limit = *limit / kMany * share;
   }
+  // Effort high ends in 20 seconds.
+  limits.bound = std::min(limits.bound, std::int64_t{10'000'000'000});
+  limits.guided = std::min(limits.guided, std::int64_t{12'000'000'000});
   return limits;
 }
 
@@ -106,12 +116,16 @@ bool is_limited(const LengthHistogram& histogram, std::int64_t max_segments) {
 Limits limits_where_limited(Effort effort) {
   const bool high = effort == Effort::kHigh;
   Limits limits = high ? high_limits() : default_limits();
-  limits.bound = high ? 80'000'000'000 : 24'000'000'000;
-  limits.guided = high ? 60'000'000'000 : 4'500'000'000;
+  limits.bound = high ? 20'000'000'000 : 8'000'000'000;
+  limits.guided = high ? 12'000'000'000 : 1'500'000'000;
   limits.pieces = {{32, 32}, {32, 96}, {32, 192}};
+  limits.near_units = kMostUnitsWhereLimited;
   limits.near_pieces = {{64}, {32, 32}, {64}, {32, 32}, {64}, {32, 32}, {64}, {32, 32}};
   limits.dives.insert(limits.dives.begin() + 1, {{32, 16}, 1, 0});
-  if (!high) limits.patterns = {{300, 3'000'000'000, 4}};
+  if (!high) {
+    limits.near = 2'500'000'000;
+    limits.patterns = {{300, 1'500'000'000, 4}};
+  }
   return limits;
 }
 
@@ -123,11 +137,9 @@ bool worth_prices(const LengthHistogram& histogram, std::int64_t max_segments, b
          DearestFill::steps(histogram, max_segments) < steps / least_fills;
 }
 
-// Long rows are measured in so many units at most where programs of few pieces plan them.
-std::int64_t unit_of(const LengthHistogram& histogram) {
-  constexpr std::int64_t kMostUnits = 8192;
+std::int64_t unit_of(const LengthHistogram& histogram, std::int64_t most_units) {
   std::int64_t unit = 1;
-  while (histogram.capacity() / unit > kMostUnits) unit *= 2;
+  while (histogram.capacity() / unit > most_units) unit *= 2;
   return unit;
 }
 
@@ -136,7 +148,7 @@ std::int64_t quick_price_bound(const LengthHistogram& histogram, std::int64_t ma
                                std::int64_t num_packs, Monitor& monitor) {
   constexpr std::int64_t kSteps = 300'000'000;
   Work work(kSteps, monitor);
-  const LengthHistogram shorter = in_units(histogram, unit_of(histogram), Round::kDown);
+  const LengthHistogram shorter = in_units(histogram, unit_of(histogram, kMostUnits), Round::kDown);
   PriceFinder finder(shorter, max_segments, {64});
   return finder.find(shorter, num_packs, work);
 }
@@ -144,7 +156,7 @@ std::int64_t quick_price_bound(const LengthHistogram& histogram, std::int64_t ma
 // Packs near the packs of programs, until the bound is met or nothing is left to try.
 void pack_near(const LengthHistogram& histogram, std::int64_t max_segments, const Limits& limits,
                Monitor& monitor, PackedLengths& best) {
-  const std::int64_t unit = unit_of(histogram);
+  const std::int64_t unit = unit_of(histogram, limits.near_units);
   const LengthHistogram longer = in_units(histogram, unit, Round::kUp);
   std::int64_t num_packs = best.geometry.num_packs();
   const std::int64_t rounded = longer.positions() * unit - histogram.positions();

@@ -40,8 +40,8 @@ class PlanSettings:
     strategy: Strategy = "optimal"
     """How packs are planned."""
     effort: Effort = "default"
-    """How long ``optimal`` looks for better packs where it has not met the lower bound: up to 2
-    seconds by default, up to a minute with ``high``."""
+    """How long ``optimal`` looks for better packs where it has not met the lower bound: about
+    2 seconds by default, 20 with ``high``, at most."""
     alignment: int = 1
     """Each document takes a multiple of this many positions in its row."""
     max_documents_per_pack: int | None = None
