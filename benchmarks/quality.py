@@ -14,8 +14,9 @@ once for each limit of documents per pack.
 The others are in the manner of the sets that papers on bin packing use, from own generators, each
 seed an instance of every size: uniform and triplets (Falkenauer, Journal of Heuristics 2, 1996),
 scholl1 to scholl3 (Scholl, Klein and Juergens, Computers and Operations Research 24, 1997),
-schwerin (Schwerin and Waescher, ITOR 4, 1997), hard28 (Schoenfield, 2002), and crowded: between a
-quarter and half of a row.
+schwerin (Schwerin and Waescher, ITOR 4, 1997), hard28 (Schoenfield, 2002), crowded: between a
+quarter and half of a row, and wide: between a fifth and 0.7 of it. --max-documents-per-pack plans
+these once for each limit too, beside the plans without one.
 
 "Over" is packs less the plan's own lower bound; FFD is first-fit decreasing, its mean. Seconds are
 those of the processor.
@@ -116,6 +117,9 @@ CLASSIC: dict[str, Instances] = {
     "crowded2048": uniform(513, 1023, 2048, 1000, 20_000, 1_000_000),
     "crowded8192": uniform(2049, 4095, 8192, 1000, 20_000),
     "crowded131072": uniform(32_769, 65_535, 131_072, 1000, 20_000),
+    "wide512": uniform(103, 358, 512, 1000, 20_000),
+    "wide4096": uniform(820, 2867, 4096, 1000, 20_000),
+    "wide32768": uniform(6554, 22_937, 32_768, 1000, 20_000),
 }
 
 
@@ -183,8 +187,10 @@ def main() -> None:
             ]
         else:
             instances = [make(name, seed, args.scale) for seed in range(args.seeds)]
-        plans = [measure(*instance, args.effort) for instance in instances]
-        results.append({"set": name, "effort": args.effort, "plans": plans})
+        for most in args.max_documents_per_pack:
+            plans = [measure(*instance, args.effort, most) for instance in instances]
+            title = name if most is None else f"{name}, {most} a pack"
+            results.append({"set": title, "effort": args.effort, "plans": plans})
     for path in args.lengths:
         lengths = np.load(path, allow_pickle=False)
         plans = [

@@ -221,6 +221,24 @@ def test_lengths_between_a_quarter_and_half_of_a_row_are_near_their_bound(row, c
     assert as_multiset(lengths_of_packs(plan, lengths))
 
 
+@pytest.mark.parametrize(
+    ("row", "count", "over", "longest"),
+    [(4096, 20_000, 0, 2047), (8192, 1000, 0, 8192), (131_073, 1000, 1, 131_073)],
+)
+@pytest.mark.one_thread
+def test_many_lengths_between_a_quarter_and_half_of_a_row_meet_their_bound(
+    row, count, over, longest
+):
+    """Packs near those of a small program; long rows in units that do not divide them."""
+    lengths = np.random.default_rng(count + row).integers(row // 4 + 1, row // 2, count)
+    lengths[0] = longest
+    plan = plan_packs(lengths, row)
+    assert plan.lower_bound <= plan.num_packs <= plan.lower_bound + over
+    packs = lengths_of_packs(plan, lengths)
+    assert max(map(sum, packs)) <= row
+    assert sorted(plan.document_ids) == list(range(count))
+
+
 @pytest.mark.one_thread
 def test_the_search_by_patterns_looks_at_ctrl_c():
     looks = [time.process_time()]
