@@ -48,6 +48,16 @@ NO_PROBES = {
         "inspect.signature(attach)": "binds arguments",
     },
     "megatron/hybrid_checks.py": {"getattr(args, name, None)": "walks a table of flags"},
+    "megatron/isolation_recorder.py": {'hasattr(layer, "mixer")': "tells Mamba layers"},
+    "megatron/isolation_trace.py": {
+        'hasattr(chunk, "no_sync")': "whether a model is wrapped for data parallelism",
+        'hasattr(chunk, "zero_grad_buffer")': "whether a model is wrapped for data parallelism",
+        'hasattr(module, "hidden_dropout")': "tells layers that drop activations",
+        "hasattr(config, name)": "walks a table of settings",
+    },
+    "megatron/live_figures.py": {
+        'hasattr(training.train, "shows_packing")': "a mark of this package",
+    },
     "megatron/storage_checks.py": {"getattr(args, name, None)": "walks a table of flags"},
     "needs/installed.py": {"except ModuleNotFoundError": "looks for packages"},
     "report/probe_picture.py": {"except ModuleNotFoundError": "an optional package"},
