@@ -26,6 +26,8 @@ from megatron.training import (
 )
 from megatron.training.training import num_floating_point_operations
 
+from megatron_packing.errors import InputError
+from megatron_packing.flops.model import WorkModel
 from megatron_packing.megatron.balance import work_model_of
 from megatron_packing.megatron.live_counts import IntervalCounts, trained_rows
 from megatron_packing.megatron.start_report import parts_of
@@ -171,7 +173,11 @@ def show_live_figures(stream: Any, args: Namespace, first_sample: int) -> None:
 
 
 def _show(args: Namespace, iteration: int, seconds: float, parts: list[EpochPart]) -> None:
-    counts = trained_rows.reduce(args.seq_length, work_model_of(args))
+    try:
+        work = work_model_of(args)
+    except InputError:  # of a shape whose operations are not counted; its imbalance is by length
+        work = WorkModel(per_token=1, per_squared_length=0)
+    counts = trained_rows.reduce(args.seq_length, work)
     if counts is None:  # a forward step of the script's own does not count
         return
     operations = num_floating_point_operations(

@@ -18,6 +18,7 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -234,6 +235,14 @@ def train_step(folder: Path, **layout) -> dict[str, float]:
     return result
 
 
+def write_on_first_rank(prefix: Path, lengths: Sequence[int]) -> Path:
+    """Write a corpus that all ranks read."""
+    if torch.distributed.get_rank() == 0:
+        write_corpus(prefix, lengths)
+    torch.distributed.barrier()
+    return prefix
+
+
 def compare_with_stock_batches(folder: Path) -> dict[str, float]:
     """What pretrain_gpt.py --sft of Megatron 0.19 makes of a sample, and what this project does.
 
@@ -245,10 +254,8 @@ def compare_with_stock_batches(folder: Path) -> dict[str, float]:
         get_batch_on_this_tp_rank,
     )
 
-    corpus = write_corpus(
-        folder / f"corpus{os.environ['RANK']}", chat_like_lengths(60, longest=ROW)
-    )
-    (train, _, _) = build([corpus.prefix], folder)
+    prefix = write_on_first_rank(folder / "corpus", chat_like_lengths(60, longest=ROW))
+    (train, _, _) = build([prefix], folder)
     model = make_model(tensor_model_parallel_size=2)
     tensor_rank = parallel_state.get_tensor_model_parallel_rank()
     largest = 0.0
@@ -301,10 +308,8 @@ def read_two_shapes(folder: Path) -> dict[str, str]:
     """What the reading rank says of a row that another configuration made."""
     samples = []
     for name, longest in (("first", ROW), ("second", ROW // 8)):
-        corpus = write_corpus(
-            folder / f"{name}{os.environ['RANK']}", chat_like_lengths(30, longest=longest)
-        )
-        (train, _, _) = build([corpus.prefix], folder)
+        prefix = write_on_first_rank(folder / name, chat_like_lengths(30, longest=longest))
+        (train, _, _) = build([prefix], folder)
         samples += torch.utils.data.DataLoader(torch.utils.data.Subset(train, [0]))
     get_batch(iter(samples[:1]))
     if os.environ["RANK"] == "0":
