@@ -8,6 +8,7 @@ what rank 0 does, that it failed and why, or that it has ended.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import socket
@@ -26,10 +27,8 @@ from megatron_packing.errors import InputError
 logger = logging.getLogger(__name__)
 
 SILENCE_SECONDS = 600.0
-"""Ranks wait as long as rank 0 does something, but not longer than this without a sign of life."""
+"""Ranks wait as long as rank 0 says what it does, but not longer than this without a word."""
 
-_KEYS = "megatron_packing/"
-_BEAT = _KEYS + "beat"
 _DONE, _WRONG = "+", "-"  # how the result of a work begins: with its text, or with an error
 _BEAT_SECONDS = 2.0
 _SAY_SECONDS = 10.0
@@ -39,12 +38,26 @@ _POLLS_A_SECOND = 2000  # of all ranks together
 Made = TypeVar("Made")
 
 _doing = "starting"
+_said = 0
+
+
+def _key_of(name: str) -> str:
+    """A key that no earlier attempt of torchrun used: its store may outlive an attempt."""
+    return f"megatron_packing/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{name}"
+
+
+def _beat() -> str:
+    return _key_of("beat")
 
 
 def say(what: str) -> None:
-    """Let the ranks that wait know what this one does, such as "packing chat: 40%"."""
-    global _doing
+    """Let the ranks that wait know what this one does, such as "packing chat: 40%".
+
+    Each call is a sign of life. A rank that says nothing may hang, though its process lives.
+    """
+    global _doing, _said
     _doing = what
+    _said += 1
 
 
 def on_first_rank(
@@ -62,14 +75,14 @@ def on_first_rank(
         name: Of this work, once in a run.
         work: What rank 0 does. It may ``say`` how far it is.
         what: The same in words, after "rank 0 could not".
-        silence_seconds: How long rank 0 may give no sign of life.
+        silence_seconds: How long rank 0 may say nothing new.
 
     Raises:
         InputError: Rank 0 raised it, with its message on every rank; or rank 0 has ended.
     """
     if not _is_several():
         return work() or ""
-    key = _KEYS + name
+    key = _key_of(name)
     if torch.distributed.get_rank() != 0:
         return _wait(key, what, silence_seconds)
     say(what)
@@ -77,7 +90,7 @@ def on_first_rank(
         with _beating():
             result = work() or ""
     except BaseException as error:
-        _refuse(key, f"rank 0 could not {what}: {_text_of(error)}")
+        _refuse(key, f"rank 0 could not {what}: {_text_of(error)}", is_only=True)
         raise
     _store().set(key, _DONE + result)
     return result
@@ -105,7 +118,7 @@ def on_every_rank(
     """
     if not _is_several():
         return work()
-    key, rank = _KEYS + name, torch.distributed.get_rank()
+    key, rank = _key_of(name), torch.distributed.get_rank()
     try:
         made = work()
     except BaseException as error:
@@ -121,9 +134,10 @@ def on_every_rank(
     return made
 
 
-def _wait(key: str, what: str, silence_seconds: float, progress: str = _BEAT) -> str:
-    """Poll for the result of a work, as long as ``progress`` changes."""
-    pause = max(0.1, torch.distributed.get_world_size() / _POLLS_A_SECOND)
+def _wait(key: str, what: str, silence_seconds: float, progress: str = "") -> str:
+    """Poll for the result of a work, as long as ``progress``, or rank 0's last word, changes."""
+    progress = progress or _beat()
+    pause = _pause()
     heard = said = time.monotonic()
     before = None
     while True:
@@ -149,8 +163,13 @@ def _wait(key: str, what: str, silence_seconds: float, progress: str = _BEAT) ->
     return result[1:]
 
 
+def _pause() -> float:
+    """Seconds between two questions to the store."""
+    return float(max(0.1, torch.distributed.get_world_size() / _POLLS_A_SECOND))
+
+
 def _describe_waiting(sign: str | None, progress: str) -> str:
-    if progress == _BEAT:
+    if progress == _beat():
         doing = sign.partition(" ")[2] if sign else "it has not said what it does"
         return f"waiting for rank 0: {doing}"
     return f"waiting for all ranks: {sign or 0} of {torch.distributed.get_world_size():,} are there"
@@ -158,25 +177,36 @@ def _describe_waiting(sign: str | None, progress: str) -> str:
 
 def _describe_silence(key: str, what: str, seconds: float, sign: str | None, progress: str) -> str:
     for_long = f"for {seconds / 60:g} minutes"
-    if progress == _BEAT:
+    if progress == _beat():
         last = sign.partition(" ")[2] if sign else "nothing at all"
         return (
-            f"rank 0 has given no sign of life {for_long} while others waited for it to {what} "
-            f"(its last one: {last}); its own log says where it stands"
+            f"rank 0 has made no progress {for_long} while others waited for it to {what} (its "
+            f"last word: {last}); its own log says where it stands"
         )
     ranks = range(torch.distributed.get_world_size())
-    missing = [rank for rank in ranks if not _store().check([f"{key}/{rank}"])]
-    named = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+    missing = (rank for rank in ranks if not _store().check([f"{key}/{rank}"]))
+    with _ended_where_the_store_is(what):
+        first = list(itertools.islice(missing, 6))  # a large run has many
+    named = ", ".join(map(str, first[:5])) + (", ..." if len(first) > 5 else "")
     return (
-        f"{len(missing)} of {len(ranks)} ranks ({named}) could not {what} and have said nothing "
-        f"{for_long}; their own logs say where they stand"
+        f"{len(ranks) - int(sign or 0)} of {len(ranks)} ranks ({named}) have not said {for_long} "
+        f"that they could {what}; their own logs say where they stand"
     )
 
 
-def _refuse(key: str, message: str) -> None:
-    """Let the others know that a work failed; the first rank to say so is heard."""
+def _refuse(key: str, message: str, *, is_only: bool = False) -> None:
+    """Let the others know that a work failed; the first rank to say so is heard.
+
+    Args:
+        key: Of the result.
+        message: What failed, and why.
+        is_only: Whether no other rank writes the result.
+    """
     with suppress(RuntimeError):  # the store may be gone already
-        _store().compare_set(key, "", _WRONG + message)
+        if is_only:
+            _store().set(key, _WRONG + message)
+        else:
+            _store().compare_set(key, "", _WRONG + message)
         _store().add(f"{key}/read", 1)
         _linger(key)
 
@@ -186,26 +216,25 @@ def _linger(key: str) -> None:
 
     The store may end with rank 0, and launchers kill the other ranks when the first one ends.
     """
-    deadline = time.monotonic() + _LINGER_SECONDS
+    pause = _pause()
+    deadline = time.monotonic() + _LINGER_SECONDS + 2 * pause
     with suppress(RuntimeError):
         while time.monotonic() < deadline:
             if _store().add(f"{key}/read", 0) >= torch.distributed.get_world_size():
                 time.sleep(0.2)  # they may be reading that number
                 return
-            time.sleep(0.1)
+            time.sleep(pause)
 
 
 @contextmanager
 def _beating() -> Iterator[None]:
-    """Give signs of life while a block runs."""
+    """Hand on what this rank says while a block runs."""
     ended = threading.Event()
 
     def beat() -> None:
-        count = 0
         with suppress(RuntimeError):
             while not ended.is_set():
-                count += 1
-                _store().set(_BEAT, f"{count} {_doing}")
+                _store().set(_beat(), f"{_said} {_doing}")
                 ended.wait(_BEAT_SECONDS)
 
     thread = threading.Thread(target=beat, name="signs of life", daemon=True)

@@ -15,7 +15,7 @@ import torch
 
 from megatron_packing.corpus.corpus import Corpus, Trust
 from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
-from megatron_packing.corpus.storage import FILES, Storage
+from megatron_packing.corpus.storage import Storage
 from megatron_packing.files.whole import open_patiently
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.source import open_source
@@ -56,7 +56,7 @@ def _num_ranks() -> int:
 
 
 def open_corpus_on_every_rank(
-    prefixes: str, storage: Storage = FILES, trust: Callable[[str], Trust] = lambda _: "record"
+    prefixes: str, storage: Storage, trust: Callable[[str], Trust]
 ) -> Corpus | JoinedCorpus:
     """Open a corpus, or several as one, as ``open_corpus`` does; see ``open_on_every_rank``."""
     return open_on_every_rank(lambda: open_corpus(prefixes, storage, trust), _first(prefixes))

@@ -44,7 +44,7 @@ def test_who_waits_for_a_rank_that_was_killed_says_that_it_ended(found):
 def test_a_folder_that_a_rank_does_not_share_is_named(found):
     first, second, third = found["apart"]
     assert second.startswith("rank 0 has the pack index cache/pack_indexes/")
-    assert " is another folder for this rank on " in second
+    assert " seems to be another folder for this rank on " in second
     assert "give a --data-cache-path, or --packing-indexes, that all nodes share" in second
     assert first == third == f"rank 1 on {HOST} could not open the data: {second}"
 

@@ -27,6 +27,7 @@ from megatron_packing.corpus.record import corpus_record_path as corpus_record_p
 from megatron_packing.corpus.storage import FILES, DataReader, Storage, corpus_path
 from megatron_packing.counted import counted
 from megatron_packing.errors import InputError, UnreadableError
+from megatron_packing.files.regular_file import look_at, place_of
 
 
 def recorded_tokenizer(prefix: Path) -> str | None:
@@ -41,11 +42,14 @@ class KnownCorpus:
 
     record: CorpusRecord | None
     files: KnownFiles
+    places: list[list[int]] | None = None
+    """``place_of`` its files on this machine's disks, where they were opened; None if not known."""
 
 
 Trust = Literal["nothing", "record"] | KnownCorpus
 """What is believed of a corpus's files in place of reading them: nothing; the record beside it if
-their sizes and headers are as recorded; or what another rank found if their sizes are the same."""
+their sizes and headers are as recorded and none is newer; or what another rank found in the very
+same files. Copies of what another rank opened are read and compared."""
 
 
 class Corpus:
@@ -88,13 +92,24 @@ class Corpus:
         self._known: KnownFiles | None = None
         if isinstance(trust, KnownCorpus):
             self.record = trust.record
-            self._open_known(trust.files)
+            if trust.places is not None and trust.places == self._places(trust.files):
+                self._open_known(trust.files)
+                return
             for at, pair, size in self._pairs(trust.files):
                 pair.check_sizes(at, "rank 0", size)
+            if trust.places:
+                self._read_copy(trust.files)
+            else:
+                self._open_known(trust.files)
             return
         self.record = read_corpus_record(self._files)
         recorded = self.record.files if self.record else None
-        if trust == "record" and recorded is not None and self._is_as_recorded(recorded):
+        if (
+            trust == "record"
+            and recorded is not None
+            and self._is_as_recorded(recorded)
+            and not self._is_newer_than_record(recorded)
+        ):
             self._open_known(recorded)
             self._check_record()
             return
@@ -107,6 +122,31 @@ class Corpus:
             size = self._storage.data_size(loss_mask_prefix(self.prefix))
             pairs.append((loss_mask_prefix(self._files), files.loss_mask, size))
         return pairs
+
+    def _places(self, files: KnownFiles) -> list[list[int]]:
+        """Where the files are that are not stored elsewhere."""
+        pairs = [at for at, _, size in self._pairs(files) if size is None]
+        return [place_of(path) for at in pairs for path in (index_path(at), data_path(at))]
+
+    def _read_copy(self, files: KnownFiles) -> None:
+        """Read other files than those that rank 0 opened, and compare their fingerprint."""
+        self.record = read_corpus_record(self._files)
+        self._read_and_check()
+        if self.fingerprint != files.fingerprint:
+            raise InputError(
+                f"{self.prefix} is another corpus here than on rank 0 (its fingerprint is "
+                f"{self.fingerprint:.20}, there {files.fingerprint:.20}); copy it again"
+            )
+
+    def _is_newer_than_record(self, files: KnownFiles) -> bool:
+        """Whether a file was changed after the record was written, which comes last."""
+        written = look_at(corpus_record_path(self._files)).st_mtime_ns
+        return any(
+            look_at(path).st_mtime_ns > written
+            for at, _, size in self._pairs(files)
+            if size is None
+            for path in (index_path(at), data_path(at))
+        )
 
     def _is_as_recorded(self, files: KnownFiles) -> bool:
         try:
@@ -182,7 +222,7 @@ class Corpus:
                 tokens=KnownPair.of(self._files, self._tokens),
                 loss_mask=masks,
             )
-        return KnownCorpus(record=self.record, files=files)
+        return KnownCorpus(record=self.record, files=files, places=self._places(files))
 
     @property
     def num_tokens(self) -> NDArray[np.integer]:

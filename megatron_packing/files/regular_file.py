@@ -54,7 +54,21 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def size_of(path: Path) -> int:
-    """Return the size of a regular file in bytes, without opening it.
+    """Return the size of a regular file in bytes; see ``look_at``."""
+    return look_at(path).st_size
+
+
+def place_of(path: Path) -> list[int]:
+    """Return the inode of a regular file and the nanosecond of its last change.
+
+    Two machines that see the same numbers see one file; a copy has others. See ``look_at``.
+    """
+    status = look_at(path)
+    return [status.st_ino, status.st_ctime_ns]
+
+
+def look_at(path: Path) -> os.stat_result:
+    """Look at a regular file without opening it.
 
     Raises:
         UnreadableError: The file does not exist, or a network file system does not show it yet.
@@ -67,7 +81,7 @@ def size_of(path: Path) -> int:
     except ValueError as error:
         raise _no_path(path, error) from error
     _refuse_irregular(path, status)
-    return status.st_size
+    return status
 
 
 def map_array(path: Path, file: BinaryIO, dtype: str, start: int, length: int) -> NDArray[Any]:

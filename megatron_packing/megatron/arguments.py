@@ -115,7 +115,7 @@ def add_packing_arguments(parser: ArgumentParser) -> ArgumentParser:
         type=float,
         default=10.0,
         metavar="M",
-        help="Minutes that the other ranks wait at the start without a sign of life of rank 0; it "
+        help="Minutes that the other ranks wait at the start while rank 0 makes no progress; it "
         "may pack for longer. With many documents, make the indexes beforehand (default: 10).",
     )
     group.add_argument(

@@ -41,7 +41,7 @@ class PackedDatasetConfig(GPTDatasetConfig):
     """Pack indexes made beforehand. Each split uses the one that holds its documents, with that
     index's plan; it is an error if none does. Empty: indexes are made in ``path_to_cache``."""
     packing_build_minutes: float = 10.0
-    """Minutes that ranks wait without a sign of life of rank 0 while it makes an index."""
+    """Minutes that ranks wait while rank 0 makes no progress."""
     packing_attention: Attention = "document"
     """``document``: a document attends to itself alone. ``pack``: also to those before it."""
     packing_position_ids: PositionIds | None = None

@@ -12,7 +12,8 @@ from megatron.core.datasets.utils import Split
 from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError
-from megatron_packing.index.pack_index import HASHED_BYTES, PackIndex
+from megatron_packing.first_rank import say
+from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.stored_indexes import local_index
 from megatron_packing.ranks import open_on_every_rank
@@ -26,19 +27,15 @@ class GivenIndexes:
     def __init__(self, config: PackedDatasetConfig) -> None:
         """Open the indexes.
 
-        The hashes of their arrays are compared as long as these have 256 MiB in all.
-
         Raises:
             InputError: One cannot be opened.
         """
         self._config = config
         self._by_fingerprint: dict[str, list[PackIndex]] = defaultdict(list)
-        left = HASHED_BYTES
         for place in config.packing_indexes:
             path = local_index(place, config.object_storage_cache_path)
-            index = open_on_every_rank(partial(PackIndex.open, path, hashed_bytes=left), path)
-            if index.num_bytes <= left:
-                left -= index.num_bytes
+            say(f"opening {place}")
+            index = open_on_every_rank(partial(PackIndex.open, path), path)
             self._by_fingerprint[index.corpus.fingerprint].append(index)
 
     def find(self, corpus: Corpus | JoinedCorpus, documents: range, split: Split) -> PackIndex:

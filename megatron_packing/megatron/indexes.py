@@ -12,6 +12,7 @@ import json
 import logging
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 _CACHE_FOLDER = "pack_indexes"
 _PROGRESS_SECONDS = 10
 
+_calls: Counter[str] = Counter()
+
 
 def prepare_indexes(config: PackedDatasetConfig, *, reads: bool = True) -> None:
     """Find or make the index of every split of every corpus, for every rank.
@@ -58,7 +61,7 @@ def prepare_indexes(config: PackedDatasetConfig, *, reads: bool = True) -> None:
             rank gets the sentence.
     """
     on_every_rank(
-        f"see {_name_of(config)}",
+        _numbered(f"see {_name_of(config)}"),
         lambda: open_indexes(config, reads=reads),
         "open the data",
         silence_seconds=60 * config.packing_build_minutes,
@@ -79,7 +82,7 @@ def open_indexes(config: PackedDatasetConfig, *, reads: bool = True) -> None:
         return opened.as_text() if _is_one_of_several() else ""
 
     found = on_first_rank(
-        f"pack {_name_of(config)}",
+        _numbered(f"pack {_name_of(config)}"),
         work,
         "pack the data",
         silence_seconds=60 * config.packing_build_minutes,
@@ -99,6 +102,12 @@ def opened_data(config: PackedDatasetConfig) -> OpenedData:
         corpora = config.packing_opened.corpora
         config.packing_opened = OpenedData(storage_of(config), name, corpora)
     return config.packing_opened
+
+
+def _numbered(name: str) -> str:
+    """Name a work anew at each call, of which all ranks make the same ones in the same order."""
+    _calls[name] += 1
+    return f"{name} {_calls[name]}"
 
 
 def storage_of(config: PackedDatasetConfig) -> MegatronStorage:
@@ -156,6 +165,7 @@ def _name_of(config: PackedDatasetConfig) -> str:
 def _open_or_make(config: PackedDatasetConfig, opened: OpenedData) -> None:
     given = GivenIndexes(config) if config.packing_indexes else None
     for prefixes, split, bounds in _corpora_and_splits(config):
+        say(f"opening {prefixes}")
         corpus = opened.corpus(prefixes)
         begin, end = (round(bound * float(len(corpus))) for bound in bounds)
         documents = range(begin, end)

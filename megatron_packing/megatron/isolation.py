@@ -20,7 +20,7 @@ from megatron.training import get_args, print_rank_0, training
 
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.isolation_judge import Precision, Tolerances, find_fault
-from megatron_packing.megatron.isolation_recorder import Recorder
+from megatron_packing.megatron.isolation_recorder import Recorder, Sign
 from megatron_packing.megatron.isolation_report import describe_fault, describe_findings
 from megatron_packing.megatron.isolation_rows import RowLayout, Sample, find_row
 from megatron_packing.megatron.isolation_run import CheckedRun, run_check
@@ -34,9 +34,7 @@ _datasets: list[tuple[Any, int]] = []
 
 
 def check_before_training(dataset: Any, args: Namespace, first_sample: int) -> None:
-    """Let Megatron's ``train`` begin with the check, if this start is to have one.
-
-    It is in place for the rest of the process.
+    """Let the next call of Megatron's ``train`` begin with the check, if this start is to have one.
 
     Args:
         dataset: The training dataset, None on ranks that do not read.
@@ -48,6 +46,12 @@ def check_before_training(dataset: Any, args: Namespace, first_sample: int) -> N
     if args.packing_attention == "pack":
         print_rank_0("> packing check: left out, as --packing-attention pack lets documents mix")
         return
+    if flag_value(args, "fine_grained_activation_offloading"):
+        print_rank_0(
+            "> packing check: left out, as --fine-grained-activation-offloading learns from the "
+            "first passes what to offload"
+        )
+        return
     _datasets.append((dataset, first_sample))
     if len(_datasets) > 1:  # of another chunk
         return
@@ -58,7 +62,9 @@ def check_before_training(dataset: Any, args: Namespace, first_sample: int) -> N
         schedule: dict[str, Any] = {
             name: more[name] for name in ("p2p_communicator", "pg_collection") if name in more
         }
+        training.train = train  # a restart within the process decides anew
         check_isolation(forward_step_func, model, schedule)
+        _datasets.clear()
         return train(forward_step_func, model, *others, **more)
 
     training.train = check_and_train
@@ -84,6 +90,9 @@ def check_isolation(forward_step: Any, model: list[Any], schedule: dict[str, Any
             "megatron-packing report says how documents fill rows"
         )
         return
+    if not all(_has_layers(chunk) for chunk in model):
+        print_rank_0("> packing check: left out, as the model has no decoder of layers")
+        return
     position_ids = args.packing_position_ids or positions_of(args.packing_attention)
     run = CheckedRun(
         forward_step=forward_step,
@@ -102,10 +111,16 @@ def check_isolation(forward_step: Any, model: list[Any], schedule: dict[str, Any
             findings = run_check(run, recorder, buffers)
     finally:
         recorder.close()
+    if findings is None:
+        print_rank_0(
+            "> packing check: left out, as the forward step gives no loss for each position"
+        )
+        return
     precision = Precision.of(
         config.params_dtype,
         fp8=bool(flag_value(args, "fp8") or flag_value(args, "fp4")),
         experts=args.num_experts is not None,
+        recurrent=bool(findings.signs[:, [Sign.IS_MAMBA, Sign.IS_DELTA_NET]].any()),
         on_gpu=_is_on_gpu(model[0]),
     )
     tolerances = Tolerances.of(findings, precision)
@@ -161,6 +176,11 @@ def _needs_segment_index(chunk: Any) -> bool:
     inner = get_attr_wrapped_model(chunk, "pre_process", return_model_obj=True)
     has_mamba = "M" in layer_symbols(layer_pattern(inner) or "")
     return has_mamba and not mamba_layers_compute_seq_idx()
+
+
+def _has_layers(chunk: Any) -> bool:
+    inner = get_attr_wrapped_model(chunk, "pre_process", allow_none=False, return_model_obj=True)
+    return hasattr(inner, "decoder")
 
 
 def _is_on_gpu(chunk: Any) -> bool:

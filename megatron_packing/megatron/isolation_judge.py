@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,15 +29,23 @@ class Precision:
     is_exact: bool
     """Whether what one document has in a row changes no bit of another: not with FP8, whose scales
     are of the whole row, and not with experts, whose kernels depend on how many tokens they get."""
+    may_route_otherwise: bool = False
+    """Whether rounding may send a token to another expert."""
+    is_rough: bool = False
+    """Whether what a document computes depends on where it is in a row by more than rounding: with
+    experts as above, and in recurrent layers, whose chunks start with the row."""
 
     @classmethod
-    def of(cls, dtype: torch.dtype, *, fp8: bool, experts: bool, on_gpu: bool) -> Precision:
+    def of(
+        cls, dtype: torch.dtype, *, fp8: bool, experts: bool, recurrent: bool, on_gpu: bool
+    ) -> Precision:
         """Return the precision of a run.
 
         Args:
             dtype: Of the parameters.
             fp8: Whether FP8 or FP4 is used.
             experts: Whether the model has experts.
+            recurrent: Whether it has recurrent layers.
             on_gpu: Whether it runs on a GPU, where float32 products are rounded to TF32.
         """
         relative = torch.finfo(dtype).eps
@@ -44,17 +53,27 @@ class Precision:
             relative = 2.0**-10
         if fp8:
             relative = 2.0**-4
-        return cls(relative, is_exact=not fp8 and not experts)
+        is_low = relative > 1e-6
+        return cls(
+            relative,
+            is_exact=not fp8 and not experts,
+            may_route_otherwise=experts and is_low,
+            is_rough=(experts or recurrent) and is_low,
+        )
 
     @property
     def replaced(self) -> float:
         """What may move, relatively, where other documents of the row changed."""
+        if self.may_route_otherwise:
+            return math.inf
         return self.relative * (0.0625 if self.is_exact else 2.0) + 1e-6
 
     @property
     def alone(self) -> float:
         """What may differ, relatively, between a document in a row and alone."""
-        return 64 * self.relative if self.relative < 1e-6 else 4 * self.relative
+        if self.relative < 1e-6:
+            return 64 * self.relative
+        return (32 if self.is_rough else 4) * self.relative
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +112,7 @@ def find_fault(
     """
     describer = _Describer(findings, recomputes=recomputes, context_parallel=context_parallel)
     faults = (
+        _finite_fault(findings, describer),
         _replaced_fault(findings, tolerances, describer),
         _gradient_fault(findings, describer),
         _padding_fault(findings, tolerances, describer),
@@ -104,16 +124,24 @@ def find_fault(
     return next((fault for fault in faults if fault), None)
 
 
+def _finite_fault(findings: Findings, describer: _Describer) -> str | None:
+    one = findings.comparisons["again"]
+    slots = torch.nonzero(~torch.isfinite(one.moved).all(1)).flatten().tolist()
+    if not slots:
+        return None
+    return f"a row gives numbers that are not finite, first in {describer.place(slots[0], one)}"
+
+
 def _replaced_fault(
     findings: Findings, tolerances: Tolerances, describer: _Describer
 ) -> str | None:
     one = findings.comparisons["replaced"]
-    first = findings.layout.documents[0]
     if not (found := _first_moved(one, tolerances.replaced, tolerances.replaced_loss)):
         return None
     slot, segments = found
+    replaced = _documents(findings.layout.alternate[0])
     return (
-        f"{_documents(segments)} of a row changed when document {first + 1} got other tokens "
+        f"{_documents(segments)} of a row changed when {replaced} got other tokens "
         f"(losses by {float(one.moved[-1].max()):.1e}, more than "
         f"{tolerances.replaced_loss:.1e}), first in {describer.place(slot, one)}: "
         f"{describer.cause(slot)}"
@@ -124,7 +152,7 @@ def _gradient_fault(findings: Findings, describer: _Describer) -> str | None:
     for name, one in findings.comparisons.items():
         if not name.startswith("gradient"):
             continue
-        source = int(name.split()[1])
+        sources = _documents(findings.layout.alternate[int(name.split()[1])])
         dirty = torch.nonzero(one.moved[:-1].amax(1) > _GRADIENT).flatten().tolist()
         if not dirty:
             continue
@@ -132,7 +160,7 @@ def _gradient_fault(findings: Findings, describer: _Describer) -> str | None:
         slot = min(dirty[-1] + 1, len(one.moved) - 1)  # what takes the output that got it
         place = describer.place(slot, one, at=dirty[-1])
         return (
-            f"the loss of document {source + 1} of a row gave {_documents(segments)} a gradient "
+            f"the loss of {sources} of a row gave {_documents(segments)} a gradient "
             f"({float(one.moved[:-1].max()):.1e} of its own), first in {place}: "
             f"{describer.cause(slot, only_backward=True)}"
         )

@@ -23,7 +23,7 @@ def describe_findings(findings: Findings, tolerances: Tolerances, seconds: float
     gradients = [one for name, one in comparisons.items() if name.startswith("gradient")]
     line = (
         f"> packing check: {counted(len(findings.layout.documents), 'document')} of a row are "
-        f"apart: losses moved by {moved:.1e} when another document changed (at most "
+        f"apart: losses moved by {moved:.1e} when every second document changed (at most "
         f"{tolerances.replaced_loss:.1e}; kernels repeat to {noise:.1e}) and differ by {apart:.1e} "
         f"from {len(alone)} alone (at most {tolerances.alone_loss:.1e}); "
     )
@@ -31,7 +31,7 @@ def describe_findings(findings: Findings, tolerances: Tolerances, seconds: float
         share = max(float(one.moved[:-1].max()) for one in gradients)
         line += f"other documents got {share:.1e} of a document's gradient; "
     else:
-        line += "gradients were not looked at (--use-megatron-fsdp); "
+        line += "gradients and routers were not looked at (--use-megatron-fsdp); "
     return line + f"{seconds:.1f} s"
 
 

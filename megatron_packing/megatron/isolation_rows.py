@@ -7,7 +7,7 @@ them, so each function changes only the tensors that a sample has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
@@ -19,8 +19,6 @@ Sample = dict[str, Any]
 
 _TRIES = 16
 """Rows that are looked at for one with two documents."""
-_ALONE = 3
-"""Documents that are also run alone in a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +49,21 @@ class RowLayout:
         """The segments that hold documents."""
         return [segment for segment, length in enumerate(self.real_lengths) if length]
 
+    @property
+    def alternate(self) -> tuple[list[int], list[int]]:
+        """Every second document from the first on, and the others: neighbors are apart."""
+        return self.documents[::2], self.documents[1::2]
+
     def segment_of_positions(self) -> Tensor:
         """Return int64, ``(positions,)``: the segment of each real position, -1 at padding."""
         segments = torch.full((sum(self.lengths),), -1, dtype=torch.int64)
         for segment, start in enumerate(self.offsets[:-1]):
             segments[start : start + self.real_lengths[segment]] = segment
         return segments
+
+    def positions_of(self, segments: Sequence[int]) -> Tensor:
+        """Return bool, ``(positions,)``: which positions hold tokens of some segments."""
+        return torch.isin(self.segment_of_positions(), torch.tensor(segments))
 
     def span(self, segment: int) -> slice:
         """Return the real positions of a segment."""
@@ -76,7 +83,7 @@ class RowLayout:
         """Return the documents that are run alone: the first, the last, the longest."""
         documents = self.documents
         longest = max(documents, key=lambda segment: self.real_lengths[segment])
-        return list(dict.fromkeys([documents[0], documents[-1], longest]))[:_ALONE]
+        return list(dict.fromkeys([documents[0], documents[-1], longest]))
 
 
 def find_row(dataset: Any, first: int) -> Sample | None:
@@ -93,10 +100,10 @@ def find_row(dataset: Any, first: int) -> Sample | None:
     return None
 
 
-def replace_document(sample: Sample, segment: int) -> Sample:
-    """Give each position of a document another token. Labels stay."""
+def replace_documents(sample: Sample, segments: Sequence[int]) -> Sample:
+    """Give each position of some documents another token. Labels stay."""
     layout = RowLayout.of(sample)
-    return _replace_tokens(sample, layout.segment_of_positions() == segment)
+    return _replace_tokens(sample, layout.positions_of(segments))
 
 
 def replace_padding(sample: Sample) -> Sample:
@@ -167,7 +174,7 @@ def rows_of_check(layout: RowLayout, *, restarts: bool) -> list[CheckRow]:
     rows = [
         CheckRow("real", layout, dict),
         CheckRow("again", layout, dict),
-        CheckRow("replaced", layout, lambda sample: replace_document(sample, first)),
+        CheckRow("replaced", layout, lambda row: replace_documents(row, layout.alternate[0])),
         CheckRow(
             "padding", layout.alone(first), lambda sample: replace_padding(alone(first)(sample))
         ),

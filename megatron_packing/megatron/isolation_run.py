@@ -59,7 +59,8 @@ class Findings:
     """float32, ``(slots, len(Sign))``."""
     typical_loss: float
     comparisons: dict[str, Comparison] = field(default_factory=dict)
-    """By row: "again", "replaced", "padding", "alone 2"; "gradient 2" for a document's loss."""
+    """By row: "again", "replaced", "padding", "alone 2"; "gradient 0" and "gradient 1" for the
+    losses of the documents of ``RowLayout.alternate``."""
     loss: LossReport | None = None
 
 
@@ -79,29 +80,35 @@ class CheckedRun:
     """Whether positions restart in each document."""
 
 
-def run_check(run: CheckedRun, recorder: Recorder, buffers: Buffers) -> Findings:
-    """Run the rows forward, and the losses of two documents backward.
+def run_check(run: CheckedRun, recorder: Recorder, buffers: Buffers) -> Findings | None:
+    """Run the rows forward, and the losses of every second document backward.
 
     Args:
         run: What runs.
         recorder: Watches the model.
         buffers: Of the model.
+
+    Returns:
+        What it saw; None, on all ranks, if the forward step gives no loss for each position.
     """
     rows = rows_of_check(run.layout, restarts=run.restarts)
     losses = _Losses(recorder)
     with torch.no_grad():
         _run_schedule(run, recorder, rows, losses, goes_back=False)
-    documents = run.layout.documents
+    has_other_output = torch.tensor([float(losses.has_other_output)])
+    _take_maximum([has_other_output])
+    if has_other_output.item():
+        return None
     goes_back = not getattr(run.args, "use_megatron_fsdp", False)
-    sources = dict.fromkeys([documents[-1], documents[0]]) if goes_back else ()
-    for segment in sources:
+    sources = run.layout.alternate if goes_back else ()
+    for number, segments in enumerate(sources):
         buffers.restore()
-        losses.trained = run.layout.segment_of_positions() == segment
-        row = CheckRow(f"gradient {segment}", run.layout, dict)
+        losses.trained = run.layout.positions_of(segments)
+        row = CheckRow(f"gradient {number}", run.layout, dict)
         _run_schedule(run, recorder, [row], losses, goes_back=True)
     if goes_back and run.args.num_experts is not None:
         _compare_balancing(run, recorder, rows, losses, buffers)
-    return _gather(run, recorder, rows, list(sources), losses)
+    return _gather(run, recorder, rows, sources, losses)
 
 
 class _Losses:
@@ -113,17 +120,23 @@ class _Losses:
         self.returned: tuple[float, float, float, float] | None = None
         """For the real row: loss, expected loss, denominator, expected denominator."""
         self.has_denominator = True
+        self.has_other_output = False
+        """Whether the model's output is not a loss for each position."""
         self._recorder = recorder
 
     def __call__(
         self, row: CheckRow, sample: Sample | None, own: Callable[..., Any], output: Any
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        held = _held(row.layout)
+        if not isinstance(output, Tensor) or output.numel() != len(held):
+            self.has_other_output = True
+            nothing = torch.zeros((), device=_device())
+            return nothing, torch.ones((), dtype=torch.int, device=nothing.device), {}
         losses = output.float().flatten()
         self._recorder.keep_losses(losses)
         if row.name == "real":
             self._keep_returned(sample, own, output, losses)
         if self.trained is not None:
-            held = _held(row.layout)
             losses = losses * self.trained[held].to(losses.device)
         return losses.sum(), torch.ones((), dtype=torch.int, device=losses.device), {}
 
@@ -219,7 +232,7 @@ def _gather(
     run: CheckedRun,
     recorder: Recorder,
     rows: Sequence[CheckRow],
-    sources: Sequence[int],
+    sources: Sequence[Sequence[int]],
     losses: _Losses,
 ) -> Findings:
     """Compare, and give every rank what all ranks saw."""
@@ -234,15 +247,15 @@ def _gather(
             reference = _outputs(recorder, rows[4])
         found[row.name] = Comparison(torch.zeros(sizes), torch.zeros(sizes[0], cp))
         _compare(run.layout, row, reference, _outputs(recorder, row), found[row.name])
-    for segment in sources:
-        name = f"gradient {segment}"
+    for number, segments in enumerate(sources):
+        name = f"gradient {number}"
         found[name] = Comparison(torch.zeros(sizes), torch.zeros(sizes[0], cp))
         gradients = {
             slot: _gather_positions(gradient, run.layout)
             for (row, slot), gradient in sorted(recorder.gradients.items())
             if row == name
         }
-        _weigh_gradients(run.layout, segment, gradients, found[name])
+        _weigh_gradients(run.layout, segments, gradients, found[name])
     typical = torch.zeros(1)
     if "real" in recorder.losses:
         typical[0] = recorder.losses["real"].abs().mean()
@@ -304,12 +317,8 @@ def _compare(
     owners = _owners(layout)
     loss_slot = found.moved.shape[0] - 1
     if row.name in ("again", "replaced"):
-        first = layout.documents[0]
-        pairs = [
-            (segment, layout.span(segment), layout.span(segment))
-            for segment in layout.documents
-            if row.name == "again" or segment != first
-        ]
+        kept = layout.documents if row.name == "again" else layout.alternate[1]
+        pairs = [(segment, layout.span(segment), layout.span(segment)) for segment in kept]
     elif row.name == "padding":
         pairs = [(layout.documents[0], row.layout.span(0), row.layout.span(0))]
     else:
@@ -325,14 +334,14 @@ def _compare(
 
 
 def _weigh_gradients(
-    layout: RowLayout, source: int, gradients: dict[int, Tensor], found: Comparison
+    layout: RowLayout, sources: Sequence[int], gradients: dict[int, Tensor], found: Comparison
 ) -> None:
-    """Fill in the gradients that other documents got, as shares of the own document's."""
+    """Fill in the gradients that other documents got, as shares of the largest of their own."""
     owners = _owners(layout)
     for slot, gradient in gradients.items():
-        own = gradient[layout.span(source)].max().clamp(min=1e-30)
+        own = gradient[layout.positions_of(sources)].max().clamp(min=1e-30)
         for segment in layout.documents:
-            if segment == source:
+            if segment in sources:
                 continue
             share = gradient[layout.span(segment)] / own
             _fill_in(found, slot, segment, share, owners[layout.span(segment)], _largest)

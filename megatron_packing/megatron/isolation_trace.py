@@ -96,6 +96,7 @@ def without_trace(model: Sequence[Any], args: Namespace) -> Iterator[Buffers]:
                         parameter.grad = None
             if hooked:
                 training.enable_forward_pre_hook(model)
+            _forget_attention_maxima(model)
             forget_seqlen_stats(training)
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
@@ -126,17 +127,35 @@ def _modes(model: Sequence[Any]) -> Iterator[None]:
     drops = bool(config.hidden_dropout or config.attention_dropout)
     for module in was:
         module.training = not (drops and _drops(module))
+    # Transformer Engine's attention drops by a number of its own, and cannot go backward in
+    # evaluation mode.
+    shares = {module: module.attention_dropout for module in was if _has_dropout_share(module)}
+    for module in shares:
+        module.attention_dropout = 0.0
     try:
         yield
     finally:
         for module, mode in was.items():
             module.training = mode
+        for module, share in shares.items():
+            module.attention_dropout = share
 
 
 def _drops(module: torch.nn.Module) -> bool:
-    """Whether a module drops activations itself: torch's, Transformer Engine's, whole layers."""
-    of_engine = type(module).__module__.startswith("transformer_engine")
-    return isinstance(module, torch.nn.Dropout) or of_engine or hasattr(module, "hidden_dropout")
+    """Whether a module drops activations in training mode: torch's, and whole layers."""
+    return isinstance(module, torch.nn.Dropout) or hasattr(module, "hidden_dropout")
+
+
+def _has_dropout_share(module: torch.nn.Module) -> bool:
+    return isinstance(vars(module).get("attention_dropout"), float)
+
+
+def _forget_attention_maxima(model: Sequence[Any]) -> None:
+    """Let ``--qk-clip`` and ``--log-max-attention-logit`` begin anew."""
+    for chunk in model:
+        for module in chunk.modules():
+            if vars(module).get("current_max_attn_logits") is not None:
+                module.current_max_attn_logits = None
 
 
 @contextlib.contextmanager

@@ -15,7 +15,9 @@ from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.corpus.known_files import KnownFiles
 from megatron_packing.corpus.storage import corpus_path
 from megatron_packing.errors import InputError, UnreadableError
+from megatron_packing.files.regular_file import place_of
 from megatron_packing.files.whole import open_patiently
+from megatron_packing.index.manifest import MANIFEST
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.megatron.object_storage import MegatronStorage
 from megatron_packing.ranks import STALE_SECONDS, open_corpus_on_every_rank
@@ -58,8 +60,8 @@ class OpenedData:
         Raises:
             InputError: A corpus cannot be read.
         """
-        corpora = {
-            str(one.prefix): one.known().files.as_json()
+        known = {
+            str(one.prefix): one.known()
             for corpus in self.corpora.values()
             for one in corpus.corpora
         }
@@ -68,9 +70,11 @@ class OpenedData:
             {
                 "host": socket.gethostname(),
                 "names": list(self.corpora),
-                "corpora": corpora,
+                "corpora": {
+                    prefix: [one.files.as_json(), one.places] for prefix, one in known.items()
+                },
                 "indexes": [
-                    [*key, str(index.path), index.known_digest()]
+                    [*key, str(index.path), index.known_digest(), place_of(index.path / MANIFEST)]
                     for key, index in self.indexes.items()
                 ],
                 "folders": {str(folder): _numbers_of(folder) for folder in folders},
@@ -79,7 +83,9 @@ class OpenedData:
         )
 
     def adopt(self, text: str) -> None:
-        """Open what rank 0 has opened: sizes of corpora and manifests of indexes are compared.
+        """Open what rank 0 has opened.
+
+        Files that are the very same are believed. Copies on this machine are read and compared.
 
         Args:
             text: The result of ``as_text`` on rank 0.
@@ -89,15 +95,22 @@ class OpenedData:
         """
         found = json.loads(text)
         known: dict[str, Trust] = {
-            prefix: KnownCorpus(record=None, files=KnownFiles.from_json(files, _refuse))
-            for prefix, files in found["corpora"].items()
+            prefix: KnownCorpus(
+                record=None, files=KnownFiles.from_json(files, _refuse), places=places
+            )
+            for prefix, (files, places) in found["corpora"].items()
         }
         for prefixes in found["names"]:
-            self.corpus(prefixes, lambda prefix: known[str(corpus_path(prefix))])
+            corpus = self.corpus(prefixes, lambda prefix: known[str(corpus_path(prefix))])
+            for one in corpus.corpora:  # this rank may have opened it before
+                if one.fingerprint != found["corpora"][str(one.prefix)][0]["fingerprint"]:
+                    raise InputError(
+                        f"{one.prefix} is another corpus here than on rank 0; copy it again"
+                    )
         opened: dict[str, PackIndex] = {}
-        for name, start, stop, training, path, digest in found["indexes"]:
+        for name, start, stop, training, path, digest, place in found["indexes"]:
             if path not in opened:
-                opened[path] = _open_shared(Path(path), digest, found)
+                opened[path] = _open_shared(Path(path), digest, place, found)
             self.indexes[name, start, stop, training] = opened[path]
         if found["shape"] is not None:
             self.shape = RowShape(*found["shape"])
@@ -118,7 +131,20 @@ def _numbers_of(folder: Path) -> list[tuple[str, int]]:
     return numbers
 
 
-def _open_shared(path: Path, digest: str, found: Mapping[str, Any]) -> PackIndex:
+def _open_same(path: Path, digest: str, place: list[int]) -> PackIndex:
+    """Open the index that rank 0 opened, or a copy of it, whose arrays are hashed."""
+    if place_of(path / MANIFEST) == place:
+        return PackIndex.open_known(path, digest)
+    index = PackIndex.open(path)
+    if index.known_digest() != digest:
+        raise InputError(
+            f"{path} is another pack index here than on rank 0 (its manifest differs); give all "
+            f"nodes the same copy"
+        )
+    return index
+
+
+def _open_shared(path: Path, digest: str, place: list[int], found: Mapping[str, Any]) -> PackIndex:
     """Open an index that rank 0 made or opened.
 
     A network file system may show it late. Where the folder is not that of rank 0, it never shows.
@@ -127,16 +153,16 @@ def _open_shared(path: Path, digest: str, found: Mapping[str, Any]) -> PackIndex
     apart = _find_difference(numbers)
     seconds = STALE_SECONDS if apart is None else APART_SECONDS
     try:
-        return open_patiently(lambda: PackIndex.open_known(path, digest), path.parent, seconds)
+        return open_patiently(lambda: _open_same(path, digest, place), path.parent, seconds)
     except UnreadableError as error:
         if apart is None:
             raise
         here = socket.gethostname()
         other = "this machine" if here == found["host"] else f"{found['host']}"
         raise InputError(
-            f"rank 0 has the pack index {path} on {other}, but {Path(apart).resolve()} is another "
-            f"folder for this rank on {here}, which does not have it: give a --data-cache-path, or "
-            f"--packing-indexes, that all nodes share or have copies of"
+            f"rank 0 has the pack index {path} on {other}, but {Path(apart).resolve()} seems to be "
+            f"another folder for this rank on {here}, which does not have it: give a "
+            f"--data-cache-path, or --packing-indexes, that all nodes share or have copies of"
         ) from error
 
 

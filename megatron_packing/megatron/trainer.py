@@ -127,7 +127,8 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
 def _on_first_rank(what: str, vp_stage: int | None, work: Callable[[], None]) -> None:
     """Run ``work`` on rank 0 once per run; Megatron builds datasets once per model chunk."""
     if not vp_stage:
-        on_first_rank(what, work, f"{what} the data")
+        silence = 60.0 * get_args().packing_build_minutes
+        on_first_rank(what, work, f"{what} the data", silence_seconds=silence)
 
 
 def _check_and_report(splits: Sequence[Any], args: Namespace) -> None:

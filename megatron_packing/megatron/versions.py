@@ -119,6 +119,7 @@ FLAGS_BY_RELEASE = {
     # The first wheel with a trainer is 0.17. A checkout of Megatron-LM 0.16 may lack these.
     "cuda_graph_impl": "0.17",
     "experimental_attention_variant": "0.17",
+    "fine_grained_activation_offloading": "0.17",
     "fp4": "0.17",
     "fp8": "0.17",
     "full_validation": "0.17",

@@ -33,6 +33,12 @@ def change(path, at: int, value: int) -> None:
     path.write_bytes(content)
 
 
+def make_older_than_record(prefix) -> None:
+    """As where a file was changed by something that keeps its times."""
+    for path in prefix.parent.glob("*.[bi][id][nx]"):
+        os.utime(path, ns=(0, 0))
+
+
 @pytest.mark.parametrize("with_loss_mask", [True, False])
 def test_a_recorded_corpus_is_that_which_reading_finds(tmp_path, monkeypatch, with_loss_mask):
     corpus = write_recorded(tmp_path / "corpus", with_loss_mask=with_loss_mask)
@@ -54,6 +60,7 @@ def test_opening_a_known_corpus_reads_no_document(tmp_path):
     """Damaged lengths show where they are used, or where nothing is trusted."""
     corpus = write_recorded(tmp_path / "corpus")
     change(index_path(corpus.prefix), HEADER.size + 3, 255)
+    make_older_than_record(corpus.prefix)
     opened = Corpus(corpus.prefix, trust="record")
     assert len(opened) == 4
     with pytest.raises(InputError, match="lengths cannot be negative"):
@@ -83,9 +90,32 @@ def test_a_loss_mask_that_came_later_is_read(tmp_path):
 def test_a_fingerprint_that_is_not_the_recorded_one_is_refused_where_it_is_computed(tmp_path):
     corpus = write_recorded(tmp_path / "corpus")
     change(corpus.prefix.with_name("corpus.bin"), 0, 77)
+    make_older_than_record(corpus.prefix)
     assert Corpus(corpus.prefix, trust="record").fingerprint == corpus.fingerprint
     with pytest.raises(InputError, match=r"corpus_corpus.json says that the fingerprint is sha256"):
         _ = Corpus(corpus.prefix).fingerprint
+
+
+def test_a_file_that_is_newer_than_the_record_is_read(tmp_path):
+    corpus = write_recorded(tmp_path / "corpus")
+    data = corpus.prefix.with_name("corpus_loss_mask.bin")
+    later = corpus_record_path(corpus.prefix).stat().st_mtime_ns + 1
+    os.utime(data, ns=(later, later))
+    assert Corpus(corpus.prefix, trust="record").fingerprint == corpus.fingerprint
+    data.write_bytes(bytes(len(data.read_bytes())))
+    os.utime(data, ns=(later, later))
+    with pytest.raises(InputError, match=r"corpus_corpus.json says that the fingerprint is sha256"):
+        _ = Corpus(corpus.prefix, trust="record").fingerprint
+
+
+def test_a_copy_of_what_rank_0_opened_is_read_and_compared(tmp_path):
+    """Of the same sizes and header: the documents stand in another order."""
+    known = write_corpus(tmp_path / "corpus", [6] * 4, seed=1).known()
+    copy = write_corpus(tmp_path / "copy", [6] * 4, seed=1)
+    assert Corpus(copy.prefix, trust=known).fingerprint == known.files.fingerprint
+    other = write_corpus(tmp_path / "other", [6] * 4, seed=2)
+    with pytest.raises(InputError, match=r"other is another corpus here than on rank 0 \(its fing"):
+        Corpus(other.prefix, trust=known)
 
 
 def test_a_copy_that_is_cut_off_is_named_with_who_knows_better(tmp_path):

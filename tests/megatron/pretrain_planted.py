@@ -108,6 +108,18 @@ def shift(batch, _):
     return with_boundaries(batch, offsets)
 
 
+def shift_later(batch, _):
+    offsets = batch.packed_seq_params.cu_seqlens_q.clone()
+    offsets[3:4] += 1
+    return with_boundaries(batch, offsets)
+
+
+def lose_later(batch, _):
+    offsets = batch.packed_seq_params.cu_seqlens_q.clone()
+    offsets[2:3] = offsets[3:4]  # the second and the third document are one, and then none
+    return with_boundaries(batch, offsets)
+
+
 def count_padding():
     own = trainer.run_model
     return replaced(trainer, "run_model", lambda m, b: own(m, replace(b, padding_mask=None)))
@@ -159,6 +171,8 @@ BUGS = {
         lambda b, _: with_boundaries(b, b.packed_seq_params.cu_seqlens_q, b.row_positions)
     ),
     "boundary off by one": lambda: change_batches(shift),
+    "later boundary off by one": lambda: change_batches(shift_later),
+    "later boundary lost": lambda: change_batches(lose_later),
     "padding in a router": count_padding,
     "loss averaged by row": lambda: replaced(trainer, "loss_func", average_rows(trainer.loss_func)),
     "loss without a denominator": lambda: replaced(
