@@ -186,11 +186,10 @@ def train_step(folder: Path, **layout) -> dict[str, float]:
 
     The first run, on one rank, leaves its gradients in the folder.
     """
-    rank = os.environ["RANK"]
-    corpus = write_corpus(folder / f"corpus{rank}", chat_like_lengths(60, longest=ROW))
+    prefix = write_on_first_rank(folder / "corpus", chat_like_lengths(60, longest=ROW))
     settings = {"context_parallel_size": 2, "packing_normaliser": "sequence"}
     settings["packing_with_tokens"] = is_tokens_stage()
-    (train, _, _) = build([corpus.prefix], folder, **settings)
+    (train, _, _) = build([prefix], folder, **settings)
     model = make_model(**layout)
     weights = folder / "weights.pt"
     if not layout:
