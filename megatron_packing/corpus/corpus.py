@@ -43,7 +43,7 @@ class KnownCorpus:
     record: CorpusRecord | None
     files: KnownFiles
     places: list[list[int]] | None = None
-    """``place_of`` its files on this machine's disks, where they were opened; None if not known."""
+    """``place_of`` its files, where they were opened; of none that are stored elsewhere."""
 
 
 Trust = Literal["nothing", "record"] | KnownCorpus
@@ -92,7 +92,7 @@ class Corpus:
         self._known: KnownFiles | None = None
         if isinstance(trust, KnownCorpus):
             self.record = trust.record
-            if trust.places is not None and trust.places == self._places(trust.files):
+            if trust.places and trust.places == self._places(trust.files):
                 self._open_known(trust.files)
                 return
             for at, pair, size in self._pairs(trust.files):

@@ -143,13 +143,13 @@ def show_live_figures(stream: Any, args: Namespace, first_sample: int) -> None:
     train, log = training.train, training.training_log
 
     @functools.wraps(train)
-    def train_and_count(*args: Any, **more: Any) -> Any:
+    def train_and_count(*given: Any, **more: Any) -> Any:
         told = [parts]
         if torch.distributed.get_world_size() > 1:  # the last rank logs and may not read
             torch.distributed.broadcast_object_list(told, 0)
         parts[:] = told[0]
         trained_rows.clear()
-        return train(*args, **more)
+        return train(*given, **more)
 
     @functools.wraps(log)
     def log_and_show(
