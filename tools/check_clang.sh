@@ -24,7 +24,7 @@ rm -rf "$work"/source/megatron_packing/*.so
     "$python" setup.py --quiet build_ext --inplace
 )
 core=$(echo "$work"/source/megatron_packing/_core.*.so)
-if ! ldd "$core" | grep -q libc++; then
+if [[ $(ldd "$core") != *libc++* ]]; then  # grep -q would end before ldd, which then fails
   echo "error: $core was not linked with libc++" >&2
   exit 1
 fi
