@@ -50,6 +50,11 @@ def _beat() -> str:
     return _key_of("beat")
 
 
+def is_several() -> bool:
+    """Whether this process is one of several ranks."""
+    return bool(torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1)
+
+
 def say(what: str) -> None:
     """Let the ranks that wait know what this one does, such as "packing chat: 40%".
 
@@ -80,7 +85,7 @@ def on_first_rank(
     Raises:
         InputError: Rank 0 raised it, with its message on every rank; or rank 0 has ended.
     """
-    if not _is_several():
+    if not is_several():
         return work() or ""
     key = _key_of(name)
     if torch.distributed.get_rank() != 0:
@@ -116,7 +121,7 @@ def on_every_rank(
     Raises:
         InputError: A rank raised it, with its message on every rank; or one has said nothing.
     """
-    if not _is_several():
+    if not is_several():
         return work()
     key, rank = _key_of(name), torch.distributed.get_rank()
     try:
@@ -259,10 +264,6 @@ def _ended_where_the_store_is(what: str) -> Iterator[None]:
 
 def _text_of(error: BaseException) -> str:
     return f"{error}" or type(error).__name__
-
-
-def _is_several() -> bool:
-    return bool(torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1)
 
 
 def _store() -> torch.distributed.Store:

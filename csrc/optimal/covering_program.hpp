@@ -66,7 +66,7 @@ class CoveringProgram {
   std::vector<std::size_t> ends_;   // one past the last entry of each
   std::vector<double> inverse_;     // of the basis, column by column
   std::vector<double> solution_;    // what each basic column is worth
-  std::vector<std::size_t> basis_;  // its place among columns_; kOneEntry where it is not there
+  std::vector<std::size_t> basis_;  // its number; kOneEntry where it has one entry
   std::vector<double> prices_;      // by row
   std::vector<double> direction_;   // the entering column in terms of the basis
 };

@@ -107,8 +107,7 @@ class Corpus:
         if (
             trust == "record"
             and recorded is not None
-            and self._is_as_recorded(recorded)
-            and not self._is_newer_than_record(recorded)
+            and self._is_as_recorded(recorded, newest=self._record_time())
         ):
             self._open_known(recorded)
             self._check_record()
@@ -132,25 +131,31 @@ class Corpus:
         """Read other files than those that rank 0 opened, and compare their fingerprint."""
         self.record = read_corpus_record(self._files)
         self._read_and_check()
+        self.check_same(files)
+
+    def check_same(self, files: KnownFiles) -> None:
+        """Refuse a corpus that is not the one that rank 0 opened.
+
+        Args:
+            files: What rank 0 found.
+
+        Raises:
+            InputError: The fingerprints differ; or as ``fingerprint``.
+        """
         if self.fingerprint != files.fingerprint:
             raise InputError(
                 f"{self.prefix} is another corpus here than on rank 0 (its fingerprint is "
                 f"{self.fingerprint:.20}, there {files.fingerprint:.20}); copy it again"
             )
 
-    def _is_newer_than_record(self, files: KnownFiles) -> bool:
-        """Whether a file was changed after the record was written, which comes last."""
-        written = look_at(corpus_record_path(self._files)).st_mtime_ns
-        return any(
-            look_at(path).st_mtime_ns > written
-            for at, _, size in self._pairs(files)
-            if size is None
-            for path in (index_path(at), data_path(at))
-        )
+    def _record_time(self) -> int:
+        """When the record was written, which comes last: files that are newer were changed."""
+        return look_at(corpus_record_path(self._files)).st_mtime_ns
 
-    def _is_as_recorded(self, files: KnownFiles) -> bool:
+    def _is_as_recorded(self, files: KnownFiles, newest: int | None = None) -> bool:
         try:
-            if not all(pair.is_at(at, size) for at, pair, size in self._pairs(files)):
+            pairs = self._pairs(files)
+            if not all(pair.is_at(at, size, newest=newest) for at, pair, size in pairs):
                 return False
         except UnreadableError:
             return False  # reading them says more

@@ -28,7 +28,7 @@ from megatron_packing.corpus.indexed_dataset import (
 )
 from megatron_packing.corpus.storage import open_data_file
 from megatron_packing.errors import InputError, UnreadableError
-from megatron_packing.files.regular_file import size_of
+from megatron_packing.files.regular_file import look_at, size_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,21 +59,30 @@ class KnownPair:
             groups_sequences=index.groups_sequences,
         )
 
-    def is_at(self, prefix: Path, data_size: int | None = None) -> bool:
+    def is_at(
+        self, prefix: Path, data_size: int | None = None, *, newest: int | None = None
+    ) -> bool:
         """Whether the files have these sizes and this header.
 
         Args:
             prefix: Their path without the ending.
             data_size: The size of a ``.bin`` that is stored elsewhere.
+            newest: When the files of this machine were last changed at the latest, in nanoseconds;
+                None for any time.
 
         Raises:
             UnreadableError: A file is missing.
         """
         path = index_path(prefix)
-        if size_of(path) != self.index_bytes:
-            return False
-        found = size_of(data_path(prefix)) if data_size is None else data_size
-        if found != self.data_bytes:
+        sizes = [self.index_bytes, self.data_bytes]
+        if data_size is None:
+            seen = [look_at(path), look_at(data_path(prefix))]
+            if newest is not None and any(status.st_mtime_ns > newest for status in seen):
+                return False
+            found = [status.st_size for status in seen]
+        else:
+            found = [size_of(path), data_size]
+        if found != sizes:
             return False
         with open_index_file(path) as file:
             return file.read(HEADER.size).hex() == self.index_header

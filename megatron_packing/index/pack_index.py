@@ -23,11 +23,10 @@ places anew: other neighbors in the same packs, computed from (seed, epoch), not
 
 Opening checks that the manifest is complete and consistent, is what was written and says nothing
 that this release does not know, and that each array has the dtype, the shape and the size that the
-manifest says. Up to 256 MiB of arrays (about 20 million documents) it
-checks their hashes too. What another rank has opened is known by its manifest alone, until it is
-used. Reading a pack checks that its segments are positions of the corpus and fit
-in a row. ``verify`` proves everything. A file that is cut off while it is mapped ends the process
-with SIGBUS, as for every memory-mapped file.
+manifest says. Up to 256 MiB of arrays (about 20 million documents) it checks their hashes too. What
+another rank has opened is known by its manifest alone, until it is used. Reading a pack checks that
+its segments are positions of the corpus and fit in a row. ``verify`` proves everything. A file that
+is cut off while it is mapped ends the process with SIGBUS, as for every memory-mapped file.
 """
 
 from __future__ import annotations

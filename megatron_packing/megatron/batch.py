@@ -14,6 +14,7 @@ from megatron.core.utils import get_attr_wrapped_model, get_model_config
 from torch import Tensor
 
 from megatron_packing.errors import InputError
+from megatron_packing.megatron.device import own_device
 from megatron_packing.megatron.experts import count_whole_rows, weigh_balancing_losses
 from megatron_packing.megatron.layer_pattern import layer_pattern, layer_symbols
 from megatron_packing.megatron.live_counts import RowCounts
@@ -81,7 +82,7 @@ def get_batch(
     """
     group = parallel_state.get_tensor_model_parallel_group()
     source = parallel_state.get_tensor_model_parallel_src_rank()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     names = _needed_on(vp_stage)
     parts = sizes = counts = None
     if parallel_state.get_tensor_model_parallel_rank() == 0:
@@ -165,14 +166,19 @@ def _cuts_padding_mask(model: Any) -> bool:
     return bool(inner.pre_process) and layer_pattern(inner) is None
 
 
+def needs_segment_index(model: Any) -> bool:
+    """Whether a model has Mamba layers that do not find the documents of a row themselves."""
+    inner = get_attr_wrapped_model(model, "pre_process", return_model_obj=True)
+    has_mamba = "M" in layer_symbols(layer_pattern(inner) or "")
+    return has_mamba and not mamba_layers_compute_seq_idx()
+
+
 def _with_segment_index(model: Any, batch: PackedBatch) -> PackedSeqParams:
     """Add ``seq_idx`` for Mamba layers, which carry their state through all documents without it.
 
     Other models do not need it.
     """
-    inner = get_attr_wrapped_model(model, "pre_process", return_model_obj=True)
-    has_mamba = "M" in layer_symbols(layer_pattern(inner) or "")
-    if not has_mamba or mamba_layers_compute_seq_idx():
+    if not needs_segment_index(model):
         return batch.packed_seq_params
     index = segment_index(batch.packed_seq_params.cu_seqlens_q, batch.row_positions)
     return replace(batch.packed_seq_params, seq_idx=index)

@@ -9,6 +9,8 @@ import torch
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.utils import Split
 
+from megatron_packing.megatron.indexes import documents_of
+
 
 class PackedDatasetBuilder(BlendedMegatronDatasetBuilder):
     """Builds packed datasets whose indexes ``prepare_indexes`` has found on every rank.
@@ -34,7 +36,6 @@ class PackedDatasetBuilder(BlendedMegatronDatasetBuilder):
             if bounds is None:
                 datasets.append(None)
                 continue
-            begin, end = (round(bound * float(count)) for bound in bounds)
-            documents = range(begin, end)
+            documents = documents_of(count, bounds)
             datasets.append(self.cls(corpus, dataset_path, documents, size, which, self.config))
         return datasets

@@ -23,7 +23,7 @@ from megatron.core.datasets.utils import Split
 from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
 from megatron_packing.errors import InputError, SettingError
-from megatron_packing.first_rank import on_every_rank, on_first_rank, say
+from megatron_packing.first_rank import is_several, on_every_rank, on_first_rank, say
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.manifest import MANIFEST
 from megatron_packing.index.pack_index import PackIndex
@@ -75,11 +75,10 @@ def open_indexes(config: PackedDatasetConfig, *, reads: bool = True) -> None:
         InputError: As ``prepare_indexes``.
     """
     opened = opened_data(config)
-    is_first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
     def work() -> str:
         _open_or_make(config, opened)
-        return opened.as_text() if _is_one_of_several() else ""
+        return opened.as_text() if is_several() else ""
 
     found = on_first_rank(
         _numbered(f"pack {_name_of(config)}"),
@@ -87,7 +86,7 @@ def open_indexes(config: PackedDatasetConfig, *, reads: bool = True) -> None:
         "pack the data",
         silence_seconds=60 * config.packing_build_minutes,
     )
-    if not is_first and reads:
+    if reads and is_several() and torch.distributed.get_rank() != 0:
         opened.adopt(found)
     if config.packing_shape is None:
         config.packing_shape = opened.shape
@@ -144,6 +143,17 @@ def find_index(
     return index
 
 
+def documents_of(num_documents: int, bounds: tuple[float, float]) -> range:
+    """Return the documents of a split, as Megatron's builder cuts them.
+
+    Args:
+        num_documents: Of the corpus.
+        bounds: Where the split begins and ends, as shares of the corpus.
+    """
+    begin, end = (round(bound * float(num_documents)) for bound in bounds)
+    return range(begin, end)
+
+
 def _key(prefixes: str, documents: range, split: Split) -> tuple[str, int, int, bool]:
     return str(prefixes), documents.start, documents.stop, split is Split.train
 
@@ -167,10 +177,9 @@ def _open_or_make(config: PackedDatasetConfig, opened: OpenedData) -> None:
     for prefixes, split, bounds in _corpora_and_splits(config):
         say(f"opening {prefixes}")
         corpus = opened.corpus(prefixes)
-        begin, end = (round(bound * float(len(corpus))) for bound in bounds)
-        documents = range(begin, end)
+        documents = documents_of(len(corpus), bounds)
         key = _key(prefixes, documents, split)
-        if begin >= end or key in opened.indexes:
+        if not documents or key in opened.indexes:
             continue
         if given is not None:
             index = given.find(corpus, documents, split)
@@ -301,7 +310,3 @@ def _check(
             f"{config.smallest_alignment} equal chunks; make one with: {command}"
         )
     return index
-
-
-def _is_one_of_several() -> bool:
-    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1

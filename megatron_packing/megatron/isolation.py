@@ -19,14 +19,15 @@ from megatron.core.utils import get_attr_wrapped_model, get_model_config
 from megatron.training import get_args, print_rank_0, training
 
 from megatron_packing.errors import InputError
+from megatron_packing.megatron.batch import needs_segment_index
+from megatron_packing.megatron.device import own_device
 from megatron_packing.megatron.isolation_judge import Precision, Tolerances, find_fault
 from megatron_packing.megatron.isolation_recorder import Recorder, Sign
 from megatron_packing.megatron.isolation_report import describe_fault, describe_findings
 from megatron_packing.megatron.isolation_rows import RowLayout, Sample, find_row
 from megatron_packing.megatron.isolation_run import CheckedRun, run_check
 from megatron_packing.megatron.isolation_trace import without_trace
-from megatron_packing.megatron.layer_pattern import layer_pattern, layer_symbols
-from megatron_packing.megatron.versions import flag_value, mamba_layers_compute_seq_idx
+from megatron_packing.megatron.versions import flag_value
 from megatron_packing.thd.layout import positions_of
 
 _datasets: list[tuple[Any, int]] = []
@@ -104,7 +105,7 @@ def check_isolation(forward_step: Any, model: list[Any], schedule: dict[str, Any
         restarts=position_ids == "restart",
     )
     config = get_model_config(model[0])
-    recorder = Recorder(model, needs_segment_index=_needs_segment_index(model[0]))
+    recorder = Recorder(model, needs_segment_index=needs_segment_index(model[0]))
     recorder.watch()
     try:
         with without_trace(model, args) as buffers:
@@ -151,7 +152,7 @@ def _read() -> tuple[Sample | None, RowLayout | None]:
             sample = find_row(*_with_tokens())
         except Exception as error:
             problem = error
-    failed = torch.tensor([problem is not None], dtype=torch.int32, device=_device())
+    failed = torch.tensor([problem is not None], dtype=torch.int32, device=own_device())
     torch.distributed.all_reduce(failed, op=torch.distributed.ReduceOp.MAX)
     if problem is not None:
         raise problem
@@ -172,12 +173,6 @@ def _with_tokens() -> tuple[Any, int]:
     return next((one for one in _datasets if one[0].config.packing_with_tokens), _datasets[0])
 
 
-def _needs_segment_index(chunk: Any) -> bool:
-    inner = get_attr_wrapped_model(chunk, "pre_process", return_model_obj=True)
-    has_mamba = "M" in layer_symbols(layer_pattern(inner) or "")
-    return has_mamba and not mamba_layers_compute_seq_idx()
-
-
 def _has_layers(chunk: Any) -> bool:
     inner = get_attr_wrapped_model(chunk, "pre_process", allow_none=False, return_model_obj=True)
     return hasattr(inner, "decoder")
@@ -185,7 +180,3 @@ def _has_layers(chunk: Any) -> bool:
 
 def _is_on_gpu(chunk: Any) -> bool:
     return next(chunk.parameters()).device.type != "cpu"
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

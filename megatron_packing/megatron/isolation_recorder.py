@@ -19,7 +19,6 @@ from megatron.core.utils import get_attr_wrapped_model, get_model_config
 from torch import Tensor
 
 from megatron_packing.megatron.isolation_rows import RowLayout, Sample
-from megatron_packing.thd.context_parallel import partition_indices
 
 _NUMBERS = 8
 """Numbers that stand for the output of a layer at one position: products with random vectors."""
@@ -153,9 +152,7 @@ class Recorder:
         if sample is None or "tokens" not in sample:
             return
         told = {**dict(zip(("input_ids", "position_ids"), args, strict=False)), **kwargs}
-        size = parallel_state.get_context_parallel_world_size()
-        rank = parallel_state.get_context_parallel_rank()
-        held = partition_indices(sample["cu_seqlens"], size, rank)
+        held = self._layout.held()
         for name, own, sign in (
             ("input_ids", "tokens", Sign.OTHER_TOKENS),
             ("position_ids", "position_ids", Sign.OTHER_POSITIONS),

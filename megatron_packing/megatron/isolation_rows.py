@@ -13,7 +13,10 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
+from megatron.core import parallel_state
 from torch import Tensor
+
+from megatron_packing.thd.context_parallel import partition_indices
 
 Sample = dict[str, Any]
 
@@ -60,6 +63,12 @@ class RowLayout:
         for segment, start in enumerate(self.offsets[:-1]):
             segments[start : start + self.real_lengths[segment]] = segment
         return segments
+
+    def held(self) -> Tensor:
+        """Return the positions that this context-parallel rank holds, in its order."""
+        size = parallel_state.get_context_parallel_world_size()
+        rank = parallel_state.get_context_parallel_rank()
+        return partition_indices(torch.tensor(self.offsets), size, rank)
 
     def positions_of(self, segments: Sequence[int]) -> Tensor:
         """Return bool, ``(positions,)``: which positions hold tokens of some segments."""

@@ -15,6 +15,7 @@ from megatron.core.transformer.moe.moe_logging import get_moe_metrics_tracker
 from megatron.core.utils import get_model_config
 from torch import Tensor
 
+from megatron_packing.megatron.device import own_device
 from megatron_packing.megatron.isolation_recorder import Recorder, Sign
 from megatron_packing.megatron.isolation_rows import (
     CheckRow,
@@ -127,10 +128,10 @@ class _Losses:
     def __call__(
         self, row: CheckRow, sample: Sample | None, own: Callable[..., Any], output: Any
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        held = _held(row.layout)
+        held = row.layout.held()
         if not isinstance(output, Tensor) or output.numel() != len(held):
             self.has_other_output = True
-            nothing = torch.zeros((), device=_device())
+            nothing = torch.zeros((), device=own_device())
             return nothing, torch.ones((), dtype=torch.int, device=nothing.device), {}
         losses = output.float().flatten()
         self._recorder.keep_losses(losses)
@@ -147,7 +148,7 @@ class _Losses:
         self.has_denominator = len(found) == 3
         if sample is None or "loss_mask" not in sample or not self.has_denominator:
             return
-        held = _held(RowLayout.of(sample))
+        held = RowLayout.of(sample).held()
         weights = sample["loss_mask"][held].to(losses.device)
         is_counted = parallel_state.get_context_parallel_rank() == 0
         self.returned = (
@@ -156,13 +157,6 @@ class _Losses:
             float(found[1]),
             float(sample["denominator"]) * is_counted,
         )
-
-
-def _held(layout: RowLayout) -> Tensor:
-    """Return the positions of a row that this context-parallel rank holds."""
-    size = parallel_state.get_context_parallel_world_size()
-    rank = parallel_state.get_context_parallel_rank()
-    return partition_indices(torch.tensor(layout.offsets), size, rank)
 
 
 def _run_schedule(
@@ -202,6 +196,11 @@ def _run_schedule(
     )
 
 
+def _row_of(rows: Sequence[CheckRow], kind: str) -> CheckRow:
+    """Return the first row of a kind; the first that is alone is the first document's."""
+    return next(row for row in rows if row.name.startswith(kind))
+
+
 def _compare_balancing(
     run: CheckedRun,
     recorder: Recorder,
@@ -215,7 +214,7 @@ def _compare_balancing(
     """
     losses.trained = torch.zeros(sum(run.layout.lengths), dtype=torch.bool)
     recorded = []
-    for row in (next(row for row in rows if row.name.startswith("alone")), rows[3]):
+    for row in (_row_of(rows, "alone"), _row_of(rows, "padding")):
         get_moe_metrics_tracker().clear()
         buffers.restore()
         _run_schedule(run, recorder, [row], losses, goes_back=True)
@@ -244,7 +243,7 @@ def _gather(
     for row in rows[1:]:
         reference = of_real
         if row.name == "padding":  # has the same padding otherwise
-            reference = _outputs(recorder, rows[4])
+            reference = _outputs(recorder, _row_of(rows, "alone"))
         found[row.name] = Comparison(torch.zeros(sizes), torch.zeros(sizes[0], cp))
         _compare(run.layout, row, reference, _outputs(recorder, row), found[row.name])
     for number, segments in enumerate(sources):
@@ -287,7 +286,7 @@ def _gather_positions(local: Tensor, layout: RowLayout) -> Tensor:
 
     Under sequence parallelism tensor-parallel ranks hold parts; else all hold the same.
     """
-    held = _held(layout)
+    held = layout.held()
     ranks = parallel_state.get_tensor_model_parallel_world_size()
     if len(local) * ranks == len(held):
         held = held.chunk(ranks)[parallel_state.get_tensor_model_parallel_rank()]
@@ -393,7 +392,7 @@ def _sum_over_row(losses: _Losses) -> Tensor:
         values[0] = 1.0
     group = parallel_state.get_context_parallel_group()
     if group.size() > 1:
-        values = values.to(_device())
+        values = values.to(own_device())
         torch.distributed.all_reduce(values, group=group)
         values = values.cpu()
         values[:2] = values[:2].clamp(max=1)
@@ -404,13 +403,9 @@ def _take_maximum(tensors: Sequence[Tensor]) -> None:
     """Give each tensor the largest values of all ranks."""
     if torch.distributed.get_world_size() == 1:
         return
-    flat = torch.cat([tensor.flatten() for tensor in tensors]).to(_device())
+    flat = torch.cat([tensor.flatten() for tensor in tensors]).to(own_device())
     torch.distributed.all_reduce(flat, op=torch.distributed.ReduceOp.MAX)
     start = 0
     for tensor in tensors:
         tensor.copy_(flat[start : start + tensor.numel()].view(tensor.shape))
         start += tensor.numel()
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

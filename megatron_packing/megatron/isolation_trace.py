@@ -23,6 +23,7 @@ from megatron.core.utils import get_model_config
 from megatron.training import training
 from torch import Tensor
 
+from megatron_packing.megatron.device import own_device
 from megatron_packing.megatron.versions import forget_seqlen_stats
 
 _OFF: dict[str, Any] = {
@@ -179,7 +180,7 @@ def _no_balancing() -> Iterator[None]:
     def keep_zero(_scale: Tensor) -> None:
         pass
 
-    scaler.main_loss_backward_scale = torch.zeros(1, device=_device())
+    scaler.main_loss_backward_scale = torch.zeros(1, device=own_device())
     scaler.set_loss_scale = staticmethod(keep_zero)
     set_moe_metrics_tracker(MoEMetricsTracker())
     try:
@@ -199,7 +200,3 @@ def _no_validation() -> Iterator[None]:
         yield
     finally:
         machine.mode = mode
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -15,6 +15,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from megatron_packing.flops.model import WorkModel
+from megatron_packing.megatron.device import own_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ class LiveCounts:
             [*(work or [0.0] * expected), *_sum_steps(work, self._steps)], dtype=torch.float64
         )
         if torch.distributed.get_world_size() > 1:
-            sums, largest = sums.to(_device()), largest.to(_device())
+            sums, largest = sums.to(own_device()), largest.to(own_device())
             torch.distributed.all_reduce(sums)
             torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
         ranks, counted, tokens, squares, documents, trained, whole_work = sums.tolist()
@@ -157,7 +158,3 @@ def _is_first_of_its_data() -> bool:
         and parallel_state.get_context_parallel_rank() == 0
         and parallel_state.is_pipeline_first_stage(ignore_virtual=True)
     )
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

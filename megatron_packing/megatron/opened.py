@@ -94,7 +94,7 @@ class OpenedData:
             InputError: This rank does not see a file, or sees another one.
         """
         found = json.loads(text)
-        known: dict[str, Trust] = {
+        known = {
             prefix: KnownCorpus(
                 record=None, files=KnownFiles.from_json(files, _refuse), places=places
             )
@@ -103,10 +103,7 @@ class OpenedData:
         for prefixes in found["names"]:
             corpus = self.corpus(prefixes, lambda prefix: known[str(corpus_path(prefix))])
             for one in corpus.corpora:  # this rank may have opened it before
-                if one.fingerprint != found["corpora"][str(one.prefix)][0]["fingerprint"]:
-                    raise InputError(
-                        f"{one.prefix} is another corpus here than on rank 0; copy it again"
-                    )
+                one.check_same(known[str(one.prefix)].files)
         opened: dict[str, PackIndex] = {}
         for name, start, stop, training, path, digest, place in found["indexes"]:
             if path not in opened:
@@ -132,16 +129,10 @@ def _numbers_of(folder: Path) -> list[tuple[str, int]]:
 
 
 def _open_same(path: Path, digest: str, place: list[int]) -> PackIndex:
-    """Open the index that rank 0 opened, or a copy of it, whose arrays are hashed."""
-    if place_of(path / MANIFEST) == place:
-        return PackIndex.open_known(path, digest)
-    index = PackIndex.open(path)
-    if index.known_digest() != digest:
-        raise InputError(
-            f"{path} is another pack index here than on rank 0 (its manifest differs); give all "
-            f"nodes the same copy"
-        )
-    return index
+    """Open the index that rank 0 opened, or a copy of it."""
+    if place_of(path / MANIFEST) != place:
+        PackIndex.open(path)  # checks the arrays of a copy
+    return PackIndex.open_known(path, digest)
 
 
 def _open_shared(path: Path, digest: str, place: list[int], found: Mapping[str, Any]) -> PackIndex:
