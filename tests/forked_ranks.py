@@ -20,6 +20,7 @@ import contextlib
 import gc
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -83,11 +84,22 @@ def _join_threads() -> None:
             thread.join()
 
 
+def free_port() -> int:
+    """A port that nothing listens on, and that no connection is given by the system.
+
+    Linux gives connections ports from 32768 on: one that it names as free may be taken by another
+    process before the first rank listens.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20000, 32768)
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+
+
 def _run(request: dict, main: Main) -> dict:
     """Fork the ranks, and wait for all, for one that fails, or for the time to kill them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     ranks = {}
     for rank in range(request["ranks"]):
         pid = os.fork()

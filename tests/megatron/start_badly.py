@@ -13,7 +13,6 @@ import json
 import os
 import resource
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -31,6 +30,7 @@ from megatron_packing.megatron import indexes
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.dataset import PackedDataset
 from megatron_packing.megatron.dataset_builder import PackedDatasetBuilder
+from tests.forked_ranks import free_port
 from tests.megatron.test_dataset import ROW, null_tokenizer
 
 RANKS = 3
@@ -116,12 +116,6 @@ def fork(run: str, rank: int, port: int, folder: Path) -> int:
             traceback.print_exc(file=file)
         file.flush()
     os._exit(0)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def main() -> None:
