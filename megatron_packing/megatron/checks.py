@@ -98,6 +98,11 @@ def _problems(args: Namespace) -> Iterator[str]:
     if args.num_experts is not None:
         yield from _expert_problems(args)
     yield from _length_problems(args)
+    if not args.packing_build_minutes > 0:  # nor is a number that is none
+        yield (
+            f"--packing-build-minutes is {args.packing_build_minutes:g}; give how many minutes "
+            f"ranks may wait while rank 0 makes no progress, more than 0"
+        )
     if args.packing_balance:
         yield from _batch_problems(args, "--packing-balance")
     if args.packing_order == "even":

@@ -156,6 +156,8 @@ def test_half_precision_trains_on_a_cpu(data):
         ("--reset-position-ids", "--reset-position-ids is not supported with packing"),
         ("--packing-attention pack --packing-position-ids restart", "--packing-position-ids"),
         ("--packing-alignment 3", "--packing-alignment is 3"),
+        ("--packing-build-minutes 0", "--packing-build-minutes is 0; give how many minutes"),
+        ("--packing-build-minutes nan", "--packing-build-minutes is nan; give how many minutes"),
         ("--packing-attention-backend varlen --bf16", "there is no GPU"),
         ("--transformer-impl transformer_engine", "Transformer Engine is not installed"),
         ("--mtp-num-layers 1", "--mtp-num-layers is not supported with packing"),
