@@ -23,7 +23,7 @@ def check_attention(ground: Ground) -> None:
     """Forward and backward of packed attention against each document alone in float64."""
     row = ground.check_row
     dataset = make_dataset(ground.corpora[0][1], row, "optimal")
-    result: dict[str, Any] = {"row": row, "kernels": {}}
+    result: dict[str, Any] = {"row": row, "cudnn": cudnn_of_attention(ground), "kernels": {}}
     scale = (ground.shape.hidden_size // ground.shape.num_heads) ** -0.5
     for pack in packs_of_several(dataset, 3):
         sample = dataset[pack]
@@ -44,85 +44,6 @@ def check_attention(ground: Ground) -> None:
     result["limit"] = 1e-2
     result["ok"] = all(k["largest_error"] < result["limit"] for k in result["kernels"].values())
     ground.save("attention", result)
-
-
-def check_variants(ground: Ground) -> None:
-    """Transformer Engine's attention of other kinds over the same rows, or why it has none.
-
-    Beside the model's own: many heads, other head sizes, a window, sinks, latent attention.
-    """
-    variants = {
-        "64 heads of 64": {"heads": 64, "groups": 64, "dim": 64},
-        "heads of 256": {"heads": 8, "groups": 2, "dim": 256},
-        "keys of 192, values of 128": {"heads": 16, "groups": 16, "dim": 192, "value_dim": 128},
-        "window of 128": {"window": 127},
-        "sink, off by one": {"softmax_type": "off-by-one"},
-        "sink, learnable": {"softmax_type": "learnable"},
-    }
-    if ground.dry:
-        ground.save("variants", {"ok": True, "skipped": "without Transformer Engine"})
-        return
-    from transformer_engine.pytorch import DotProductAttention
-
-    row = ground.check_row
-    dataset = make_dataset(ground.corpora[0][1], row, "optimal")
-    sample = dataset[packs_of_several(dataset, 1)[0]]
-    cu_seqlens, longest = sample["cu_seqlens"], int(sample["max_seqlen"])
-    segments = [(a, b) for a, b in pairwise(cu_seqlens.tolist()) if b > a]
-    result: dict[str, Any] = {"row": row, "kernels": {}, "limit": 1e-2}
-    for name, changes in variants.items():
-        kind = {"heads": 32, "groups": 8, "dim": 128, "window": -1, "softmax_type": "vanilla"}
-        kind |= changes
-        dims = (kind["dim"], kind["dim"], kind.get("value_dim", kind["dim"]))
-        dims = (*dims, dims[2])
-        heads = (kind["heads"], kind["groups"], kind["groups"], kind["heads"])
-        generator = torch.Generator().manual_seed(1)
-        tensors = [
-            torch.randn(row, count, dim, generator=generator).to(ground.dtype)
-            for count, dim in zip(heads, dims, strict=True)
-        ]
-        try:
-            attention = DotProductAttention(
-                kind["heads"],
-                dims[1] if dims[1] == dims[2] else (dims[1], dims[2]),
-                num_gqa_groups=kind["groups"],
-                attention_dropout=0.0,
-                qkv_format="thd",
-                attn_mask_type="padding_causal",
-                window_size=(kind["window"], 0),
-                softmax_type=kind["softmax_type"],
-            ).cuda()
-            leaves = [tensor.clone().cuda().requires_grad_() for tensor in tensors[:3]]
-            offsets = {f"cu_seqlens_{x}": cu_seqlens.cuda() for x in ("q", "kv")}
-            lengths = {f"max_seqlen_{x}": longest for x in ("q", "kv")}
-            output = attention(*leaves, **offsets, **lengths, pad_between_seqs=False)
-            output = output.view(row, kind["heads"], dims[2])
-            output.backward(tensors[3].cuda())
-        except Exception as error:  # each kind has its own; the others go on
-            result["kernels"][name] = {"error": f"{type(error).__name__}: {error}"[:300]}
-            continue
-        found = [output, *(leaf.grad for leaf in leaves)]
-        exact = [
-            alone_in_float64(
-                [tensor[a:b] for tensor in tensors],
-                dims[0] ** -0.5,
-                window=kind["window"],
-                sink=kind["softmax_type"] != "vanilla",
-            )
-            for a, b in segments
-        ]
-        errors = errors_of_parts(found, exact, segments)
-        result["kernels"][name] = {
-            "documents": len(segments),
-            "largest_error": max(errors.values()),
-            "errors": errors,
-        }
-        ground.save("variants", result)
-    result["ok"] = all(
-        kernel.get("largest_error", math.inf) < result["limit"]
-        for kernel in result["kernels"].values()
-    )
-    ground.save("variants", result)
 
 
 def check_partition(ground: Ground) -> None:
@@ -151,6 +72,15 @@ def check_partition(ground: Ground) -> None:
                 compared += 1
                 different += not torch.equal(ours.long(), expected.to(ours.device).long())
     ground.save("partition", {"compared": compared, "different": different, "ok": not different})
+
+
+def cudnn_of_attention(ground: Ground) -> str | None:
+    """The cuDNN that Transformer Engine found, which may be another one than torch's package."""
+    if ground.dry:
+        return None
+    from transformer_engine.pytorch.utils import get_cudnn_version
+
+    return ".".join(map(str, get_cudnn_version()))
 
 
 def fused_attention(ground: Ground) -> Any:

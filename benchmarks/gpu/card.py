@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import statistics
+import time
 import warnings
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -83,19 +85,42 @@ def name_kernels(ground: Ground) -> None:
 
 
 def count_waits(ground: Ground) -> None:
-    """How often the host waits for the device in a step: torch warns at each."""
+    """How often the host waits for the device in get_batch and a step: torch warns at each.
+
+    And how long get_batch takes while the device has nothing to do.
+    """
+    from torch.utils.data import DataLoader, Subset
+
+    from megatron_packing.megatron.batch import get_batch
+
     row, prefix = ground.rows[0], ground.corpora[0][1]
     if ground.dry:
         ground.save("waits", {"ok": True, "skipped": "there is no device to wait for"})
         return
     model = make_model(ground, num_layers=4, row=row)
-    (batch,) = batches(make_dataset(prefix, row, "optimal"), [1])
-    loss_of(model, batch, packed=True).backward()
+    dataset = Subset(make_dataset(prefix, row, "optimal"), range(24))
+    loader = iter(DataLoader(dataset, batch_size=1, num_workers=2, pin_memory=True))
+    loss_of(model, get_batch(loader), packed=True).backward()
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("warn")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        batch = get_batch(loader)
+        of_batch = len(caught)
         loss_of(model, batch, packed=True).backward()
     torch.cuda.set_sync_debug_mode("default")
     places = [f"{w.filename}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)]
-    ground.save("waits", {"layers": 4, "waits": len(places), "places": places, "ok": not places})
+    alone = []
+    for _ in range(20):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        get_batch(loader)
+        alone.append((time.perf_counter() - began) * 1e3)
+    result = {
+        "layers": 4,
+        "waits": len(places),
+        "places": places,
+        "warnings_of_get_batch": of_batch,
+    }
+    result["get_batch_milliseconds"] = statistics.median(alone)
+    ground.save("waits", result | {"ok": not places})

@@ -79,7 +79,7 @@ def open_ground(brought: Path, work: Path, out: Path, dry: bool) -> Ground:
         shape=tiny if dry else MODELS["8b"],
         rows=(256, 512) if dry else (8_192, 32_768),
         check_row=128 if dry else 2_048,
-        repeats=2 if dry else 8,
+        repeats=2 if dry else 12,
         corpora=tuple(corpora),
         tokenizer=brought / "chitchat" / "tokenizer",
         out=out,

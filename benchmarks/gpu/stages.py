@@ -44,10 +44,46 @@ def _attention_time(result: dict[str, Any]) -> str:
     )
 
 
+def _variant(kernel: dict[str, Any]) -> list[str]:
+    parts = ["refused"] if "refused" in kernel else []
+    parts += [kernel["error"][:70]] if "error" in kernel else []
+    parts += [format(kernel["largest_error"], ".1e")] if "largest_error" in kernel else []
+    return parts
+
+
 def _variants(result: dict[str, Any]) -> str:
     return "; ".join(
-        f"{name}: {kernel.get('error', '')[:70] or format(kernel['largest_error'], '.1e')}"
+        f"{name}: " + ", ".join(_variant(kernel))
         for name, kernel in result.get("kernels", {}).items()
+    )
+
+
+def _waits(result: dict[str, Any]) -> str:
+    if "waits" not in result:
+        return str(result.get("skipped", ""))
+    found = f"{result['waits']} waits of the host in {result['layers']} layers"
+    if "get_batch_milliseconds" in result:
+        found += f"; get_batch: {result['get_batch_milliseconds']:.1f} ms with an idle device"
+    return found
+
+
+def _padding(result: dict[str, Any]) -> str:
+    return "; ".join(
+        f"{kind}: {found['milliseconds']:.1f} ± {found['error']:.1f} ms, "
+        f"{found['clock'] or 0:.0f} MHz, {found['watts'] or 0:.0f} W"
+        for kind, found in result.get("kinds", {}).items()
+    )
+
+
+def _check(result: dict[str, Any]) -> str:
+    if "bugs" not in result:
+        return ""
+    found = f"{result['found']} of {result['bugs']} planted bugs found"
+    if "differs" not in result:
+        return found
+    return (
+        f"{found}; steps with the check differ by {result['differs']:.1e} from those without, "
+        f"which repeat to {result['repeats']:.1e}"
     )
 
 
@@ -104,7 +140,7 @@ STAGES: dict[str, Stage] = {
         uses_megatron=False,
     ),
     "attention": Stage(90, "attention_checks:check_attention", _attention),
-    "variants": Stage(90, "attention_checks:check_variants", _variants),
+    "variants": Stage(90, "attention_variants:check_variants", _variants),
     "partition": Stage(
         60,
         "attention_checks:check_partition",
@@ -116,6 +152,7 @@ STAGES: dict[str, Stage] = {
         "throughput:measure_rows",
         lambda r: ", ".join(f"{s:.2f}" for s in r.get("share_of_the_ratio_of_rows", [])),
     ),
+    "padding": Stage(120, "padding_time:measure_padding", _padding),
     "attention_time": Stage(120, "attention_time:measure_attention", _attention_time),
     "loading": Stage(
         90,
@@ -128,10 +165,11 @@ STAGES: dict[str, Stage] = {
     "waits": Stage(
         60,
         "card:count_waits",
-        lambda r: f"{r.get('waits', '-')} waits of the host in {r.get('layers', '-')} layers",
+        _waits,
     ),
     "kernels": Stage(60, "card:name_kernels", lambda r: r.get("skipped", "kernels.json")),
     "tests": Stage(120, "trainer:run_tests", lambda r: r.get("last_line", ""), uses_megatron=False),
+    "check": Stage(200, "start_check:check_start", _check, uses_megatron=False),
     "trainer": Stage(400, "trainer:train", _trainer, uses_megatron=False),
 }
 """All stages in their order. Correctness comes first."""

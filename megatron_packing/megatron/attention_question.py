@@ -124,6 +124,16 @@ def ask_transformer_engine(attention: Attention) -> Choice:
     return Choice(kind, tuple(dict.fromkeys(reasons)))
 
 
+def cudnn_release() -> tuple[int, int]:
+    """Return the major and minor version of the cuDNN that Transformer Engine uses.
+
+    It may be another one than that of torch's packages.
+    """
+    utils = importlib.import_module("transformer_engine.pytorch.utils")
+    major, minor, _ = utils.get_cudnn_version()
+    return major, minor
+
+
 def has_flash_attention() -> bool:
     """Whether Transformer Engine finds an installed flash-attn 2."""
     return bool(getattr(_utils().FlashAttentionUtils, "is_installed", False))

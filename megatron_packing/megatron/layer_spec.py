@@ -14,7 +14,6 @@ from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
-from megatron.core.transformer.enums import AttnBackend
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.utils import log_single_rank
@@ -72,7 +71,6 @@ def choose_backend(config: TransformerConfig, told: str | None = None) -> Backen
             )
         for problem in attention_problems(config, flag_of):
             raise InputError(problem)
-        _check_head_size(config)
         return backend
     if config.transformer_impl != "local":
         raise InputError(
@@ -143,35 +141,6 @@ def set_packed_parts(layer: Any, config: TransformerConfig, backend: Backend) ->
     if config.qk_layernorm and not config.qk_l2_norm:
         parts.q_layernorm = parts.k_layernorm = TorchNorm
     layer.input_layernorm = layer.pre_mlp_layernorm = TorchNorm
-
-
-def _check_head_size(config: TransformerConfig) -> None:
-    """Refuse head sizes for which Transformer Engine's attention is known to be wrong.
-
-    With cuDNN 9.19.0 on an H100, heads of 256 channels gave a relative error of 0.7 against float64
-    over packed rows; heads of 64 and 128 gave 0.003 (docs/gpu.md). Other sizes were not compared.
-    """
-    is_fused = config.attention_backend in (AttnBackend.auto, AttnBackend.fused)
-    if config.multi_latent_attention or config.kv_channels <= 128 or not is_fused:
-        return
-    cudnn = torch.backends.cudnn.version() or 0
-    if not torch.cuda.is_available() or cudnn == 0:
-        return
-    is_hopper = torch.cuda.get_device_capability()[0] == 9
-    if config.kv_channels == 256 and cudnn // 100 == 919 and is_hopper:
-        raise InputError(
-            f"attention heads have {config.kv_channels} channels, but Transformer Engine with "
-            f"cuDNN {cudnn // 10000}.{cudnn // 100 % 100} computes wrong values for them over "
-            f"packed rows on this kind of GPU (docs/gpu.md): install flash-attn and give "
-            f"--attention-backend flash, or use another cuDNN"
-        )
-    log_single_rank(
-        logger,
-        logging.WARNING,
-        f"attention heads have {config.kv_channels} channels: fused attention over packed rows was "
-        f"not compared with float64 for this head size and GPU; run benchmarks/gpu/measure.py to "
-        f"compare it",
-    )
 
 
 def _why_not_varlen(config: TransformerConfig) -> str | None:

@@ -2,7 +2,8 @@
 """Trains as examples/pretrain_packed_gpt.py does, and plants bugs for the packing check to find.
 
 PLANTED names bugs. The check runs once for each, with the bug in place, and what it says is printed
-after "PLANTED name:". Then it runs without any, and training goes on.
+after "PLANTED name:". Then it runs without any, and training goes on. With ROUNDED linear layers
+round to FP8, and the check is told so.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from megatron_packing.errors import InputError
 from megatron_packing.megatron import batch as batches
 from megatron_packing.megatron.launch import run_training
 from megatron_packing.megatron.layer_spec import ReferenceAttention
-from tests.megatron import plain_mamba
+from tests.megatron import plain_mamba, rounded_linear
 
 check = isolation.check_isolation
 
@@ -102,6 +103,11 @@ def cut_contiguously(cu_seqlens, size, rank):
     return torch.arange(int(cu_seqlens[-1])).chunk(size)[rank]
 
 
+def forget_boundaries(batch, _):
+    ends = batch.packed_seq_params.cu_seqlens_q[[0, -1]]
+    return with_boundaries(batch, ends, batch.row_positions + 1)
+
+
 def shift(batch, _):
     offsets = batch.packed_seq_params.cu_seqlens_q.clone()
     offsets[1:2] += 1
@@ -170,6 +176,7 @@ BUGS = {
     "max_seqlen is the row": lambda: change_batches(
         lambda b, _: with_boundaries(b, b.packed_seq_params.cu_seqlens_q, b.row_positions)
     ),
+    "a row is one document": lambda: change_batches(forget_boundaries),
     "boundary off by one": lambda: change_batches(shift),
     "later boundary off by one": lambda: change_batches(shift_later),
     "later boundary lost": lambda: change_batches(lose_later),
@@ -205,6 +212,10 @@ find_row = isolation.find_row
 isolation.check_isolation = check_each
 if "BROKEN" in os.environ:
     isolation.find_row = fail_to_read
+if "ROUNDED" in os.environ:
+    rounded_linear.install(vocabulary=256)
+    flag_value = isolation.flag_value
+    isolation.flag_value = lambda args, name: name == "fp8" or flag_value(args, name)
 plain_mamba.install()
 
 if __name__ == "__main__":

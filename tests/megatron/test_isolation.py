@@ -36,6 +36,7 @@ RUNS = {
             "mask lost when computed again": r"gave .* gradient .* layer 4 of 4 .*computed again",
             "kernel ignores cu_seqlens": r"layer 1 of 4 \(attention\).*ignores cu_seqlens",
             "max_seqlen is the row": r"rotary positions run through all documents.*max_seqlen",
+            "a row is one document": r"layer 1 of 4 .* other cu_seqlens",
             "boundary off by one": r"layer 1 of 4 .* other cu_seqlens",
             "later boundary off by one": r"layer 1 of 4 .* other cu_seqlens",
             "later boundary lost": r"gave document 2 a gradient .*other cu_seqlens",
@@ -105,8 +106,10 @@ def data(tmp_path_factory):
     return f"--data-path {corpus.prefix} --data-cache-path {cache} --train-iters 2"
 
 
-def plant(flags: str, ranks: int, names: Iterable[str], *, check: bool = True) -> Run:
-    environment = {"PLANTED": ",".join(names)}
+def plant(
+    flags: str, ranks: int, names: Iterable[str], *, check: bool = True, rounded: bool = False
+) -> Run:
+    environment = {"PLANTED": ",".join(names)} | ({"ROUNDED": ""} if rounded else {})
     return train(flags, ranks, script=PLANTED, environment=environment, check=check)
 
 
@@ -124,6 +127,16 @@ def test_planted_bugs_are_found_and_named_and_training_goes_on_as_without_the_ch
     without = plant(f"{data} {flags}", ranks, (), check=False)
     assert run.steps == without.steps
     assert run.operations == without.operations
+
+
+def test_rounding_to_fp8_raises_no_alarm_and_planted_bugs_are_found(data):
+    bugs = ("a row is one document", "boundary off by one", "later boundary lost")
+    flags = f"{data} --bf16 --hidden-size 256 --seq-length 512 --max-position-embeddings 512"
+    run = plant(flags, 1, bugs, rounded=True)
+    for bug in bugs:
+        assert f"PLANTED {bug}: the packing check failed: " in run.output
+    (line,) = re.findall(rf"{NO_FAULT}.* moved by (\S+) .*", run.output)
+    assert float(line) > 1e-3, "nothing was rounded"
 
 
 @pytest.mark.parametrize("name", RIGHT)

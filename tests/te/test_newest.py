@@ -172,8 +172,24 @@ def test_memory_of_unfused_attention_is_said(run):
 def test_a_newer_cudnn_may_have_the_kernel(run):
     heads = json.dumps({"kv_channels": 256})
     assert "heads of 256" in run("settings", "10.0", heads)["refusal"]
-    (line,) = run("settings", "10.0", heads, "[9, 25, 0]")["lines"]
+    line, _ = run("settings", "10.0", heads, "[9, 25, 0]")["lines"]
     assert line == "attention of all layers over packed rows: Transformer Engine, cuDNN"
+
+
+def test_heads_that_cudnn_computes_wrongly_are_refused_and_others_are_taken(run):
+    def of_channels(channels, cudnn):
+        return run("settings", "9.0", json.dumps({"kv_channels": channels}), cudnn)
+
+    refusal = of_channels(256, "[9, 14, 0]")["refusal"]
+    assert "256 channels, but cuDNN 9.14" in refusal
+    assert "install flash-attn 2 and give --attention-backend flash" in refusal
+    for channels, cudnn in ((256, "[9, 21, 0]"), (160, "[9, 14, 0]")):
+        line, warning = of_channels(channels, cudnn)["lines"]
+        assert line.endswith("Transformer Engine, cuDNN")
+        assert f"warning: heads of {channels} channels" in warning
+        assert "were not compared with float64" in warning
+    for channels in (64, 96, 128):
+        assert len(of_channels(channels, "[9, 14, 0]")["lines"]) == 1
 
 
 def test_layers_with_and_without_a_window_are_asked_about(run):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import sys
+import types
 from itertools import pairwise
 
 import pytest
@@ -10,6 +12,7 @@ torch = pytest.importorskip("torch")
 from megatron_packing.thd.attention import (  # noqa: E402
     causal_attention,
     packed_attention,
+    takes_scale_and_window,
     varlen_attention,
 )
 from megatron_packing.thd.context_parallel import partition_indices  # noqa: E402
@@ -144,3 +147,28 @@ def test_unpacked_attention_is_causal():
     batch_first = [tensor.transpose(0, 1).unsqueeze(0) for tensor in (query, key, value)]
     output = causal_attention(*batch_first, 0.3).squeeze(0).transpose(0, 1)
     assert torch.allclose(output, written_out(query, key, value, 0.3), atol=1e-12)
+
+
+@pytest.mark.parametrize("takes_groups", [True, False])
+def test_heads_share_keys_with_every_varlen_attention_of_torch(monkeypatch, takes_groups):
+    """torch 2.11 takes no groups: its kernel gets keys and values for every head."""
+    seen = {}
+
+    def new(q, k, v, a, b, c, d, *, scale=None, window_size=(-1, -1), enable_gqa=False):
+        del v, a, b, c, d, scale, window_size
+        seen.update(heads=k.shape[1], groups=enable_gqa)
+        return q
+
+    def old(q, k, v, a, b, c, d, *, scale=None, window_size=(-1, -1)):
+        del v, a, b, c, d, scale, window_size
+        seen.update(heads=k.shape[1], groups=False)
+        return q
+
+    module = types.ModuleType("torch.nn.attention.varlen")
+    module.varlen_attn = new if takes_groups else old
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert takes_scale_and_window()
+    query, key = torch.zeros(6, 4, 8), torch.zeros(6, 2, 8)
+    offsets = torch.tensor([0, 6], dtype=torch.int32)
+    varlen_attention(query, key, key, offsets, 1.0, max_seqlen=6)
+    assert seen == ({"heads": 2, "groups": True} if takes_groups else {"heads": 4, "groups": False})
