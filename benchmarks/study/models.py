@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AttentionInterface,
@@ -26,8 +26,16 @@ PACKED = "packed_spans"
 """The name of this project's attention among those of transformers."""
 
 
-def _attend(_module, query, key, value, _mask, *, scaling, cu_seqlens, **_):
-    """Compute ``packed_attention`` for transformers: tensors are ``(1, heads, positions, dim)``."""
+def _attend(_module, query, key, value, _mask, *, scaling, cu_seqlens, sees, **_):
+    """Attend within spans, for transformers: tensors are ``(1, heads, positions, dim)``.
+
+    By ``packed_attention``, or with a mask, which takes fewer kernels.
+    """
+    if sees is not None:
+        group = query.shape[1] // key.shape[1]
+        key, value = (one.repeat_interleave(group, dim=1) for one in (key, value))
+        output = scaled_dot_product_attention(query, key, value, attn_mask=sees, scale=scaling)
+        return output.transpose(1, 2), None
     spans = (one[0].transpose(0, 1) for one in (query, key, value))
     return packed_attention(*spans, cu_seqlens, scaling).unsqueeze(0), None
 
@@ -69,18 +77,35 @@ def hash_weights(model: PreTrainedModel) -> str:
     return digest.hexdigest()[:12]
 
 
-def packed_loss(model: PreTrainedModel, rows: list[Row]) -> Tensor:
-    """Return the sum of weight * loss over the trained tokens of packed rows, computed at once."""
+def packed_loss(model: PreTrainedModel, rows: list[Row], *, by_mask: bool | None = None) -> Tensor:
+    """Return the sum of weight * loss over the trained tokens of packed rows, computed at once.
+
+    Args:
+        model: The model.
+        rows: The rows.
+        by_mask: Whether attention gets a mask instead of spans; by default on a GPU.
+    """
     model.set_attn_implementation(PACKED)
     tokens, labels, position_ids, weights = (
-        torch.cat([getattr(row, name) for row in rows])
+        torch.cat([getattr(row, name) for row in rows]).to(model.device)
         for name in ("tokens", "labels", "position_ids", "weights")
     )
-    lengths = torch.tensor([0, *(length for row in rows for length in row.lengths)])
+    lengths = torch.tensor([length for row in rows for length in row.lengths])
+    if by_mask is None:
+        by_mask = model.device.type == "cuda"
     hidden = model.model(
-        input_ids=tokens[None], position_ids=position_ids[None], cu_seqlens=lengths.cumsum(0)
+        input_ids=tokens[None],
+        position_ids=position_ids[None],
+        cu_seqlens=torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
+        sees=_mask_of(lengths.to(model.device)) if by_mask else None,
     ).last_hidden_state[0]
     return _loss_of(model, hidden, labels, weights)
+
+
+def _mask_of(lengths: Tensor) -> Tensor:
+    """Return bool, ``(1, 1, positions, positions)``: what each position of a row sees."""
+    span = torch.repeat_interleave(lengths)
+    return (span[:, None] == span).tril()[None, None]
 
 
 def padded_loss(model: PreTrainedModel, rows: list[Row]) -> Tensor:
@@ -90,7 +115,7 @@ def padded_loss(model: PreTrainedModel, rows: list[Row]) -> Tensor:
         pad_sequence(
             [part for row in rows for part in getattr(row, name).split(row.lengths)],
             batch_first=True,
-        )
+        ).to(model.device)
         for name in ("tokens", "labels", "weights")
     )
     hidden = model.model(input_ids=tokens).last_hidden_state

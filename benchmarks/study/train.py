@@ -78,7 +78,7 @@ def train(
     measured: list[list[float]] = []
     documents, spent, first = 0, 0.0, 0
     if state is not None and state.exists():
-        saved = torch.load(state)
+        saved = torch.load(state, map_location=model.device)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         trained_tokens, measured = saved["trained_tokens"], saved["measured"]

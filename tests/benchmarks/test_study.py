@@ -116,7 +116,10 @@ def test_packed_and_padded_losses_are_those_of_single_documents(corpus, normalis
     rows = [lay(stream, stream.segments(number)) for number in range(3)]
     model = make_tiny_model(VOCABULARY, ROW, seed=0).double()
     with torch.no_grad():
-        packed, padded = (float(compute(model, rows)) for compute in (packed_loss, padded_loss))
+        by_mask = partial(packed_loss, by_mask=True)
+        packed, masked, padded = (
+            float(compute(model, rows)) for compute in (packed_loss, by_mask, padded_loss)
+        )
     alone = replace(condition, strategy="padding", normaliser="token")
     padding = stream_of(alone, corpus)
     by_document = {
@@ -130,6 +133,7 @@ def test_packed_and_padded_losses_are_those_of_single_documents(corpus, normalis
             times = row.num_trained if normaliser == "token" else 256
             expected += single_loss(model, row) * times if row.num_trained else 0
     assert packed == pytest.approx(expected, rel=1e-6)
+    assert masked == pytest.approx(expected, rel=1e-6)
     assert padded == pytest.approx(expected, rel=1e-6)
 
 
