@@ -15,8 +15,8 @@ schedule. A step ends when these passes, one after another and each after what i
 So programs that share the machine disturb little, and waiting for a busy core is not counted. The
 least of several runs counts. It runs in the test suite's environment (make environment-3.12).
 
-``--gpu`` fits the efficiencies of an H100 to the rows in benchmarks/gpu/results/h100/rows.json, and
-prints the error of each.
+``--gpu`` fits the efficiencies of an H100 to the rows in benchmarks/gpu/results/h100/rows.json,
+prints the error of each, and predicts with them how much faster packed rows are on an H200.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ FLAGS = f"""
     --vocab-size {MODEL.vocabulary_size - 1} --seq-length {ROW} --max-position-embeddings {ROW}
     --global-batch-size {BATCH} --seed {SEED}
 """
-FLAGS = {"random": "", "balanced": "--packing-balance", "even": "--packing-order even"}
+DEALT = {"random": "", "balanced": "--packing-balance", "even": "--packing-order even"}
+"""Flags by the way rows are dealt to ranks."""
 TOPOLOGIES = {
     "PP 2": (Layout(data=1, pipeline=2), "--pipeline-model-parallel-size 2"),
     "DP 2": (Layout(data=2), ""),
@@ -244,7 +245,7 @@ def compare(steps: int, repeats: int) -> Iterator[Compared]:
                 )[1:]
                 costs = Costs(model=MODEL, layout=layout, device=fitted)
                 predicted = predict_steps(costs, rows, dealt).step_seconds
-                more = f"{flags} {FLAGS[dealing]}"
+                more = f"{flags} {DEALT[dealing]}"
                 measured = step_seconds(layout, *measure(index, layout, more, steps, repeats))
                 epochs[way] = (len(index) * measured, len(index) * predicted)
             padding = epochs.pop("padding")
@@ -253,23 +254,62 @@ def compare(steps: int, repeats: int) -> Iterator[Compared]:
                 yield Compared(name, topology, way, *ratios)
 
 
-def gpu_errors() -> Iterator[tuple[str, float, float]]:
-    """Fit an H100's efficiencies; yield each kind of row, its measured and predicted seconds."""
-    path = ROOT / "benchmarks" / "gpu" / "results" / "h100" / "rows.json"
-    names, work, seconds = [], [], []
+@dataclass(frozen=True, slots=True)
+class GpuRow:
+    """A kind of row that was measured on a GPU."""
+
+    name: str
+    work: tuple[float, float]
+    """Operations of linear layers, and of attention."""
+    seconds: float
+    rows: int
+    """Of an epoch."""
+
+
+def measured_rows(card: str) -> list[GpuRow]:
+    """Read the rows that benchmarks/gpu measured; the first of each three are padded."""
+    path = ROOT / "benchmarks" / "gpu" / "results" / card / "rows.json"
+    rows = []
     for setting in json.loads(path.read_text(encoding="utf-8"))["settings"]:
         shape = replace(MODELS["8b"], num_layers=setting["layers"])
         linear = shape.linear_flops_per_position * setting["row"]
         for way, found in setting["ways"].items():
-            took = found["seconds_per_row"]
-            names.append(f"{setting['corpus']}, {setting['row']:,}, {way}")
-            work.append((linear, found["computed_flops_per_second"] * took - linear))
-            seconds.append(took)
-    columns, times = np.array(work), np.array(seconds)
-    rates, *_ = np.linalg.lstsq(columns / times[:, None], np.ones(len(times)), rcond=None)
-    shares = 1 / rates / 989e12
-    console.print(f"linear efficiency {shares[0]:.3f}, attention efficiency {shares[1]:.3f}")
-    yield from zip(names, seconds, (columns @ rates).tolist(), strict=True)
+            seconds = found["seconds_per_row"]
+            attention = found["computed_flops_per_second"] * seconds - linear
+            name = f"{setting['corpus']}, {setting['row']:,}, {way}"
+            rows.append(GpuRow(name, (linear, attention), seconds, found["rows"]))
+    return rows
+
+
+def fit_rates(rows: list[GpuRow]) -> NDArray[np.float64]:
+    """Return seconds per operation of linear layers and of attention."""
+    work, times = np.array([row.work for row in rows]), np.array([row.seconds for row in rows])
+    rates, *_ = np.linalg.lstsq(work / times[:, None], np.ones(len(times)), rcond=None)
+    return rates
+
+
+def print_gpu_errors() -> None:
+    """Fit an H100's efficiencies and hold them against rows of both cards."""
+    fitted, others = measured_rows("h100"), measured_rows("h200")
+    rates = fit_rates(fitted)
+    linear, attention = 1 / rates / 989e12
+    console.print(f"linear efficiency {linear:.3f}, attention efficiency {attention:.3f}")
+    table = Table("rows", "measured ms", "predicted ms", "error")
+    for row in fitted:
+        predicted = float(np.dot(row.work, rates))
+        error = f"{predicted / row.seconds - 1:+.1%}"
+        table.add_row(row.name, f"{row.seconds * 1e3:.0f}", f"{predicted * 1e3:.0f}", error)
+    console.print(table)
+    table = Table("H200: faster than padded rows", "measured", "predicted", "error")
+    for first in range(0, len(others), 3):
+        padded, *packed = others[first : first + 3]
+        for row in packed:  # random and packed
+            ratio = padded.rows / row.rows
+            measured = ratio * padded.seconds / row.seconds
+            predicted = ratio * float(np.dot(padded.work, rates) / np.dot(row.work, rates))
+            error = f"{predicted / measured - 1:+.1%}"
+            table.add_row(row.name, f"{measured:.2f}", f"{predicted:.2f}", error)
+    console.print(table)
 
 
 def main() -> None:
@@ -281,11 +321,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
     if args.gpu:
-        table = Table("rows", "measured ms", "predicted ms", "error")
-        for name, measured, predicted in gpu_errors():
-            error = f"{predicted / measured - 1:+.1%}"
-            table.add_row(name, f"{measured * 1e3:.0f}", f"{predicted * 1e3:.0f}", error)
-        console.print(table)
+        print_gpu_errors()
         return
     table = Table("lengths", "layout", "way", "measured", "predicted", "error")
     results = []
