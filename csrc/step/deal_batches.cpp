@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 namespace packing {
 namespace {
@@ -129,10 +130,14 @@ class Deal {
     double best = loads_[heavy];
     std::size_t given = kNone;
     std::size_t taken = kNone;
+    const double heavy_load = loads_[heavy];
+    const double light_load = loads_[light];
+    auto helps = [&](double moved) {
+      return std::max(heavy_load - moved, light_load + moved) < best;
+    };
     auto consider = [&](double moved, std::size_t item, std::size_t back) {
-      const double heavier = std::max(loads_[heavy] - moved, loads_[light] + moved);
-      if (moved <= 0 || heavier >= best) return;
-      best = heavier;
+      if (moved <= 0 || !helps(moved)) return;
+      best = std::max(heavy_load - moved, light_load + moved);
       given = item;
       taken = back;
     };
@@ -141,21 +146,27 @@ class Deal {
       const std::size_t to = dealt_[begin + light];
       const double most_moved = limits_[begin / num_ranks_] - batches_[to].work;
       if (most_moved <= 0) continue;
+      backs_.clear();
+      batches_.each_item(to,
+                         [&](std::size_t number) { backs_.push_back({items_[number], number}); });
+      const MicroBatches::Batch heavy_batch = batches_[from];
+      const MicroBatches::Batch light_batch = batches_[to];
       batches_.each_item(from, [&](std::size_t number) {
         const StepItem& item = items_[number];
-        if (item.work <= most_moved && batches_[from].items > 1 && batches_.fits(item, to)) {
+        if (item.work <= most_moved && heavy_batch.items > 1 && batches_.fits(item, to)) {
           consider(item.work, number, kNone);
         }
-        batches_.each_item(to, [&](std::size_t other) {
-          const StepItem& back = items_[other];
-          if (item.work - back.work > most_moved || item.units - back.units > batches_[to].room ||
-              back.units - item.units > batches_[from].room ||
-              item.documents - back.documents > batches_[to].places ||
-              back.documents - item.documents > batches_[from].places) {
-            return;
+        for (const auto& [back, other] : backs_) {
+          const double moved = item.work - back.work;
+          if (moved <= 0 || moved > most_moved || !helps(moved) ||
+              item.units - back.units > light_batch.room ||
+              back.units - item.units > heavy_batch.room ||
+              item.documents - back.documents > light_batch.places ||
+              back.documents - item.documents > heavy_batch.places) {
+            continue;
           }
-          consider(item.work - back.work, number, other);
-        });
+          consider(moved, number, other);
+        }
       });
     }
     if (given == kNone) return false;
@@ -194,6 +205,7 @@ class Deal {
   std::size_t num_ranks_;
   std::vector<double> loads_;
   std::vector<std::size_t> dealt_;
+  std::vector<std::pair<StepItem, std::size_t>> backs_;  // the items of a micro-batch, for a while
   std::vector<double> limits_;  // by turn: the work of a micro-batch that gains items, at most
 };
 

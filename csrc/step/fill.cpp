@@ -26,38 +26,59 @@ class Silent : public Monitor {
 // The micro-batches as a heap, the one with the most room on top; the first of equal ones.
 class EmptiestFirst {
  public:
-  explicit EmptiestFirst(const MicroBatches& batches) : batches_(batches), heap_(batches.size()) {
-    std::iota(heap_.begin(), heap_.end(), std::size_t{0});
-    for (std::size_t place = heap_.size() / 2; place-- > 0;) sink(place);
+  explicit EmptiestFirst(const MicroBatches& batches) : batches_(batches) {
+    heap_.reserve(batches.size());
+    for (std::size_t batch = 0; batch < batches.size(); ++batch) {
+      heap_.push_back({batches[batch].room, batch});
+    }
+    for (std::size_t place = heap_.size() / 2; place-- > 0;) sink(place, heap_[place]);
   }
 
   // The place in the heap of an empty micro-batch with room for an item, or the heap's size.
   std::size_t find(const StepItem& item) const {
     std::size_t place = 0;
-    while (place < heap_.size() && !batches_.fits(item, heap_[place])) ++place;
+    while (place < heap_.size() && !batches_.fits(item, heap_[place].batch)) ++place;
     return place;
   }
-  std::size_t batch(std::size_t place) const { return heap_[place]; }
+  std::size_t batch(std::size_t place) const { return heap_[place].batch; }
 
   // Puts the micro-batch at a place, which has less room now, where it belongs.
-  void sink(std::size_t place) {
-    const std::size_t batch = heap_[place];
-    for (std::size_t child = 2 * place + 1; child < heap_.size(); child = 2 * place + 1) {
-      if (child + 1 < heap_.size() && emptier(heap_[child + 1], heap_[child])) ++child;
-      if (!emptier(heap_[child], batch)) break;
-      heap_[place] = heap_[child];
-      place = child;
-    }
-    heap_[place] = batch;
+  void lower(std::size_t place) {
+    sink(place, {batches_[heap_[place].batch].room, heap_[place].batch});
   }
 
  private:
-  bool emptier(std::size_t a, std::size_t b) const {
-    return batches_[a].room != batches_[b].room ? batches_[a].room > batches_[b].room : a < b;
+  struct Entry {
+    std::int64_t room;
+    std::size_t batch;
+  };
+
+  static bool is_emptier(const Entry& a, const Entry& b) {
+    return a.room != b.room ? a.room > b.room : a.batch < b.batch;
+  }
+
+  // An entry that got smaller mostly goes far down: its way is found first, then its place on it.
+  void sink(std::size_t place, Entry entry) {
+    const std::size_t top = place;
+    const std::size_t size = heap_.size();
+    std::size_t child = 2 * place + 1;
+    for (; child + 1 < size; child = 2 * place + 1) {
+      child += static_cast<std::size_t>(is_emptier(heap_[child + 1], heap_[child]));
+      heap_[place] = heap_[child];
+      place = child;
+    }
+    if (child < size) {
+      heap_[place] = heap_[child];
+      place = child;
+    }
+    for (; place > top && is_emptier(entry, heap_[(place - 1) / 2]); place = (place - 1) / 2) {
+      heap_[place] = heap_[(place - 1) / 2];
+    }
+    heap_[place] = entry;
   }
 
   const MicroBatches& batches_;
-  std::vector<std::size_t> heap_;
+  std::vector<Entry> heap_;
 };
 
 bool fill_emptiest(const std::vector<StepItem>& items, const std::vector<std::size_t>& order,
@@ -71,7 +92,7 @@ bool fill_emptiest(const std::vector<StepItem>& items, const std::vector<std::si
     const std::size_t place = heap.find(item);
     if (place == batches.size()) return false;
     batches.add(item, order[next], heap.batch(place));
-    heap.sink(place);
+    heap.lower(place);
   }
   return true;
 }
