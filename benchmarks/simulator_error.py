@@ -262,8 +262,8 @@ class GpuRow:
     work: tuple[float, float]
     """Operations of linear layers, and of attention."""
     seconds: float
-    rows: int
-    """Of an epoch."""
+    real_tokens: float
+    """Of a row."""
 
 
 def measured_rows(card: str) -> list[GpuRow]:
@@ -277,7 +277,8 @@ def measured_rows(card: str) -> list[GpuRow]:
             seconds = found["seconds_per_row"]
             attention = found["computed_flops_per_second"] * seconds - linear
             name = f"{setting['corpus']}, {setting['row']:,}, {way}"
-            rows.append(GpuRow(name, (linear, attention), seconds, found["rows"]))
+            tokens = found["real_tokens"] / found["rows"]
+            rows.append(GpuRow(name, (linear, attention), seconds, tokens))
     return rows
 
 
@@ -304,7 +305,7 @@ def print_gpu_errors() -> None:
     for first in range(0, len(others), 3):
         padded, *packed = others[first : first + 3]
         for row in packed:  # random and packed
-            ratio = padded.rows / row.rows
+            ratio = row.real_tokens / padded.real_tokens
             measured = ratio * padded.seconds / row.seconds
             predicted = ratio * float(np.dot(padded.work, rates) / np.dot(row.work, rates))
             error = f"{predicted / measured - 1:+.1%}"

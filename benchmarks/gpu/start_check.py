@@ -21,6 +21,7 @@ BUGS = (
 """Of pretrain_planted.py: those that do not need another kernel or several ranks."""
 FP8 = "--fp8-format hybrid --fp8-recipe tensorwise"
 STEPS = 3
+KEYS = ("losses", "grad_norms")
 
 Figures = dict[str, Any]
 """What a run printed."""
@@ -90,13 +91,14 @@ def trace_of(checked: Figures, unchecked: Figures, again: Figures) -> dict[str, 
         ``differs``, ``repeats``: the largest relative difference of a loss or gradient norm between
         a run with the check and one without, and between two without; ``leaves_no_trace``.
     """
-    if any("losses" not in figures for figures in (checked, unchecked, again)):
+    counts = {len(figures.get(key, ())) for figures in (checked, unchecked, again) for key in KEYS}
+    if counts != {STEPS}:  # one ended early, or printed numbers that are none
         return {"leaves_no_trace": False}
 
     def distance(one: Figures, other: Figures) -> float:
         return max(
-            abs(float(a) - float(b)) / abs(float(b))
-            for key in ("losses", "grad_norms")
+            abs(float(a) - float(b)) / max(abs(float(b)), 1e-30)
+            for key in KEYS
             for a, b in zip(one[key], other[key], strict=True)
         )
 

@@ -21,14 +21,11 @@ from megatron_packing.megatron.attention_limits import transformer_engine_versio
 from megatron_packing.megatron.attention_question import (
     Attention,
     ask_transformer_engine,
-    cudnn_release,
     has_flash_attention,
 )
+from megatron_packing.megatron.head_sizes import check_channels
 from megatron_packing.megatron.layer_pattern import attention_layers
 from megatron_packing.thd.row_shape import RowShape
-
-_WRONG_HEADS_OF_256 = (9, 14)
-"""The last cuDNN that is known, or must be taken, to compute them wrongly on Hopper."""
 
 
 def check_attention(
@@ -56,7 +53,8 @@ def check_attention(
         One sentence for each kind of layer: what computes its attention.
 
     Raises:
-        InputError: There is no kernel; or no fused one, and that is not allowed.
+        InputError: There is no kernel; or no fused one, and that is not allowed; or the kernel is
+            known to be wrong.
     """
     implementation = getattr(settings, "transformer_impl", "transformer_engine")
     release = transformer_engine_version()
@@ -85,37 +83,9 @@ def check_attention(
                 f"To train, {', or '.join(cures) or 'use another GPU'}"
             )
         lines.append(f"attention of {layers} over packed rows: Transformer Engine, {choice.kind}")
-        if choice.kind == "cuDNN" and (doubt := _doubt_of_channels(attention)):
-            lines.append(doubt)
+        if choice.kind == "cuDNN" and (warning := check_channels(attention.channels, name_of)):
+            lines.append(warning)
     return lines
-
-
-def _doubt_of_channels(attention: Attention) -> str | None:
-    """Refuse heads that cuDNN computes wrongly; for those that nobody compared return a sentence.
-
-    Over packed rows on an H100, Transformer Engine with cuDNN 9.14 gave heads of 256 channels
-    values with a relative error of 0.7 against float64, and heads of 64 and 128, and of 192 with
-    values of 128, such of 0.003 (docs/gpu.md).
-
-    Raises:
-        InputError: The attention is known to be wrong.
-    """
-    if max(attention.channels) <= 128 or attention.channels == (192, 128):
-        return None
-    major, minor = release = cudnn_release()
-    channels = " and ".join(f"{number}" for number in dict.fromkeys(attention.channels))
-    is_hopper = torch.cuda.get_device_capability()[0] == 9
-    if max(attention.channels) == 256 and release <= _WRONG_HEADS_OF_256 and is_hopper:
-        raise InputError(
-            f"attention heads have {channels} channels, but cuDNN {major}.{minor}, which "
-            f"Transformer Engine uses, computes wrong values for them over packed rows on this "
-            f"kind of GPU (docs/gpu.md): install flash-attn 2 and give --attention-backend flash, "
-            f"or install a later cuDNN"
-        )
-    return (
-        f"warning: heads of {channels} channels over packed rows were not compared with float64 "
-        f"for cuDNN {major}.{minor} and this GPU; benchmarks/gpu/measure.py compares them"
-    )
 
 
 def attentions_of(settings: Any, positions: int, shape: RowShape) -> dict[str, Attention]:

@@ -30,6 +30,8 @@ from megatron_packing.megatron.isolation_trace import without_trace
 from megatron_packing.megatron.versions import flag_value
 from megatron_packing.thd.layout import positions_of
 
+_SCALES_WITHIN_A_TOKEN = ("mxfp8", "blockwise")
+"""FP8 recipes that have no scale for several tokens of activations."""
 _datasets: list[tuple[Any, int]] = []
 """The training datasets of this rank's chunks, None if it does not read, and the first sample."""
 
@@ -117,9 +119,11 @@ def check_isolation(forward_step: Any, model: list[Any], schedule: dict[str, Any
             "> packing check: left out, as the forward step gives no loss for each position"
         )
         return
+    fp8, fp4 = flag_value(args, "fp8"), flag_value(args, "fp4")
     precision = Precision.of(
         config.params_dtype,
-        fp8=bool(flag_value(args, "fp8") or flag_value(args, "fp4")),
+        fp8=bool(fp8 or fp4),
+        shares_scales=bool(fp4 or (fp8 and args.fp8_recipe not in _SCALES_WITHIN_A_TOKEN)),
         experts=args.num_experts is not None,
         recurrent=bool(findings.signs[:, [Sign.IS_MAMBA, Sign.IS_DELTA_NET]].any()),
         on_gpu=_is_on_gpu(model[0]),

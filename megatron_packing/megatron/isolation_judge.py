@@ -16,12 +16,11 @@ from megatron_packing.megatron.isolation_run import Comparison, Findings
 
 _TIMES_NOISE = 8.0
 """A difference counts if it is so many times what the kernels differ from themselves."""
-_FP8_LAYERS, _FP8_LOSSES = 0.5, 0.125
-"""What may move, relatively, in FP8, where the tokens of one document change the scales of all.
+_SHARED_SCALES = 0.5
+"""What layers may move, relatively, where the tokens of one document change the scales of all.
 
-Layers moved by up to 0.12 with emulated FP8 and 1,024 channels (tests/megatron/rounded_linear.py)
-and by more than 0.125 on an H200 with 2,048, losses by 0.03 and 0.05. Gradients of other documents
-stay zero all the same."""
+With emulated FP8 (tests/megatron/rounded_linear.py) and 1,024 channels they moved by 0.12, on an
+H200 with 2,048 by more than 0.125. Losses moved by 0.03 and 0.05."""
 _GRADIENT = 1e-5
 """The share of a document's gradient that another one may get. It is 0 where nothing leaks."""
 
@@ -37,21 +36,29 @@ class Precision:
     are of the whole row, and not with experts, whose kernels depend on how many tokens they get."""
     may_route_otherwise: bool = False
     """Whether rounding may send a token to another expert."""
-    is_fp8: bool = False
-    """Whether linear layers round with scales that all documents of a row share."""
+    shares_scales: bool = False
+    """Whether linear layers round to FP8 or FP4 with scales that all documents of a row share."""
     is_rough: bool = False
     """Whether what a document computes depends on where it is in a row by more than rounding: with
     experts as above, and in recurrent layers, whose chunks start with the row."""
 
     @classmethod
     def of(
-        cls, dtype: torch.dtype, *, fp8: bool, experts: bool, recurrent: bool, on_gpu: bool
+        cls,
+        dtype: torch.dtype,
+        *,
+        fp8: bool,
+        shares_scales: bool,
+        experts: bool,
+        recurrent: bool,
+        on_gpu: bool,
     ) -> Precision:
         """Return the precision of a run.
 
         Args:
             dtype: Of the parameters.
             fp8: Whether FP8 or FP4 is used.
+            shares_scales: Whether one scale of theirs is for several documents.
             experts: Whether the model has experts.
             recurrent: Whether it has recurrent layers.
             on_gpu: Whether it runs on a GPU, where float32 products are rounded to TF32.
@@ -59,12 +66,14 @@ class Precision:
         relative = torch.finfo(dtype).eps
         if dtype is torch.float32 and on_gpu:
             relative = 2.0**-10
+        if fp8:
+            relative = 2.0**-4
         is_low = relative > 1e-6
         return cls(
             relative,
             is_exact=not fp8 and not experts,
-            may_route_otherwise=experts and (is_low or fp8),
-            is_fp8=fp8,
+            may_route_otherwise=experts and is_low,
+            shares_scales=shares_scales,
             is_rough=(experts or recurrent) and is_low,
         )
 
@@ -73,23 +82,18 @@ class Precision:
         """What may move, relatively, where other documents of the row changed."""
         if self.may_route_otherwise:
             return math.inf
-        if self.is_fp8:
-            return _FP8_LAYERS
         return self.relative * (0.0625 if self.is_exact else 2.0) + 1e-6
 
     @property
     def alone(self) -> float:
         """What may differ, relatively, between a document in a row and alone."""
-        if self.is_fp8:
-            return _FP8_LAYERS
         if self.relative < 1e-6:
             return 64 * self.relative
         return (32 if self.is_rough else 4) * self.relative
 
-    def of_loss(self, of_layers: float) -> float:
-        """What may move a loss where layers may move by ``of_layers``."""
-        is_bounded = self.is_fp8 and not self.may_route_otherwise
-        return min(of_layers, _FP8_LOSSES) if is_bounded else of_layers
+    def of_layers(self, of_losses: float) -> float:
+        """What may move in a layer where losses may move by ``of_losses``."""
+        return max(of_losses, _SHARED_SCALES) if self.shares_scales else of_losses
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +111,11 @@ class Tolerances:
         """Derive them from the noise of the kernels and the precision."""
         noise = _TIMES_NOISE * findings.comparisons["again"].moved.amax(1)
         scale = max(1.0, findings.typical_loss)
-        of_loss = precision.of_loss
         return cls(
-            replaced_loss=float(noise[-1]) + scale * of_loss(precision.replaced),
-            alone_loss=float(noise[-1]) + scale * of_loss(precision.alone),
-            replaced=noise + precision.replaced,
-            alone=noise + precision.alone,
+            replaced_loss=float(noise[-1]) + scale * precision.replaced,
+            alone_loss=float(noise[-1]) + scale * precision.alone,
+            replaced=noise + precision.of_layers(precision.replaced),
+            alone=noise + precision.of_layers(precision.alone),
         )
 
 
@@ -159,9 +162,8 @@ def _replaced_fault(
     replaced = _documents(findings.layout.alternate[0])
     return (
         f"{_documents(segments)} of a row changed when {replaced} got other tokens "
-        f"(losses by {float(one.moved[-1].max()):.1e}, more than "
-        f"{tolerances.replaced_loss:.1e}), first in {describer.place(slot, one)}: "
-        f"{describer.cause(slot)}"
+        f"({_how_far(one, slot, tolerances.replaced, tolerances.replaced_loss)}), first in "
+        f"{describer.place(slot, one)}: {describer.cause(slot)}"
     )
 
 
@@ -202,9 +204,9 @@ def _alone_fault(findings: Findings, tolerances: Tolerances, describer: _Describ
         if found := _first_moved(one, tolerances.alone, tolerances.alone_loss):
             slot, segments = found
             return (
-                f"{_documents(segments)} of a row has other losses than alone in a row (by "
-                f"{float(one.moved[-1].max()):.1e}, more than {tolerances.alone_loss:.1e}), first "
-                f"in {describer.place(slot, one)}: {describer.cause(slot, is_place=True)}"
+                f"{_documents(segments)} of a row is not computed as alone in a row "
+                f"({_how_far(one, slot, tolerances.alone, tolerances.alone_loss)}), first in "
+                f"{describer.place(slot, one)}: {describer.cause(slot, is_place=True)}"
             )
     return None
 
@@ -266,6 +268,15 @@ def _first_moved(
         return None
     slot = int(torch.nonzero(moved.any(1))[0])
     return slot, torch.nonzero(moved.any(0)).flatten().tolist()
+
+
+def _how_far(one: Comparison, slot: int, limits: Tensor, limit_of_loss: float) -> str:
+    """Say by how much losses are apart, or where they are not, the first slot that is."""
+    loss = float(one.moved[-1].max())
+    if loss > limit_of_loss:
+        return f"losses by {loss:.1e}, more than {limit_of_loss:.1e}"
+    moved, limit = float(one.moved[slot].max()), float(limits[slot])
+    return f"outputs there by {moved:.1e} of their largest, more than {limit:.1e}"
 
 
 def _documents(segments: list[int]) -> str:

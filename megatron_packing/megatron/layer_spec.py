@@ -14,6 +14,7 @@ from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.enums import AttnBackend
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.utils import log_single_rank
@@ -22,6 +23,7 @@ from torch import Tensor
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.attention_limits import attention_problems
 from megatron_packing.megatron.flags import flag_of
+from megatron_packing.megatron.head_sizes import check_channels
 from megatron_packing.megatron.packed_rotation import index_rotary_positions
 from megatron_packing.thd.attention import (
     BACKENDS,
@@ -71,6 +73,9 @@ def choose_backend(config: TransformerConfig, told: str | None = None) -> Backen
             )
         for problem in attention_problems(config, flag_of):
             raise InputError(problem)
+        may_be_cudnn = config.attention_backend in (AttnBackend.auto, AttnBackend.fused)
+        if torch.cuda.is_available() and may_be_cudnn and not config.multi_latent_attention:
+            check_channels((config.kv_channels, config.kv_channels), flag_of)
         return backend
     if config.transformer_impl != "local":
         raise InputError(

@@ -220,3 +220,4 @@ plain_mamba.install()
 
 if __name__ == "__main__":
     run_training(pretrain_packed_gpt.main)
+    sys.stdout.write(f"ROUNDED {len(rounded_linear.rounded_weights)} weights\n")

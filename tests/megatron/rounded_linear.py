@@ -44,14 +44,23 @@ class _RoundedGradient(torch.autograd.Function):
         return _round(gradient, torch.float8_e5m2)
 
 
+rounded_weights: set[int] = set()
+"""The weights that were rounded, by ``id``."""
+
+
 def install(vocabulary: int) -> None:
-    """Round all linear layers but the output layer, which Megatron leaves in half precision."""
+    """Round all linear layers but the output layer, which Megatron leaves in half precision.
+
+    Args:
+        vocabulary: The output layer's number of outputs, which no other layer may have.
+    """
     own = layers.linear_with_grad_accumulation_and_async_allreduce
 
     @functools.wraps(own)  # which has an attribute
     def rounded(values: Tensor, weight: Tensor, **settings: Any) -> Tensor:
         if weight.shape[0] == vocabulary:
             return own(values, weight, **settings)
+        rounded_weights.add(id(weight))
         output = own(_Rounded.apply(values), _Rounded.apply(weight), **settings)
         return _RoundedGradient.apply(output)
 

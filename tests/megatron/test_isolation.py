@@ -131,12 +131,13 @@ def test_planted_bugs_are_found_and_named_and_training_goes_on_as_without_the_ch
 
 def test_rounding_to_fp8_raises_no_alarm_and_planted_bugs_are_found(data):
     bugs = ("a row is one document", "boundary off by one", "later boundary lost")
-    flags = f"{data} --bf16 --hidden-size 256 --seq-length 512 --max-position-embeddings 512"
+    flags = f"{data} --bf16 --hidden-size 192 --seq-length 512 --max-position-embeddings 512"
     run = plant(flags, 1, bugs, rounded=True)
     for bug in bugs:
         assert f"PLANTED {bug}: the packing check failed: " in run.output
     (line,) = re.findall(rf"{NO_FAULT}.* moved by (\S+) .*", run.output)
-    assert float(line) > 1e-3, "nothing was rounded"
+    assert float(line) > 1e-3
+    assert "ROUNDED 16 weights" in run.output  # four of each layer
 
 
 @pytest.mark.parametrize("name", RIGHT)

@@ -176,13 +176,20 @@ def test_a_newer_cudnn_may_have_the_kernel(run):
     assert line == "attention of all layers over packed rows: Transformer Engine, cuDNN"
 
 
+FLASH_OF_256 = {"kv_channels": 256, "attention_backend": "flash"}
+
+
 def test_heads_that_cudnn_computes_wrongly_are_refused_and_others_are_taken(run):
     def of_channels(channels, cudnn):
         return run("settings", "9.0", json.dumps({"kv_channels": channels}), cudnn)
 
-    refusal = of_channels(256, "[9, 14, 0]")["refusal"]
-    assert "256 channels, but cuDNN 9.14" in refusal
-    assert "install flash-attn 2 and give --attention-backend flash" in refusal
+    for cudnn in ("[9, 14, 0]", "[9, 19, 0]"):
+        refusal = of_channels(256, cudnn)["refusal"]
+        assert "256 channels, but cuDNN 9.1" in refusal
+        assert "install flash-attn 2 and set --attention-backend to flash" in refusal
+    flash = run("settings", "9.0, flash-attn", json.dumps(FLASH_OF_256), "[9, 14, 0]")
+    (line,) = flash["lines"]
+    assert line.endswith("Transformer Engine, flash-attn")
     for channels, cudnn in ((256, "[9, 21, 0]"), (160, "[9, 14, 0]")):
         line, warning = of_channels(channels, cudnn)["lines"]
         assert line.endswith("Transformer Engine, cuDNN")
