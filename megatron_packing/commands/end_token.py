@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The end token that ``export`` is given, or that a corpus's tokenizer has."""
+"""The end token that ``export`` and ``probe`` are given, or that a corpus's tokenizer has."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def choose_end_token(
     prefixes: Sequence[Path],
     *,
     allow_other: bool = False,
+    may_be_any: bool = False,
     note: Callable[[str], None] = lambda _: None,
 ) -> int:
     """The id of the end token.
@@ -26,6 +27,7 @@ def choose_end_token(
         given: An id, the text of a token, or None for the tokenizer's ``eos_token``.
         prefixes: The corpora, which must be of one tokenizer.
         allow_other: Accept corpora of several tokenizers, and an id that is not the tokenizer's.
+        may_be_any: Accept the id of any token of the tokenizer: nobody reads padding by it.
         note: Called with what could not be compared.
 
     Raises:
@@ -58,7 +60,9 @@ def choose_end_token(
     assert source is not None, "the record names one"
     if number is None:
         return _look_up(given, source)
-    return number if allow_other else _compare(number, source, recorded[0])
+    if not allow_other:
+        _compare(number, source, recorded[0], may_be_any=may_be_any)
+    return number
 
 
 def _look_up(given: str | None, source: TokenizerSource) -> int:
@@ -77,22 +81,21 @@ def _look_up(given: str | None, source: TokenizerSource) -> int:
     return token
 
 
-def _compare(number: int, source: TokenizerSource, prefix: Path) -> int:
-    """Refuse an id that readers would not take for the end token."""
-    if number < 0:
-        return number  # the export says what it must be
+def _compare(number: int, source: TokenizerSource, prefix: Path, *, may_be_any: bool) -> None:
+    """Refuse an id that is no token, or that readers would not take for the end token."""
+    if number < 0 and not may_be_any:
+        return  # the export says what it must be
     tokenizer = source.open()
-    if number >= tokenizer.vocabulary_size:
+    if not 0 <= number < tokenizer.vocabulary_size:
         raise InputError(
             f"--end-token is {number}, but {source.name!r}, with which {prefix} was tokenized, has "
             f"{tokenizer.vocabulary_size:,} tokens; give one of them"
         )
     text = source.special_tokens.get("eos_token")
     token = tokenizer.token_of(text) if text is not None else None
-    if token is not None and token != number:
+    if token not in (None, number) and not may_be_any:
         raise InputError(
             f"--end-token is {number}, but {prefix} was tokenized with {source.name!r}, whose "
             f"eos_token {text!r} is {token}: readers know padding by that one; leave --end-token "
             f"out, or give --allow-other-tokenizer where the readers use another tokenizer"
         )
-    return number

@@ -99,7 +99,9 @@ def run(args: Namespace) -> dict[str, Any]:
 
     corpus = open_corpus(args.prefixes)
     prefixes = [one.prefix for one in corpus.corpora]
-    end_tokens = [choose_end_token(given, prefixes) for given in args.end_token or [None]]
+    end_tokens = [
+        choose_end_token(given, prefixes, may_be_any=True) for given in args.end_token or [None]
+    ]
     documents = ProbeDocuments(
         corpus,
         num_documents=args.documents,

@@ -103,9 +103,7 @@ class OpenedData:
             corpus = self.corpus(prefixes, lambda prefix: known[str(corpus_path(prefix))])
             for one in corpus.corpora:  # this rank may have opened it before
                 one.check_same(known[str(one.prefix)].files)
-        apart = {
-            folder: _find_difference(numbers) for folder, numbers in found["folders"].items()
-        }
+        apart = {folder: _find_difference(numbers) for folder, numbers in found["folders"].items()}
         opened: dict[str, PackIndex] = {}
         for name, start, stop, training, path, digest, place in found["indexes"]:
             if path not in opened:

@@ -13,7 +13,9 @@ pytest.importorskip("pyarrow")
 pytest.importorskip("transformers")
 
 from megatron_packing.cli import main
+from megatron_packing.commands.end_token import choose_end_token
 from megatron_packing.corpus.record import corpus_record_path
+from megatron_packing.errors import InputError
 from megatron_packing.tokenizers.find import find_tokenizer
 from tests.conftest import write_corpus
 
@@ -66,6 +68,14 @@ def test_it_is_looked_up_and_compared(export, chitchat):
         r"--end-token is 10000000, but .* has [\d,]+ tokens", export("--end-token", "10000000")
     )
     assert "end token is -5" in export("--end-token=-5")
+
+
+def test_a_probe_may_be_given_any_token_of_the_tokenizer(chat, chitchat):
+    end = find_tokenizer(str(chitchat / "tokenizer")).open().token_of("</s>")
+    assert choose_end_token(str(end + 1), [chat], may_be_any=True) == end + 1
+    for number in ("-5", "10000000"):
+        with pytest.raises(InputError, match=rf"--end-token is {number}, but .* tokens"):
+            choose_end_token(number, [chat], may_be_any=True)
 
 
 def test_without_a_tokenizer_an_id_is_asked_for(export, chat):
