@@ -20,7 +20,9 @@ from megatron_packing.flops.model import ModelShape, WorkModel
 from megatron_packing.megatron.dataset import PackedDataset
 from megatron_packing.megatron.endless import EndlessDataset
 from megatron_packing.megatron.layer_pattern import counted_symbols, layer_pattern
+from megatron_packing.megatron.versions import flag_value
 from megatron_packing.stream.balance import balance_batch
+from megatron_packing.stream.batch_sizes import BatchSizes, Schedule
 from megatron_packing.stream.even_order import EvenSettings
 from megatron_packing.stream.recent import keep_recent
 
@@ -43,6 +45,7 @@ class BalancedDataset(torch.utils.data.Dataset):
         work_model: WorkModel,
         first_sample: int = 0,
         pipelined: bool = False,
+        schedule: Schedule | None = None,
     ) -> None:
         """Wrap a dataset.
 
@@ -53,31 +56,33 @@ class BalancedDataset(torch.utils.data.Dataset):
             work_model: The work that ranks share equally.
             first_sample: A sample where a batch starts. All batches are counted from it.
             pipelined: Whether ranks have several pipeline stages; see ``balance_batch``.
+            schedule: Sizes of batches that change on the way, in place of ``global_batch_size``.
 
         Raises:
             ValueError: A size is below 1.
-            InputError: The batch is not a whole number of packs for each rank.
+            InputError: A batch is not a whole number of packs for each rank.
         """
         if data_parallel_size < 1 or global_batch_size < 1:
             raise ValueError(
                 f"global_batch_size is {global_batch_size} and data_parallel_size "
                 f"{data_parallel_size}; they must be at least 1"
             )
-        if global_batch_size % data_parallel_size:
-            raise InputError(
-                f"--global-batch-size is {global_batch_size}, which {data_parallel_size} "
-                f"data-parallel ranks do not share evenly; give a multiple of {data_parallel_size}"
-            )
+        self._batches = BatchSizes(schedule or [(0, global_batch_size)], first_sample)
+        for size in self._batches.sizes:
+            if size % data_parallel_size:
+                flag = "--step-batch-size-schedule has" if schedule else "--global-batch-size is"
+                raise InputError(
+                    f"{flag} {size}, which {data_parallel_size} data-parallel ranks do not share "
+                    f"evenly; give a multiple of {data_parallel_size}"
+                )
         self.dataset = dataset
         self._samples = EndlessDataset(dataset) if isinstance(dataset, BlendedDataset) else dataset
         # Megatron's dataloaders ask for it.
         self.split = dataset.index_split if isinstance(dataset, PackedDataset) else dataset.split
         self.config = dataset.config
-        self._batch_size = global_batch_size
         self._num_ranks = data_parallel_size
         self._work_model = work_model
         self._pipelined = pipelined
-        self._phase = first_sample % global_batch_size
         self._orders: dict[
             int, NDArray[np.int64]
         ] = {}  # recently used, by the first sample of the batch
@@ -92,17 +97,15 @@ class BalancedDataset(torch.utils.data.Dataset):
 
     def source(self, idx: int) -> int:
         """Return the wrapped dataset's index of the sample at position ``idx``."""
-        offset = (idx - self._phase) % self._batch_size
-        start = idx - offset
-        if start < 0 or start + self._batch_size > len(self):
+        batch = self._batches.batch_of(idx)
+        if batch.start < 0 or batch.stop > len(self):
             return idx  # an incomplete batch keeps its order
-        if start not in self._orders:
-            order = self._balance(start)  # before the eviction, so an error changes no state
-            keep_recent(self._orders, start, order, _ORDERS_KEPT)
-        return start + int(self._orders[start][offset])
+        if batch.start not in self._orders:
+            order = self._balance(batch)  # before the eviction, so an error changes no state
+            keep_recent(self._orders, batch.start, order, _ORDERS_KEPT)
+        return batch.start + int(self._orders[batch.start][idx - batch.start])
 
-    def _balance(self, start: int) -> NDArray[np.int64]:
-        batch = range(start, start + self._batch_size)
+    def _balance(self, batch: range) -> NDArray[np.int64]:
         work = [self._work_model.work(self._samples.segment_lengths(sample)) for sample in batch]
         return balance_batch(np.array(work, np.int64), self._num_ranks, pipelined=self._pipelined)
 
@@ -131,7 +134,28 @@ def balance_steps(
         # Batches are counted from where training resumes, which may follow another batch size.
         first_sample=args.consumed_train_samples if first_sample is None else first_sample,
         pipelined=args.pipeline_model_parallel_size > 1,
+        schedule=schedule_of(args),
     )
+
+
+def schedule_of(args: Namespace) -> Schedule | None:
+    """Return the sizes of batches of ``--step-batch-size-schedule``; None without it."""
+    text = flag_value(args, "step_batch_size_schedule")
+    if text is None:
+        return None
+    # Added in 0.18, as the flag.
+    from megatron.core.num_microbatches_calculator import StepBatchsizeNumMicroBatchesCalculator
+
+    calculator = StepBatchsizeNumMicroBatchesCalculator(
+        micro_batch_size=1,
+        data_parallel_size=args.data_parallel_size,
+        decrease_batch_size_if_needed=False,
+        rank=1,  # says nothing
+        schedule=text,
+        seq_length=args.seq_length,
+    )
+    found: Schedule = calculator.schedule
+    return found
 
 
 def work_model_of(args: Namespace) -> WorkModel:

@@ -195,13 +195,7 @@ def _length_problems(args: Namespace) -> Iterator[str]:
 
 
 def _batch_problems(args: Namespace, flag: str) -> Iterator[str]:
-    """Settings under which global batches vary in size or ranks do not share them evenly."""
-    for name in ("rampup_batch_size", "step_batch_size_schedule"):
-        if flag_value(args, name) is not None:
-            yield (
-                f"{flag_of(name)} is {flag_value(args, name)}, but {flag} needs "
-                f"global batches of one size: leave one of the two flags out"
-            )
+    """Settings under which ranks do not share global batches evenly."""
     if args.global_batch_size % args.data_parallel_size:
         yield (
             f"--global-batch-size is {args.global_batch_size}, but {flag} needs the "
@@ -212,6 +206,13 @@ def _batch_problems(args: Namespace, flag: str) -> Iterator[str]:
 
 def _even_order_problems(args: Namespace) -> Iterator[str]:
     """Settings under which ranks cannot have like packs in every micro-batch."""
+    schedule = flag_value(args, "step_batch_size_schedule")
+    if schedule is not None:
+        yield (
+            f"--step-batch-size-schedule is {schedule}, but --packing-order even needs global "
+            f"batches of one size: leave one of the two flags out, or give --packing-balance"
+        )
+        return
     if args.global_batch_size // args.data_parallel_size < FEWEST_MICRO_BATCHES:
         yield (
             f"--global-batch-size is {args.global_batch_size}, so each of the "

@@ -40,6 +40,7 @@ REFUSED = {
     "moe_expert_capacity_factor": "padding would use up expert capacity",
     "moe_expert_rank_capacity_factor": "padding would use up expert capacity",
     # The loss and the step.
+    "rampup_batch_size": "Megatron ignores it; give --step-batch-size-schedule",
     "perform_rl_step": "packed training uses documents as they are and samples no new answers",
     "logits_load_dir": _DISTILLATION,
     "logits_save_dir": "it replaces the loss with zero",

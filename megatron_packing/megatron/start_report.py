@@ -127,7 +127,7 @@ def _describe_epochs(train: Any, args: Namespace) -> Iterator[str]:
     """Say how many steps an epoch takes; Megatron itself counts only steps."""
     parts = parts_of(train)
     weights = train.weights if isinstance(train, BlendedDataset) else [1.0]
-    grows = flag_value(args, "step_batch_size_schedule") or args.rampup_batch_size
+    grows = flag_value(args, "step_batch_size_schedule")
     for part, weight in zip(parts, weights, strict=True):
         rows = len(part.index)
         if grows:

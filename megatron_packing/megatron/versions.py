@@ -133,7 +133,6 @@ FLAGS_BY_RELEASE = {
     "object_storage_cache_path": "0.17",
     "padded_vocab_size": "0.17",
     "phase_transition_iterations": "0.17",
-    "rampup_batch_size": "0.17",
     "rope_scaling_factor": "0.17",
     "spec": "0.17",
     "tokenizer_model": "0.17",

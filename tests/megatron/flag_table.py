@@ -31,7 +31,7 @@ CHECKED = _names(
         linear_attention_freq log_max_attention_logit micro_batch_size moe_layer_freq
         moe_router_enable_expert_bias moe_router_load_balancing_type multi_latent_attention
         no_rope_freq non_persistent_global_ckpt_dir position_embedding_type
-        pretrained_checkpoint qk_clip rampup_batch_size rotary_interleaved softmax_type spec
+        pretrained_checkpoint qk_clip rotary_interleaved softmax_type spec
         step_batch_size_schedule transformer_impl use_grouped_gemm_for_dense_mlp
         use_kitchen_attention use_mamba_mem_eff_path use_rope_scaling use_te_activation_func
         use_transformer_engine_op_fuser window_attn_skip_freq window_size

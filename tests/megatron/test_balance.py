@@ -19,9 +19,11 @@ from megatron_packing.megatron.arguments import add_packing_arguments, check_pac
 from megatron_packing.megatron.balance import BalancedDataset, balance_steps, work_model_of
 from megatron_packing.stream.balance import balance_batch
 from megatron_packing.stream.even_order import EvenSettings
+from tests import trainer
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.core.test_balance import loads
 from tests.megatron.test_dataset import ROW, build
+from tests.trainer import needs_trainer, pretrain
 
 BATCH = 12
 RANKS = 4
@@ -136,6 +138,40 @@ def test_batches_start_where_training_goes_on(train, consumed):
     assert sorted(found) == list(range(len(train)))
     later = sources(balanced(train, first_sample=consumed + BATCH))
     assert later == found
+
+
+def test_batches_that_grow_keep_their_members(train):
+    schedule = [(0, RANKS), (2 * RANKS, BATCH)]
+    found = sources(balanced(train, schedule=schedule, first_sample=RANKS))
+    batches = [range(RANKS), range(RANKS, 2 * RANKS), *(
+        range(start, start + BATCH) for start in range(2 * RANKS, len(train) - BATCH, BATCH)
+    )]  # fmt: skip
+    dealt = [found[batch.start : batch.stop] for batch in batches]
+    assert [sorted(one) for one in dealt] == [list(batch) for batch in batches]
+    assert found != sorted(found)
+    with pytest.raises(InputError, match="--step-batch-size-schedule has 6, which 4 data-parallel"):
+        balanced(train, schedule=[(0, RANKS), (8, 6)])
+    balanced(train, schedule=[(0, 6), (8, RANKS)], first_sample=20)  # it is past the 6
+
+
+@needs_trainer
+def test_a_schedule_of_batch_sizes_trains_the_same_batches_balanced(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", chat_like_lengths(300, longest=ROW))
+    schedule = f"0:4,{8 * trainer.ROW}:8"
+    flags = (
+        f"--data-path {corpus.prefix} --data-cache-path {tmp_path / 'cache'} --train-iters 4 "
+        f"--step-batch-size-schedule {schedule}"
+    )
+    runs = [
+        pretrain(f"{flags} {balance}", 2, without="--global-batch-size 4")
+        for balance in ("", "--packing-balance")
+    ]
+    assert [len(rows) for rows in runs[0].rows.values()] == [4, 4, 8, 8]
+    assert runs[0].rows == runs[1].rows
+    assert runs[0].reads != runs[1].reads
+    for one, other in zip(*(run.steps for run in runs), strict=True):
+        assert one.loss == pytest.approx(other.loss, abs=1e-6)
+        assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-5)
 
 
 def test_packs_of_a_blend_are_balanced(tmp_path):
@@ -259,8 +295,6 @@ def test_work_is_that_of_the_layers_that_the_model_has(train, changes, pattern):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rampup_batch_size": ["4", "4", "64"]}, "--rampup-batch-size is "),
-        ({"step_batch_size_schedule": "0:4 1B:8"}, "--step-batch-size-schedule is 0:4 1B:8"),
         ({"global_batch_size": 10}, "--global-batch-size is 10, but --packing-balance needs"),
     ],
 )
@@ -273,7 +307,7 @@ def test_settings_that_balance_cannot_hold_under_are_refused(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"step_batch_size_schedule": "0:4 1B:8"}, "but --packing-order even needs global batches"),
+        ({"step_batch_size_schedule": "0:4 1B:8"}, "0:4 1B:8, but --packing-order even needs"),
         ({"global_batch_size": 10}, "--global-batch-size is 10, but --packing-order even needs"),
         ({"global_batch_size": RANKS}, "even needs at least two: the batches would be sorted"),
     ],
