@@ -37,7 +37,7 @@ def why_not_fused(model: Any) -> str | None:
     if chosen_by is not TransformerConfig and not getattr(chosen_by, _FUSION, False):
         return f"{getattr(chosen_by, '__name__', 'the model')} says so"
     if getattr(model, "yarn_rotary_scaling_factor", None) is not None:
-        return "Megatron's fused kernel leaves YaRN's scaling factor out on packed rows"
+        return "Megatron's fused kernel for packed rows does not scale as YaRN does"
     if (kind := getattr(model, "position_embedding_type", None)) != "rope":
         return f"Megatron-Bridge does not fuse them for position_embedding_type {kind}"
     fused = copy.copy(model)

@@ -14,7 +14,10 @@ from typing import Any
 
 from megatron.core.transformer.utils import is_layer_window_attention
 
-from megatron_packing.megatron.versions import fused_rotation_interleaves
+from megatron_packing.megatron.versions import (
+    fused_rotation_falls_back_to_scale,
+    fused_rotation_interleaves,
+)
 
 MOST_OFFSETS_UNDER_CONTEXT_PARALLELISM = 12_288
 """Entries of ``cu_seqlens`` that Transformer Engine's context-parallel kernels can hold.
@@ -94,7 +97,8 @@ def _rotary_problems(settings: Any, name_of: Callable[[str], str]) -> Iterator[s
         return
     fusion = name_of("apply_rope_fusion")
     cure = "--no-rope-fusion" if fusion.startswith("--") else f"{fusion} = False"
-    if getattr(settings, "position_embedding_type", None) == "yarn":
+    is_yarn = getattr(settings, "position_embedding_type", None) == "yarn"
+    if is_yarn and not fused_rotation_falls_back_to_scale():
         yield (
             f"{name_of('position_embedding_type')} is yarn and rotary embeddings are fused, but "
             f"Megatron's fused kernel leaves YaRN's scaling factor out on packed rows: give {cure}"

@@ -22,6 +22,7 @@ from megatron_packing.megatron.packed_rotation import index_rotary_positions
 from megatron_packing.megatron.row_message import WEIGHTS, RowParts, RowSizes, agree_on_sizes
 from megatron_packing.megatron.segment_index import segment_index
 from megatron_packing.megatron.versions import (
+    fused_rotation_falls_back_to_scale,
     mamba_layers_compute_seq_idx,
     pad_between_seqs_settings,
 )
@@ -185,11 +186,13 @@ def _with_segment_index(model: Any, batch: PackedBatch) -> PackedSeqParams:
 
 
 def _check_scaling(model: Any) -> None:
-    """Refuse fused YaRN: Megatron's fused kernel drops its scaling factor on packed rows.
+    """Refuse fused YaRN where Megatron's fused kernel drops its scaling factor on packed rows.
 
     ``_apply_rotary_pos_emb_thd`` never receives ``mscale`` where rotary embeddings are fused
     (``models/common/embeddings/rope_utils.py``).
     """
+    if fused_rotation_falls_back_to_scale():
+        return
     config = get_model_config(model)
     if config.apply_rope_fusion and not config.multi_latent_attention:
         kind = get_attr_wrapped_model(model, "position_embedding_type", allow_none=True)

@@ -176,6 +176,15 @@ def fused_rotation_interleaves() -> bool:
     return core_version() >= (0, 17)
 
 
+def fused_rotation_falls_back_to_scale() -> bool:
+    """Whether rotary embeddings that are to be fused run unfused where YaRN scales them.
+
+    Until 0.19 ``apply_rotary_pos_emb`` takes the fused kernel for packed rows, which drops the
+    factor (``models/common/embeddings/rope_utils.py``). Drop when 0.20 is the oldest supported.
+    """
+    return core_version() >= (0, 20)
+
+
 def balancing_losses_are_multiplied_by_ranks() -> bool:
     """Whether a router multiplies its token count by the ranks that share a row.
 

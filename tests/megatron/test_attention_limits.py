@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from megatron.core.models.common.embeddings import rope_utils
 from megatron.core.transformer import TransformerConfig
 
 from megatron_packing.errors import InputError
-from megatron_packing.megatron import batch
+from megatron_packing.megatron import attention_limits, batch
 from megatron_packing.megatron.attention_limits import (
     MOST_OFFSETS_UNDER_CONTEXT_PARALLELISM,
     attention_problems,
@@ -100,8 +101,19 @@ def test_releases_that_do_not_take_packed_rows_are_named(kind, first):
     assert not problems(first, context_parallel_size=2, cp_comm_type=kind)
 
 
-def test_fused_yarn_is_refused():
+@pytest.fixture(params=[False, True], ids=["0.19", "0.20"])
+def falls_back(request, monkeypatch):
+    """Whether Megatron does not fuse rotary embeddings that YaRN scales, as from 0.20 on."""
+    for module in (attention_limits, batch):
+        monkeypatch.setattr(module, "fused_rotation_falls_back_to_scale", lambda: request.param)
+    return request.param
+
+
+def test_fused_yarn_is_refused_where_its_factor_is_dropped(falls_back):
     settings = {"position_embedding_type": "yarn", "apply_rope_fusion": True}
+    if falls_back:
+        assert not problems(**settings)
+        return
     (problem,) = problems(**settings)
     assert "give --no-rope-fusion" in problem
     (problem,) = attention_problems(SimpleNamespace(**settings), lambda name: f"cfg.model.{name}")
@@ -111,14 +123,15 @@ def test_fused_yarn_is_refused():
     assert not problems(**settings, multi_latent_attention=True)  # has a kernel of its own
 
 
-def test_a_model_with_fused_yarn_takes_no_packed_row():
+def test_a_model_with_fused_yarn_takes_no_packed_row_where_its_factor_is_dropped(falls_back):
     with warnings.catch_warnings():  # of its own old default
         warnings.simplefilter("ignore")
         config = TransformerConfig(num_layers=1, hidden_size=8, num_attention_heads=1)
     config.apply_rope_fusion = True
     model = torch.nn.Module()
     model.config, model.position_embedding_type = config, "yarn"
-    with pytest.raises(InputError, match="apply_rope_fusion to False"):
+    expected = pytest.raises(InputError, match="apply_rope_fusion to False")
+    with nullcontext() if falls_back else expected:
         batch._check_scaling(model)
     config.apply_rope_fusion = False
     batch._check_scaling(model)

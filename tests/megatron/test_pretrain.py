@@ -9,12 +9,11 @@ from megatron_packing import PackIndex
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.planning.settings import PlanSettings
 from tests.conftest import chat_like_lengths, write_corpus
-from tests.trainer import RELEASE, ROW, needs_trainer, pretrain, train
+from tests.trainer import ROW, needs_trainer, pretrain, train, until_0_19
 
 pytestmark = needs_trainer
 STEPS = 20
 # From 0.20 on Megatron can do what these flags ask for, or refuses them itself.
-old = pytest.mark.skipif(RELEASE >= (0, 20), reason="what is refused until megatron-core 0.19")
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +144,9 @@ def test_half_precision_trains_on_a_cpu(data):
         ("--dataloader-type cyclic", "--dataloader-type is cyclic"),
         ("--full-validation", "--full-validation fails in Megatron"),
         ("--apply-layernorm-1p", "--apply-layernorm-1p"),
-        pytest.param("--spec no.such module", "--spec and --transformer-impl local", marks=old),
+        pytest.param(
+            "--spec no.such module", "--spec and --transformer-impl local", marks=until_0_19
+        ),
         (
             "--num-experts 4 --moe-router-load-balancing-type sinkhorn",
             "which counts padding as tokens",
@@ -164,7 +165,7 @@ def test_half_precision_trains_on_a_cpu(data):
         pytest.param(
             "--num-experts 4 --moe-router-enable-expert-bias --moe-router-score-function sigmoid",
             "--moe-router-enable-expert-bias is not supported with packing in megatron-core 0.1",
-            marks=old,
+            marks=until_0_19,
         ),
         ("--window-size 8,0", "does not support a sliding window"),
         ("--fp8-format hybrid", "does not support FP8 or FP4"),
