@@ -60,10 +60,10 @@ STUDIES = {
         conditions=[*MAIN, *NORMALISERS],
         seeds=5,
         epochs=3,
-        documents=600,
+        documents=300,
         held_out=200,
         row=1024,
-        rows_per_step=4,
+        rows_per_step=2,
         training=Training(learning_rate=2e-3),
     ),
     "causes": Study(
