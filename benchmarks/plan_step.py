@@ -7,7 +7,7 @@
 Lengths are like rollouts: lognormal(8.2, 0.8), cut to the budget of 32,768 tokens. Work is that of
 a 7B model as verl counts it: 24,576 * length + length squared.
 
-"sync" is the sum over micro-batches of the slowest rank's work, over the mean work of a rank;
+"step" has the documents and the ranks; "sync" is the sum over micro-batches of the slowest rank's work, over the mean work of a rank;
 "rank" the work of the rank with the most, over that mean; "batches" the micro-batches of a rank;
 "budget" the share of it that the fullest micro-batch takes. Milliseconds are those of the
 processor, the least of some runs, of what every rank computes for itself.
@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from machine import write_json
 from numpy.typing import NDArray
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from step_planners import (
@@ -112,14 +113,14 @@ def measure(planner: Planner, lengths: NDArray[np.int64], num_ranks: int, bound:
 
 def describe(figures: list[Figures]) -> Table:
     """A line for each planner and step."""
-    table = Table("documents", "ranks")
-    table.add_column("planner", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # 80 columns hold it
+    for name in ("step", "planner"):
+        table.add_column(name, no_wrap=True)
     for name in ("CPU ms", "rank", "sync", "batches", "bound", "budget"):
         table.add_column(name, justify="right", no_wrap=True)
     for figure in figures:
         table.add_row(
-            f"{figure.documents:,}",
-            f"{figure.ranks}",
+            f"{figure.documents:,}, {figure.ranks}",
             figure.planner,
             f"{figure.milliseconds:.2f}",
             f"{figure.rank:.4f}",
