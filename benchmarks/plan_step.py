@@ -7,10 +7,11 @@
 Lengths are like rollouts: lognormal(8.2, 0.8), cut to the budget of 32,768 tokens. Work is that of
 a 7B model as verl counts it: 24,576 * length + length squared.
 
-"step" has the documents and the ranks; "sync" is the sum over micro-batches of the slowest rank's work, over the mean work of a rank;
-"rank" the work of the rank with the most, over that mean; "batches" the micro-batches of a rank;
-"budget" the share of it that the fullest micro-batch takes. Milliseconds are those of the
-processor, the least of some runs, of what every rank computes for itself.
+"step" has the documents and the ranks. "rank" is the work of the rank with the most, over the mean
+work of a rank; "sync" the sum over micro-batches of the slowest rank's work, over that mean;
+"batches" the micro-batches of a rank; "budget" the share of it that the fullest micro-batch takes.
+Milliseconds are those of the processor, the least of some runs, of what every rank computes for
+itself.
 """
 
 from __future__ import annotations

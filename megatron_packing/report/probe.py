@@ -21,7 +21,7 @@ from megatron_packing.probe.result import (
 
 def describe_probe(result: ProbeResult) -> Group:
     """Lay out a table, and what it says about end tokens."""
-    table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)  # fits 80 columns
     for heading in ("neighbors", "positions", "end"):
         table.add_column(heading, no_wrap=True)
     for heading in ("loss", "change", "earlier", "start", "ends", "layers"):
