@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 from machine import write_json
 from numpy.typing import NDArray
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -114,8 +115,10 @@ def main() -> None:
     lengths = None if args.lengths is None else np.load(args.lengths, allow_pickle=False)
     results = [result for row in args.rows for result in measure(lengths, row)]
     table = Table(
-        *("row", "model", "order", "batches", "rank", "sync", "ABR", "spread", f"PP {STAGES}"),
-        title=f"global batches of {BATCH} packs on {RANKS} ranks",
+        *("row", "model", "order", "steps", "rank", "sync", "ABR", "spread", f"PP {STAGES}"),
+        title=f"steps of {BATCH} packs on {RANKS} ranks",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),  # 80 columns hold it
     )
     for result in results:
         table.add_row(
