@@ -4,8 +4,8 @@
 ``arguments`` adds flags. ``checks`` refuses what trains wrongly; ``flags`` has the list.
 ``trainer`` has what pretrain() takes. ``stream`` compares a resumed run with its checkpoint.
 
-May import: thd, stream, ranks, index, planning, corpus, tokenizers, files, needs, counted, errors.
-Imports megatron-core, and megatron.training in the modules that pretrain() needs.
+May import: thd, isolation, stream, ranks, index, planning, corpus, tokenizers, files, needs,
+counted, errors. Imports megatron-core, and megatron.training in the modules that pretrain() needs.
 """
 
 import megatron_packing.needs.megatron_core

@@ -19,9 +19,10 @@ from megatron.core.utils import get_attr_wrapped_model, get_model_config
 from megatron.training import get_args, print_rank_0, training
 
 from megatron_packing.errors import InputError
+from megatron_packing.isolation.tolerances import Precision, Tolerances
 from megatron_packing.megatron.batch import needs_segment_index
 from megatron_packing.megatron.device import own_device
-from megatron_packing.megatron.isolation_judge import Precision, Tolerances, find_fault
+from megatron_packing.megatron.isolation_judge import find_fault
 from megatron_packing.megatron.isolation_recorder import Recorder, Sign
 from megatron_packing.megatron.isolation_report import describe_fault, describe_findings
 from megatron_packing.megatron.isolation_rows import RowLayout, Sample, find_row
@@ -128,7 +129,7 @@ def check_isolation(forward_step: Any, model: list[Any], schedule: dict[str, Any
         recurrent=bool(findings.signs[:, [Sign.IS_MAMBA, Sign.IS_DELTA_NET]].any()),
         on_gpu=_is_on_gpu(model[0]),
     )
-    tolerances = Tolerances.of(findings, precision)
+    tolerances = Tolerances.of(findings.comparisons["again"], findings.typical_loss, precision)
     fault = find_fault(
         findings,
         tolerances,

@@ -3,123 +3,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from megatron_packing.counted import counted
+from megatron_packing.isolation.comparison import (
+    GRADIENT_SHARE,
+    Comparison,
+    first_moved,
+    how_far,
+    name_documents,
+)
+from megatron_packing.isolation.tolerances import Tolerances
 from megatron_packing.megatron.isolation_recorder import Sign
-from megatron_packing.megatron.isolation_run import Comparison, Findings
-
-_TIMES_NOISE = 8.0
-"""A difference counts if it is so many times what the kernels differ from themselves."""
-_ALONE_WITH_SHARED_SCALES = 0.5
-"""What layers may differ, relatively, between a document in a row and alone where the tokens of one
-document change the scales of all. With emulated FP8 (tests/megatron/rounded_linear.py), 2,048
-channels and 4 layers they differed by 0.08."""
-_GRADIENT = 1e-5
-"""The share of a document's gradient that another one may get. It is 0 where nothing leaks."""
-
-
-@dataclass(frozen=True, slots=True)
-class Precision:
-    """How exactly a run computes."""
-
-    relative: float
-    """The rounding of one number."""
-    is_exact: bool
-    """Whether what one document has in a row changes no bit of another: not with FP8, whose scales
-    are of the whole row, and not with experts, whose kernels depend on how many tokens they get."""
-    may_route_otherwise: bool = False
-    """Whether rounding may send a token to another expert."""
-    shares_scales: bool = False
-    """Whether linear layers round to FP8 or FP4 with scales that all documents of a row share: then
-    other tokens of one move the others, the more the deeper the model is, and only gradients tell
-    a leak. With emulated FP8, 2,048 channels and 4 layers, layers moved by 0.16 of their largest
-    output and losses by 0.36."""
-    is_rough: bool = False
-    """Whether what a document computes depends on where it is in a row by more than rounding: with
-    experts as above, and in recurrent layers, whose chunks start with the row."""
-
-    @classmethod
-    def of(
-        cls,
-        dtype: torch.dtype,
-        *,
-        fp8: bool,
-        shares_scales: bool,
-        experts: bool,
-        recurrent: bool,
-        on_gpu: bool,
-    ) -> Precision:
-        """Return the precision of a run.
-
-        Args:
-            dtype: Of the parameters.
-            fp8: Whether FP8 or FP4 is used.
-            shares_scales: Whether one scale of theirs is for several documents.
-            experts: Whether the model has experts.
-            recurrent: Whether it has recurrent layers.
-            on_gpu: Whether it runs on a GPU, where float32 products are rounded to TF32.
-        """
-        relative = torch.finfo(dtype).eps
-        if dtype is torch.float32 and on_gpu:
-            relative = 2.0**-10
-        if fp8:
-            relative = 2.0**-4
-        is_low = relative > 1e-6
-        return cls(
-            relative,
-            is_exact=not fp8 and not experts,
-            may_route_otherwise=experts and is_low,
-            shares_scales=shares_scales,
-            is_rough=(experts or recurrent) and is_low,
-        )
-
-    @property
-    def replaced(self) -> float:
-        """What may move, relatively, where other documents of the row changed."""
-        if self.may_route_otherwise or self.shares_scales:
-            return math.inf
-        return self.relative * (0.0625 if self.is_exact else 2.0) + 1e-6
-
-    @property
-    def alone(self) -> float:
-        """What may differ, relatively, between a document in a row and alone."""
-        if self.relative < 1e-6:
-            return 64 * self.relative
-        return (32 if self.is_rough else 4) * self.relative
-
-    @property
-    def alone_in_layers(self) -> float:
-        """The same for the outputs of layers."""
-        return max(self.alone, _ALONE_WITH_SHARED_SCALES) if self.shares_scales else self.alone
-
-
-@dataclass(frozen=True, slots=True)
-class Tolerances:
-    """Largest values that are no fault."""
-
-    replaced_loss: float
-    alone_loss: float
-    replaced: Tensor
-    """float32, ``(slots,)``."""
-    alone: Tensor
-
-    @classmethod
-    def of(cls, findings: Findings, precision: Precision) -> Tolerances:
-        """Derive them from the noise of the kernels and the precision."""
-        noise = _TIMES_NOISE * findings.comparisons["again"].moved.amax(1)
-        scale = max(1.0, findings.typical_loss)
-        return cls(
-            replaced_loss=float(noise[-1]) + scale * precision.replaced,
-            alone_loss=float(noise[-1]) + scale * precision.alone,
-            replaced=noise + precision.replaced,
-            alone=noise + precision.alone_in_layers,
-        )
+from megatron_packing.megatron.isolation_run import Findings
 
 
 def find_fault(
@@ -159,13 +56,13 @@ def _replaced_fault(
     findings: Findings, tolerances: Tolerances, describer: _Describer
 ) -> str | None:
     one = findings.comparisons["replaced"]
-    if not (found := _first_moved(one, tolerances.replaced, tolerances.replaced_loss)):
+    if not (found := first_moved(one, tolerances.replaced, tolerances.replaced_loss)):
         return None
     slot, segments = found
-    replaced = _documents(findings.layout.alternate[0])
+    replaced = name_documents(findings.layout.alternate[0])
     return (
-        f"{_documents(segments)} of a row changed when {replaced} got other tokens "
-        f"({_how_far(one, slot, tolerances.replaced, tolerances.replaced_loss)}), first in "
+        f"{name_documents(segments)} of a row changed when {replaced} got other tokens "
+        f"({how_far(one, slot, tolerances.replaced, tolerances.replaced_loss)}), first in "
         f"{describer.place(slot, one)}: {describer.cause(slot)}"
     )
 
@@ -174,15 +71,15 @@ def _gradient_fault(findings: Findings, describer: _Describer) -> str | None:
     for name, one in findings.comparisons.items():
         if not name.startswith("gradient"):
             continue
-        sources = _documents(findings.layout.alternate[int(name.split()[1])])
-        dirty = torch.nonzero(one.moved[:-1].amax(1) > _GRADIENT).flatten().tolist()
+        sources = name_documents(findings.layout.alternate[int(name.split()[1])])
+        dirty = torch.nonzero(one.moved[:-1].amax(1) > GRADIENT_SHARE).flatten().tolist()
         if not dirty:
             continue
-        segments = torch.nonzero(one.moved[dirty[0]] > _GRADIENT).flatten().tolist()
+        segments = torch.nonzero(one.moved[dirty[0]] > GRADIENT_SHARE).flatten().tolist()
         slot = min(dirty[-1] + 1, len(one.moved) - 1)  # what takes the output that got it
         place = describer.place(slot, one, at=dirty[-1])
         return (
-            f"the loss of {sources} of a row gave {_documents(segments)} a gradient "
+            f"the loss of {sources} of a row gave {name_documents(segments)} a gradient "
             f"({float(one.moved[:-1].max()):.1e} of its own), first in {place}: "
             f"{describer.cause(slot, only_backward=True)}"
         )
@@ -191,12 +88,12 @@ def _gradient_fault(findings: Findings, describer: _Describer) -> str | None:
 
 def _padding_fault(findings: Findings, tolerances: Tolerances, describer: _Describer) -> str | None:
     one = findings.comparisons["padding"]
-    if not (found := _first_moved(one, tolerances.replaced, tolerances.replaced_loss)):
+    if not (found := first_moved(one, tolerances.replaced, tolerances.replaced_loss)):
         return None
     slot, segments = found
     return (
-        f"{_documents(segments)} changed when the padding of its row got other tokens, first in "
-        f"{describer.place(slot, one)}: {describer.cause(slot)}"
+        f"{name_documents(segments)} changed when the padding of its row got other tokens, first "
+        f"in {describer.place(slot, one)}: {describer.cause(slot)}"
     )
 
 
@@ -204,11 +101,11 @@ def _alone_fault(findings: Findings, tolerances: Tolerances, describer: _Describ
     for name, one in findings.comparisons.items():
         if not name.startswith("alone"):
             continue
-        if found := _first_moved(one, tolerances.alone, tolerances.alone_loss):
+        if found := first_moved(one, tolerances.alone, tolerances.alone_loss):
             slot, segments = found
             return (
-                f"{_documents(segments)} of a row is not computed as alone in a row "
-                f"({_how_far(one, slot, tolerances.alone, tolerances.alone_loss)}), first in "
+                f"{name_documents(segments)} of a row is not computed as alone in a row "
+                f"({how_far(one, slot, tolerances.alone, tolerances.alone_loss)}), first in "
                 f"{describer.place(slot, one)}: {describer.cause(slot, is_place=True)}"
             )
     return None
@@ -258,37 +155,6 @@ def _loss_fault(findings: Findings) -> str | None:
         f"over {loss.expected_denominator:g}: it must divide nothing and return "
         f"batch.denominator, or the weight of a token depends on its row"
     )
-
-
-def _first_moved(
-    one: Comparison, tolerances: Tensor, tolerance_of_loss: float
-) -> tuple[int, list[int]] | None:
-    """Return the first slot where documents moved, and which did anywhere; None if none did."""
-    limits = tolerances.clone()
-    limits[-1] = tolerance_of_loss
-    moved = one.moved > limits[:, None]
-    if not moved.any():
-        return None
-    slot = int(torch.nonzero(moved.any(1))[0])
-    return slot, torch.nonzero(moved.any(0)).flatten().tolist()
-
-
-def _how_far(one: Comparison, slot: int, limits: Tensor, limit_of_loss: float) -> str:
-    """Say by how much losses are apart, or where they are not, the first slot that is."""
-    loss = float(one.moved[-1].max())
-    if loss > limit_of_loss:
-        return f"losses by {loss:.1e}, more than {limit_of_loss:.1e}"
-    moved, limit = float(one.moved[slot].max()), float(limits[slot])
-    return f"outputs there by {moved:.1e} of their largest, more than {limit:.1e}"
-
-
-def _documents(segments: list[int]) -> str:
-    numbers = [f"{segment + 1}" for segment in segments]
-    if len(numbers) == 1:
-        return f"document {numbers[0]}"
-    if len(numbers) > 4:
-        return f"{counted(len(numbers), 'document')} ({', '.join(numbers[:3])}, ...)"
-    return f"documents {', '.join(numbers[:-1])} and {numbers[-1]}"
 
 
 class _Describer:

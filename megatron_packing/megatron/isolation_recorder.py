@@ -18,12 +18,8 @@ from megatron.core.transformer.moe.router import Router
 from megatron.core.utils import get_attr_wrapped_model, get_model_config
 from torch import Tensor
 
+from megatron_packing.isolation.comparison import summarize
 from megatron_packing.megatron.isolation_rows import RowLayout, Sample
-
-_NUMBERS = 8
-"""Numbers that stand for the output of a layer at one position: products with random vectors."""
-_CHUNK = 4096
-"""Positions that are multiplied at once, to bound memory."""
 
 
 class Sign(enum.IntEnum):
@@ -68,7 +64,7 @@ class Recorder:
         self.config = get_model_config(model[0])
         self.num_slots = self.config.num_layers + 2
         self.outputs: dict[tuple[str, int], Tensor] = {}
-        """float32, ``(local positions, _NUMBERS)``, by row and slot."""
+        """float32, ``(local positions, NUMBERS)``, by row and slot."""
         self.losses: dict[str, Tensor] = {}
         """float32, ``(local positions,)``, by row."""
         self.gradients: dict[tuple[str, int], Tensor] = {}
@@ -137,7 +133,7 @@ class Recorder:
             return
         key = self._row, slot
         if not self._goes_back:
-            self.outputs[key] = _summarize(output.detach())
+            self.outputs[key] = summarize(output.detach())
         elif output.requires_grad:  # not so where it will be computed again
 
             def keep(gradient: Tensor) -> None:
@@ -221,15 +217,3 @@ def _mixes_positions(layer: Any) -> bool:
     attention = getattr(layer, "self_attention", None)
     is_attention = attention is not None and not isinstance(attention, IdentityOp)
     return is_attention or hasattr(layer, "mixer")
-
-
-def _summarize(hidden: Tensor) -> Tensor:
-    """Return ``_NUMBERS`` numbers for each position of ``(positions, 1, hidden size)``.
-
-    Two positions with the same hidden states have the same numbers, bit for bit.
-    """
-    rows = hidden.reshape(hidden.shape[0], -1)
-    generator = torch.Generator().manual_seed(1)
-    vectors = torch.randn(rows.shape[1], _NUMBERS, generator=generator).to(rows.device)
-    parts = [rows[i : i + _CHUNK].float() @ vectors for i in range(0, len(rows), _CHUNK)]
-    return torch.cat(parts)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from megatron_packing.counted import counted
-from megatron_packing.megatron.isolation_judge import Tolerances
+from megatron_packing.isolation.tolerances import Tolerances
 from megatron_packing.megatron.isolation_run import Findings
 
 

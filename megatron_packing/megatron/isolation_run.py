@@ -15,6 +15,7 @@ from megatron.core.transformer.moe.moe_logging import get_moe_metrics_tracker
 from megatron.core.utils import get_model_config
 from torch import Tensor
 
+from megatron_packing.isolation.comparison import Comparison, largest, root_of_mean
 from megatron_packing.megatron.device import own_device
 from megatron_packing.megatron.isolation_recorder import Recorder, Sign
 from megatron_packing.megatron.isolation_rows import (
@@ -28,16 +29,6 @@ from megatron_packing.megatron.isolation_trace import Buffers
 from megatron_packing.thd.context_parallel import partition_indices
 
 ForwardStep = Callable[..., tuple[Any, Callable[..., Any]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """How far a row is from the real one, or gradients from none; equal on all ranks."""
-
-    moved: Tensor
-    """float32, ``(slots, segments)``: relative, losses absolute; 0 for segments not compared."""
-    ranks: Tensor
-    """float32, ``(slots, context-parallel ranks)``: the same, by who holds the positions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +314,7 @@ def _compare(
     else:
         segment = int(row.name.split()[1])
         pairs = [(segment, layout.span(segment), row.layout.span(0))]
-    of_all = _root_of_mean if row.name.startswith("alone") else _largest
+    of_all = root_of_mean if row.name.startswith("alone") else largest
     for slot, output in outputs.items():
         for segment, at, now_at in pairs:
             moved = (output[now_at] - reference[slot][at]).abs()
@@ -343,7 +334,7 @@ def _weigh_gradients(
             if segment in sources:
                 continue
             share = gradient[layout.span(segment)] / own
-            _fill_in(found, slot, segment, share, owners[layout.span(segment)], _largest)
+            _fill_in(found, slot, segment, share, owners[layout.span(segment)], largest)
 
 
 def _fill_in(
@@ -358,16 +349,6 @@ def _fill_in(
     found.moved[slot, segment] = of_all(moved)
     for rank in owners.unique().tolist():
         found.ranks[slot, rank] = max(found.ranks[slot, rank], of_all(moved[owners == rank]))
-
-
-def _root_of_mean(values: Tensor) -> Tensor:
-    """Return the root of the mean square; what is no number counts as infinite."""
-    return torch.nan_to_num(values, nan=float("inf")).square().mean().sqrt()
-
-
-def _largest(values: Tensor) -> Tensor:
-    """Return the largest value; what is no number counts as infinite."""
-    return torch.nan_to_num(values, nan=float("inf")).max()
 
 
 def _owners(layout: RowLayout) -> Tensor:

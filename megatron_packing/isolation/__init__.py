@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shows whether the documents of a row see each other in a model.
+
+Here is what every such check needs. The check of a run of Megatron is in ``megatron``.
+
+May import: needs, counted, errors. Uses torch.
+"""
