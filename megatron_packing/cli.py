@@ -14,10 +14,11 @@ from pathlib import Path
 from types import ModuleType
 
 import megatron_packing
-from megatron_packing.errors import InputError, SettingError
+from megatron_packing.errors import FaultError, InputError, SettingError
 
 try:
     from megatron_packing.commands import (
+        check_model,
         compare,
         export,
         import_packed,
@@ -56,6 +57,7 @@ COMMANDS: dict[str, ModuleType] = {
     "export": export,
     "import": import_packed,
     "probe": probe,
+    "check-model": check_model,
 }
 FIRST_STEPS = """\
 usage: megatron-packing COMMAND ...
@@ -143,7 +145,11 @@ def _run(args: Namespace) -> int:
         _refuse_addresses(args)
         output = JsonOutput(args.json)
         with output.alone_on_standard_output():
-            record = args.run(args)
+            try:
+                record = args.run(args)
+            except FaultError as error:
+                output.write(error.record)
+                raise
         output.write(record)
         sys.stdout.flush()
     except BrokenPipeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 
 class InputError(ValueError):
@@ -42,6 +43,23 @@ class SettingError(InputError):
 def doubled_braces(text: object) -> str:
     """What a user gave, such as a path, for the message of a :class:`SettingError`."""
     return str(text).replace("{", "{{").replace("}", "}}")
+
+
+class FaultError(InputError):
+    """What was checked is wrong.
+
+    The command line writes the record of ``--json`` all the same.
+    """
+
+    def __init__(self, message: str, record: dict[str, Any]) -> None:
+        """Keep the record.
+
+        Args:
+            message: As of ``InputError``.
+            record: What was found, for ``--json``.
+        """
+        super().__init__(message)
+        self.record = record
 
 
 class UnreadableError(InputError):
