@@ -156,14 +156,18 @@ def held_out_trained(data: Data) -> np.ndarray:
 
 
 def missing_runs(
-    study: Study, seeds: Iterable[int], csv: Path, base: str, only: str | None
+    study: Study, seeds: Iterable[int], csv: Path, base: str, data: str, only: str | None
 ) -> Iterator[tuple[Condition, int]]:
-    """Yield the runs from these weights that the CSV file lacks, all conditions of a seed first."""
+    """Yield the runs from these weights, on these data, that the CSV file lacks, seed by seed."""
     for seed in seeds:
         for condition in study.conditions:
             if condition.most_seeds is not None and seed >= condition.most_seeds:
                 continue
-            has = {result.key for result in read_results(csv) if result.base == base}
+            has = {
+                result.key
+                for result in read_results(csv)
+                if (result.base, result.data) == (base, data)
+            }
             if (condition.name, seed) not in has and only in (None, condition.name):
                 yield condition, seed
 
@@ -213,6 +217,7 @@ def main() -> None:
         folder / "data", tokenizer, args.tune, study.documents, study.held_out, study.row
     )
     trained = held_out_trained(data)
+    fingerprint = Corpus(data.training).fingerprint[:12]
     model = load_model(base)
     digest = hash_weights(model)
     model.to(args.device)
@@ -221,7 +226,7 @@ def main() -> None:
         f"python -m benchmarks.study {' '.join(sys.argv[1:])}\n"
         f"held-out loss before: {before:.4f}; {describe(args.device)}; torch {torch.__version__}"
     )
-    for condition, seed in missing_runs(study, seeds, args.csv, digest, args.only):
+    for condition, seed in missing_runs(study, seeds, args.csv, digest, fingerprint, args.only):
         logging.info("%s, seed %d", condition.name, seed)
         run_folder = folder / f"{condition.name}, seed {seed}"
         run_folder.mkdir(exist_ok=True)
@@ -237,7 +242,7 @@ def main() -> None:
             trained_tokens_per_step=round(tokens.mean(), 1),
             token_spread=round(tokens.std() / tokens.mean(), 4),
             cpu_seconds=round(run.cpu_seconds),
-            data=Corpus(data.training).fingerprint[:12],
+            data=fingerprint,
             base=digest,
             loss_by_epoch=" ".join(f"{mean:.4f}" for mean in means),
             loss=round(means[-1], 5),

@@ -33,10 +33,11 @@ class Precision:
     may_route_otherwise: bool = False
     """Whether rounding may send a token to another expert."""
     shares_scales: bool = False
-    """Whether linear layers round to FP8 or FP4 with scales that all documents of a row share: then
-    other tokens of one move the others, the more the deeper the model is, and only gradients tell
-    a leak. With emulated FP8, 2,048 channels and 4 layers, layers moved by 0.16 of their largest
-    output and losses by 0.36."""
+    """Whether linear layers round to FP8 or FP4 with scales that all documents of a row share.
+
+    Then other tokens of one document change how the others are rounded, and only gradients tell a
+    leak. With emulated FP8 and 2,048 channels the first layer moved by 0.09 of its largest output,
+    the fourth by 0.16, and losses by 0.36."""
     is_rough: bool = False
     """Whether what a document computes depends on where it is in a row by more than rounding: with
     experts as above, and in recurrent layers, whose chunks start with the row."""

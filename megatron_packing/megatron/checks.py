@@ -105,6 +105,13 @@ def _problems(args: Namespace) -> Iterator[str]:
         )
     if args.packing_balance:
         yield from _batch_problems(args, "--packing-balance")
+        if flag_value(args, "step_batch_size_schedule") and flag_value(
+            args, "phase_transition_iterations"
+        ):
+            yield (
+                "--phase-transition-iterations counts samples anew, but the thresholds of "
+                "--step-batch-size-schedule count all: --packing-balance takes one of the two"
+            )
     if args.packing_order == "even":
         yield from _batch_problems(args, "--packing-order even")
         yield from _even_order_problems(args)

@@ -45,11 +45,12 @@ def find_fault(
 
 
 def _finite_fault(findings: Findings, describer: _Describer) -> str | None:
-    one = findings.comparisons["again"]
-    slots = torch.nonzero(~torch.isfinite(one.moved).all(1)).flatten().tolist()
-    if not slots:
-        return None
-    return f"a row gives numbers that are not finite, first in {describer.place(slots[0], one)}"
+    for one in findings.comparisons.values():
+        slots = torch.nonzero(~torch.isfinite(one.moved).all(1)).flatten().tolist()
+        if slots:
+            place = describer.place(slots[0], one)
+            return f"a row gives numbers that are not finite, first in {place}"
+    return None
 
 
 def _replaced_fault(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import logging
 import re
 import sys
@@ -19,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 import megatron.core
+from megatron.core.models.common.embeddings.rope_utils import apply_rotary_pos_emb
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.utils import log_single_rank
 
@@ -177,12 +179,13 @@ def fused_rotation_interleaves() -> bool:
 
 
 def fused_rotation_falls_back_to_scale() -> bool:
-    """Whether rotary embeddings that are to be fused run unfused where YaRN scales them.
+    """Whether Megatron uses its unfused kernel for packed rows where YaRN scales the angles.
 
-    Until 0.19 ``apply_rotary_pos_emb`` takes the fused kernel for packed rows, which drops the
-    factor (``models/common/embeddings/rope_utils.py``). Drop when 0.20 is the oldest supported.
+    Until 0.19 ``apply_rotary_pos_emb`` takes the fused kernel, which drops the factor
+    (``models/common/embeddings/rope_utils.py``). The commit that mended it in 0.20, on 2026-08-17,
+    also added the argument ``max_seqlen``. Drop when 0.20 is the oldest supported.
     """
-    return core_version() >= (0, 20)
+    return "max_seqlen" in inspect.signature(apply_rotary_pos_emb).parameters
 
 
 def balancing_losses_are_multiplied_by_ranks() -> bool:

@@ -174,6 +174,13 @@ def test_a_schedule_of_batch_sizes_trains_the_same_batches_balanced(tmp_path):
         assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-5)
 
 
+def test_a_schedule_and_phases_are_refused_together():
+    both = {"step_batch_size_schedule": "0:4 1B:8", "phase_transition_iterations": [5]}
+    check_packing_arguments(arguments(**both))
+    with pytest.raises(InputError, match="--phase-transition-iterations counts samples anew"):
+        check_packing_arguments(arguments("--packing-balance", **both))
+
+
 def test_packs_of_a_blend_are_balanced(tmp_path):
     corpora = [
         write_corpus(tmp_path / name, chat_like_lengths(200, longest=ROW, seed=seed))

@@ -13,7 +13,6 @@ from tests.trainer import ROW, needs_trainer, pretrain, train, until_0_19
 
 pytestmark = needs_trainer
 STEPS = 20
-# From 0.20 on Megatron can do what these flags ask for, or refuses them itself.
 
 
 @pytest.fixture(scope="module")
