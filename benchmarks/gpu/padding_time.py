@@ -22,7 +22,7 @@ def measure_padding(ground: Ground) -> None:
     """
     row, prefix = ground.rows[0], ground.corpora[0][1]
     layers = 2 if ground.dry else 8
-    turns = 2 * ground.repeats
+    turns, passes = 2 * ground.repeats, 1 if ground.dry else 3
     model = make_model(ground, num_layers=layers, row=row)
     padding = make_dataset(prefix, row, "padding")
     padded = batches(padding, typical_rows(padding, turns))
@@ -38,13 +38,13 @@ def measure_padding(ground: Ground) -> None:
         for kind, held in kinds.items():
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
-            for _ in range(1 if ground.dry else 3):
+            for _ in range(passes):
                 loss_of(model, held[turn], packed=False).backward()
             end.record()
             state = clock_and_watts()  # the device is still at work
             torch.cuda.synchronize()
             if turn >= 0:
-                times[kind].append(start.elapsed_time(end) / (1 if ground.dry else 3))
+                times[kind].append(start.elapsed_time(end) / passes)
                 states[kind] += [state] if state else []
     result: dict[str, Any] = {"row": row, "layers": layers, "kinds": {}}
     for kind, taken in times.items():

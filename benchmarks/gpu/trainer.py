@@ -52,8 +52,6 @@ DRY = """
 class TrainerRun:
     """A run of Megatron's pretrain() in a process of its own."""
 
-    name: str
-    """Its log is ``trainer_NAME.log``."""
     process: subprocess.Popen[bytes]
     log: Path
 
@@ -96,7 +94,7 @@ def start_run(
 
     Args:
         ground: Of the run.
-        name: Of its log.
+        name: Its log is ``trainer_NAME.log``.
         index: Its rows.
         flags: Later ones overrule those above.
         script: What trains.
@@ -121,7 +119,7 @@ def start_run(
             stderr=subprocess.STDOUT,
             env=os.environ | (environment or {}),
         )
-    return TrainerRun(name, process, path)
+    return TrainerRun(process, path)
 
 
 def train(ground: Ground) -> None:

@@ -56,6 +56,32 @@ def how_far(one: Comparison, slot: int, tolerances: Tensor, tolerance_of_loss: f
     return f"outputs there by {moved:.1e} of their largest, more than {limit:.1e}"
 
 
+def first_not_finite(one: Comparison) -> int | None:
+    """Return the first slot that has numbers that are not finite; None if none has."""
+    slots = torch.nonzero(~torch.isfinite(one.moved).all(1)).flatten().tolist()
+    return slots[0] if slots else None
+
+
+def last_given(one: Comparison) -> tuple[int, list[int]] | None:
+    """Return where a gradient last came to other documents, and which got one; None if none did.
+
+    Gradients flow back, so what takes the output of the last slot is where they first leaked. The
+    documents are those that got one in the first slot, to which all leaks flow.
+    """
+    dirty = torch.nonzero(one.moved[:-1].amax(1) > GRADIENT_SHARE).flatten().tolist()
+    if not dirty:
+        return None
+    return dirty[-1], torch.nonzero(one.moved[dirty[0]] > GRADIENT_SHARE).flatten().tolist()
+
+
+def describe_given(one: Comparison, sources: str, segments: list[int], place: str) -> str:
+    """Say that the loss of some documents gave others a gradient, and in which place first."""
+    return (
+        f"the loss of {sources} of a row gave {name_documents(segments)} a gradient "
+        f"({float(one.moved[:-1].max()):.1e} of its own), first in {place}"
+    )
+
+
 def name_documents(segments: list[int]) -> str:
     """Name documents by their numbers in the row, from 1 on: "documents 1 and 3"."""
     numbers = [f"{segment + 1}" for segment in segments]

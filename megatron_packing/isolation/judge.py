@@ -8,12 +8,12 @@ from typing import Any
 
 import megatron_packing.needs.torch  # noqa: F401
 
-import torch
-
 from megatron_packing.isolation.comparison import (
-    GRADIENT_SHARE,
+    describe_given,
     first_moved,
+    first_not_finite,
     how_far,
+    last_given,
     name_documents,
 )
 from megatron_packing.isolation.kernels import KernelCalls
@@ -55,9 +55,9 @@ def judge(
         on_gpu=model.device.type != "cpu",
     )
     again = passes.comparisons["again"]
-    slots = torch.nonzero(~torch.isfinite(again.moved).all(1)).flatten().tolist()
-    if slots:  # else nothing would be beyond its noise
-        place = describe_place(recorder, recorder.slots[slots[0]])
+    slot = first_not_finite(again)
+    if slot is not None:  # else nothing would be beyond its noise
+        place = describe_place(recorder, recorder.slots[slot])
         fault = f"a row gives numbers that are not finite, first in {place}"
         return Finding(rows=form, attention=attention, outcome="refused", fault=fault)
     tolerances = Tolerances.of(again, passes.typical_loss, precision)
@@ -103,15 +103,11 @@ def _fault(
             return "leaks", sentence, place, cause
     for number in (0, 1):
         one = passes.comparisons[f"gradient {number}"]
-        dirty = torch.nonzero(one.moved[:-1].amax(1) > GRADIENT_SHARE).flatten().tolist()
-        if dirty:
-            place = recorder.slots[dirty[-1] + 1]  # what takes the output that got it
-            segments = torch.nonzero(one.moved[dirty[0]] > GRADIENT_SHARE).flatten().tolist()
-            sentence = (
-                f"the loss of {name_documents(passes.alternate(number))} of a row gave "
-                f"{name_documents(segments)} a gradient ({float(one.moved[:-1].max()):.1e} of "
-                f"its own), first in {describe_place(recorder, place)}"
-            )
+        if given := last_given(one):
+            last, segments = given
+            place = recorder.slots[last + 1]  # what takes the output that got it
+            sources = name_documents(passes.alternate(number))
+            sentence = describe_given(one, sources, segments, describe_place(recorder, place))
             return "leaks", sentence, place, causes.of(place)
     for segment in range(len(passes.row.lengths)):
         one = passes.comparisons[f"alone {segment}"]

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 import torch
 
 from megatron_packing.isolation.comparison import (
-    GRADIENT_SHARE,
     Comparison,
+    describe_given,
     first_moved,
+    first_not_finite,
     how_far,
+    last_given,
     name_documents,
 )
 from megatron_packing.isolation.tolerances import Tolerances
@@ -46,9 +48,9 @@ def find_fault(
 
 def _finite_fault(findings: Findings, describer: _Describer) -> str | None:
     for one in findings.comparisons.values():
-        slots = torch.nonzero(~torch.isfinite(one.moved).all(1)).flatten().tolist()
-        if slots:
-            place = describer.place(slots[0], one)
+        slot = first_not_finite(one)
+        if slot is not None:
+            place = describer.place(slot, one)
             return f"a row gives numbers that are not finite, first in {place}"
     return None
 
@@ -73,17 +75,13 @@ def _gradient_fault(findings: Findings, describer: _Describer) -> str | None:
         if not name.startswith("gradient"):
             continue
         sources = name_documents(findings.layout.alternate[int(name.split()[1])])
-        dirty = torch.nonzero(one.moved[:-1].amax(1) > GRADIENT_SHARE).flatten().tolist()
-        if not dirty:
+        if not (given := last_given(one)):
             continue
-        segments = torch.nonzero(one.moved[dirty[0]] > GRADIENT_SHARE).flatten().tolist()
-        slot = min(dirty[-1] + 1, len(one.moved) - 1)  # what takes the output that got it
-        place = describer.place(slot, one, at=dirty[-1])
-        return (
-            f"the loss of {sources} of a row gave {name_documents(segments)} a gradient "
-            f"({float(one.moved[:-1].max()):.1e} of its own), first in {place}: "
-            f"{describer.cause(slot, only_backward=True)}"
-        )
+        last, segments = given
+        slot = last + 1  # what takes the output that got it
+        place = describer.place(slot, one, at=last)
+        cause = describer.cause(slot, only_backward=True)
+        return f"{describe_given(one, sources, segments, place)}: {cause}"
     return None
 
 

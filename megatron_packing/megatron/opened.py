@@ -103,12 +103,12 @@ class OpenedData:
             corpus = self.corpus(prefixes, lambda prefix: known[str(corpus_path(prefix))])
             for one in corpus.corpora:  # this rank may have opened it before
                 one.check_same(known[str(one.prefix)].files)
-        apart = {folder: _find_difference(numbers) for folder, numbers in found["folders"].items()}
+        others = {folder: _find_difference(numbers) for folder, numbers in found["folders"].items()}
         opened: dict[str, PackIndex] = {}
         for name, start, stop, training, path, digest, place in found["indexes"]:
             if path not in opened:
-                difference = apart[str(Path(path).parent)]
-                opened[path] = _open_shared(Path(path), digest, place, difference, found["host"])
+                other = others[str(Path(path).parent)]
+                opened[path] = _open_shared(Path(path), digest, place, other, found["host"])
             self.indexes[name, start, stop, training] = opened[path]
         if found["shape"] is not None:
             self.shape = RowShape(*found["shape"])
@@ -137,24 +137,24 @@ def _open_same(path: Path, digest: str, place: list[int]) -> PackIndex:
 
 
 def _open_shared(
-    path: Path, digest: str, place: list[int], apart: str | None, host: str
+    path: Path, digest: str, place: list[int], other_folder: str | None, host: str
 ) -> PackIndex:
     """Open an index that rank 0 made or opened on a host.
 
-    A network file system may show it late. Where the folder, ``apart``, is not that of rank 0, it
-    never shows.
+    A network file system may show it late. Where this rank has another folder than rank 0, it never
+    shows.
     """
-    seconds = STALE_SECONDS if apart is None else APART_SECONDS
+    seconds = STALE_SECONDS if other_folder is None else APART_SECONDS
     try:
         return open_patiently(lambda: _open_same(path, digest, place), path.parent, seconds)
     except UnreadableError as error:
-        if apart is None:
+        if other_folder is None:
             raise
         here = socket.gethostname()
         other = "this machine" if here == host else host
         raise InputError(
-            f"rank 0 has the pack index {path} on {other}, but {Path(apart).resolve()} seems to be "
-            f"another folder for this rank on {here}, which does not have it: give a "
+            f"rank 0 has the pack index {path} on {other}, but {Path(other_folder).resolve()} "
+            f"seems to be another folder for this rank on {here}, which does not have it: give a "
             f"--data-cache-path, or --packing-indexes, that all nodes share or have copies of"
         ) from error
 
