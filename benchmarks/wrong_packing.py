@@ -6,8 +6,9 @@
 Trains a small GPT by Megatron's own pretrain() on the CPU, from one checkpoint on the same real
 conversations in every run: padded, one document a row, by Megatron's own unpacked attention; packed
 as this project does; and with mistakes that others make. Prints by how much losses and gradient
-norms of the optimizer steps differ from the padded run. In float32, so what is right is right to
-rounding. Takes two minutes on two cores, in the test suite's environment (make test).
+norms of the optimizer steps differ from the padded run. Multi-token prediction and experts are
+compared likewise with what Megatron alone makes of their losses. In float32, so what is right is
+right to rounding. Takes four minutes on two cores, in the test suite's environment (make test).
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ DOCUMENTS = 4008
 PADDED_ROWS = 48  # at least the documents of four packs
 MEGATRON = ROOT / "tests" / "megatron"
 PIPELINE = "--pipeline-model-parallel-size 4"
+MULTI_TOKEN = "--mtp-num-layers 1 --mtp-loss-scaling-factor 0.3"
+EXPERTS = (
+    "--num-experts 4 --moe-router-topk 2 --moe-token-dispatcher-type alltoall "
+    "--moe-router-load-balancing-type aux_loss --moe-aux-loss-coeff 0.01"
+)
 TRAINING = f"""
     --seq-length {ROW} --max-position-embeddings {ROW} --lr 3e-3
     --packing-overlong drop
@@ -60,35 +66,66 @@ class Difference:
         )
 
 
-def compare(steps: int, vocabulary: int | None) -> list[Difference]:
-    """Train in all ways; see ``benchmarks.study.table5.prepare`` for the vocabulary."""
+def compare(steps: int, vocabulary: int | None) -> dict[str, list[Difference]]:
+    """Train in all ways; see ``benchmarks.study.table5.prepare`` for the vocabulary.
+
+    Returns:
+        Differences by what runs are compared with.
+    """
     with tempfile.TemporaryDirectory() as folder:
         corpus = prepare(Path(folder), DOCUMENTS, vocabulary)
         flags = (
             f"{TRAINING} --vocab-size {vocabulary or 32768} --data-path {corpus.prefix} "
             f"--data-cache-path {folder}/cache --train-iters {steps}"
         )
-        train(f"{flags} --train-iters 1 --save {folder}/checkpoint --save-interval 1")
-        flags = f"{flags} --load {folder}/checkpoint --finetune"
-        padded = train(
-            f"{flags} --global-batch-size {PADDED_ROWS}",
-            script=MEGATRON / "pretrain_padded_gpt.py",
-            environment={"PACKED_GLOBAL_BATCH_SIZE": "4"},
-            timeout=400,
-        )
+
+        def begin(model: str = "") -> str:
+            """Flags of a model, and of the checkpoint that all of its runs start from."""
+            place = f"{folder}/checkpoint{len(model)}"
+            if not Path(place).exists():
+                train(f"{flags} {model} --train-iters 1 --save {place} --save-interval 1")
+            return f"{flags} {model} --load {place} --finetune"
+
+        def padded(script: str, model: str = "") -> Run:
+            return train(
+                f"{begin(model)} --global-batch-size {PADDED_ROWS}",
+                script=MEGATRON / script,
+                environment={"PACKED_GLOBAL_BATCH_SIZE": "4"},
+                timeout=400,
+            )
 
         def wrong(mistake: str, flags: str, ranks: int = 1) -> Run:
             script = MEGATRON / "pretrain_wrongly.py"
             return train(flags, ranks, script=script, environment={"WRONG": mistake})
 
-        runs = {
-            "packed": train(flags),
-            "packed, 4 pipeline stages": train(f"{flags} {PIPELINE}", 4),
-            "documents see those before them": train(f"{flags} --packing-attention pack"),
-            "means of rows are averaged": wrong("averaged", flags),
-            "middle stages lose cu_seqlens": wrong("middle", f"{flags} {PIPELINE}", 4),
+        dense = begin()
+        comparisons = {
+            "against padding": (
+                padded("pretrain_padded_gpt.py"),
+                {
+                    "packed": train(dense),
+                    "packed, 4 pipeline stages": train(f"{dense} {PIPELINE}", 4),
+                    "documents see those before them": train(f"{dense} --packing-attention pack"),
+                    "means of rows are averaged": wrong("averaged", dense),
+                    "middle stages lose cu_seqlens": wrong("middle", f"{dense} {PIPELINE}", 4),
+                },
+            ),
+            "multi-token prediction, against padding": (
+                padded("pretrain_padded_multi_token.py", MULTI_TOKEN),
+                {
+                    "packed": train(begin(MULTI_TOKEN)),
+                    "Megatron's own losses": wrong("multi-token", begin(MULTI_TOKEN)),
+                },
+            ),
+            "experts, against packed rows": (
+                train(begin(EXPERTS)),
+                {"Megatron's own balancing losses": wrong("balancing", begin(EXPERTS))},
+            ),
         }
-    return [Difference.between(name, run, padded) for name, run in runs.items()]
+    return {
+        title: [Difference.between(name, run, right) for name, run in runs.items()]
+        for title, (right, runs) in comparisons.items()
+    }
 
 
 def main() -> None:
@@ -104,14 +141,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
     differences = compare(args.steps, args.vocabulary)
-    table = Table("against padding", "loss differs by", "gradient norm differs by")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for found in differences:
-        table.add_row(found.run, f"{found.loss:.1e}", f"{found.grad_norm:.1e}")
-    console.print(table)
+    for title, of_title in differences.items():
+        table = Table(title, "loss differs by", "gradient norm differs by")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for found in of_title:
+            table.add_row(found.run, f"{found.loss:.1e}", f"{found.grad_norm:.1e}")
+        console.print(table)
     if args.json is not None:
-        write_json(args.json, [asdict(found) for found in differences])
+        results = {title: [asdict(one) for one in found] for title, found in differences.items()}
+        write_json(args.json, results)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,8 @@ class Step:
 
     loss: float
     grad_norm: float
+    others: dict[str, float]
+    """What else it logged by the loss, such as losses of multi-token prediction."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def run_script(
     return Run(
         status=next((status for status in answer["statuses"] if status), 0),
         output=output,
-        steps=[Step(step["lm loss"], step["grad_norm"]) for step in next(iter(steps), [])],
+        steps=[_step(**step) for step in next(iter(steps), [])],
         evaluations=[loss["lm loss"] for loss in next(iter(evaluations), [])],
         rows={step: sorted(found) for step, found in rows.items()},
         reads=[row for _, row in next(iter(reads), [])],
@@ -177,6 +179,10 @@ def train(flags: str, ranks: int = 1, **options) -> Run:
     run = pretrain(flags, ranks, **options)
     assert run.status == 0, run.output[-5000:]
     return run
+
+
+def _step(step: int, grad_norm: float, **logged: float) -> Step:  # noqa: ARG001
+    return Step(logged.pop("lm loss"), grad_norm, logged)
 
 
 def _read_lines(path: Path) -> list:

@@ -69,8 +69,8 @@ def observe(folder: Path, rank: int) -> None:
             write("evaluations", {name: float(loss) for name, loss in result[0].items()})
         return result
 
-    def read(data_iterator, vp_stage):
-        return get_batch(data_iterator and written(data_iterator), vp_stage)
+    def read(data_iterator, vp_stage, **needs):
+        return get_batch(data_iterator and written(data_iterator), vp_stage, **needs)
 
     def written(data_iterator):
         while True:

@@ -114,6 +114,8 @@ class ModelShape:
     moe_ffn_hidden_size: int | None = None
     """None: ``ffn_hidden_size``."""
     moe_shared_expert_intermediate_size: int = 0
+    mtp_num_layers: int = 0
+    """Layers of multi-token prediction, each a transformer layer, a projection and logits."""
 
     def __post_init__(self) -> None:
         """Check the shape.
@@ -146,6 +148,11 @@ class ModelShape:
         for name, size in sizes.items():
             if size < 1:
                 raise InputError(f"the model's {name} is {size}; it must be at least 1")
+        if self.mtp_num_layers < 0:
+            raise InputError(
+                f"the model's layers of multi-token prediction are {self.mtp_num_layers}; they "
+                f"must be at least 0"
+            )
         if self.moe_shared_expert_intermediate_size < 0:
             raise InputError(
                 f"the model's shared expert FFN hidden size is "
@@ -236,7 +243,7 @@ class ModelShape:
         A padding position costs as much as text.
         """
         logits = _MULTIPLY_ADD * self.hidden_size * self.vocabulary_size
-        return _FORWARD_AND_BACKWARD * (self._layer_flops()[0] + logits)
+        return _FORWARD_AND_BACKWARD * (self._layer_flops()[0] + (1 + self.mtp_num_layers) * logits)
 
     @property
     def attention_flops_per_square(self) -> int:
@@ -263,8 +270,11 @@ class ModelShape:
     def _layer_flops(self) -> tuple[int, int]:
         """Forward operations of all layers: for each position, and for each squared length."""
         layers = [(count, self.layer(symbol)) for symbol, count in self.layer_counts.items()]
+        layers += [(self.mtp_num_layers, self.layer(symbol)) for symbol in ("*", "-")]
+        # Each projects the hidden state and the next token's embedding.
+        projection = _MULTIPLY_ADD * 2 * self.hidden_size**2 * self.mtp_num_layers
         return (
-            sum(count * layer.linear_flops_per_position for count, layer in layers),
+            sum(count * layer.linear_flops_per_position for count, layer in layers) + projection,
             sum(count * layer.attention_flops_per_square for count, layer in layers),
         )
 

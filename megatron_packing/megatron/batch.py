@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from megatron_packing.megatron.device import own_device
 from megatron_packing.megatron.experts import count_whole_rows, weigh_balancing_losses
 from megatron_packing.megatron.layer_pattern import layer_pattern, layer_symbols
 from megatron_packing.megatron.live_counts import RowCounts
+from megatron_packing.megatron.multi_token import multi_token_row
 from megatron_packing.megatron.packed_rotation import index_rotary_positions
 from megatron_packing.megatron.row_message import WEIGHTS, RowParts, RowSizes, agree_on_sizes
 from megatron_packing.megatron.segment_index import segment_index
@@ -58,10 +60,15 @@ class PackedBatch:
     """int32: positions of each segment without padding; 0 for segments of padding."""
     counts: RowCounts | None = None
     """What the whole row holds; None on ranks that did not read it."""
+    figures: dict[str, Tensor] = field(default_factory=dict)
+    """What ``run_model`` adds to the report of ``loss_func``: losses of multi-token prediction."""
 
 
 def get_batch(
-    data_iterator: Iterator[dict[str, Tensor]] | None, vp_stage: int | None = None
+    data_iterator: Iterator[dict[str, Tensor]] | None,
+    vp_stage: int | None = None,
+    *,
+    multi_token: bool = False,
 ) -> PackedBatch:
     """Read a row on the first rank of each tensor-parallel group and broadcast it to the others.
 
@@ -76,6 +83,8 @@ def get_batch(
         data_iterator: Iterator of a dataloader over ``PackedDataset`` with a micro-batch size of 1;
             None on ranks without a dataset.
         vp_stage: The model chunk under virtual pipeline parallelism.
+        multi_token: Whether this stage has layers of multi-token prediction; see
+            ``multi_token.has_multi_token_layers``.
 
     Raises:
         ValueError: The micro-batch has more than one row, or a segment cannot be cut.
@@ -84,7 +93,7 @@ def get_batch(
     group = parallel_state.get_tensor_model_parallel_group()
     source = parallel_state.get_tensor_model_parallel_src_rank()
     device = own_device()
-    names = _needed_on(vp_stage)
+    names = _needed_on(vp_stage, multi_token=multi_token)
     parts = sizes = counts = None
     if parallel_state.get_tensor_model_parallel_rank() == 0:
         if data_iterator is None:
@@ -124,9 +133,14 @@ def is_dataset_built_on_rank(vp_stage: int | None = None) -> bool:  # noqa: ARG0
     return bool(parallel_state.get_tensor_model_parallel_rank() == 0)
 
 
-def is_tokens_stage(vp_stage: int | None = None) -> bool:
-    """Whether this pipeline stage needs tokens or labels. Every stage needs ``cu_seqlens``."""
-    return bool(_needed_on(vp_stage))
+def is_tokens_stage(vp_stage: int | None = None, *, multi_token: bool = False) -> bool:
+    """Whether this pipeline stage needs tokens or labels. Every stage needs ``cu_seqlens``.
+
+    Args:
+        vp_stage: As for ``get_batch``.
+        multi_token: Likewise.
+    """
+    return bool(_needed_on(vp_stage, multi_token=multi_token))
 
 
 def run_model(model: Any, batch: PackedBatch) -> Tensor:
@@ -148,17 +162,55 @@ def run_model(model: Any, batch: PackedBatch) -> Tensor:
     index_rotary_positions()
     if batch.row_denominator is not None:
         count_whole_rows(model)
-    output: Tensor = model(
-        batch.tokens,
-        batch.position_ids,
-        None,
-        labels=batch.labels,
-        packed_seq_params=_with_segment_index(model, batch),
-        **({} if padding_mask is None else {"padding_mask": padding_mask}),
-    )
+    options = {} if padding_mask is None else {"padding_mask": padding_mask}
+    multi_token: Any = nullcontext()
+    if get_model_config(model).mtp_num_layers:
+        _check_multi_token(model, batch)
+        multi_token = _multi_token_row(batch)
+        options["loss_mask"] = batch.loss_mask
+    with multi_token:
+        output: Tensor = model(
+            batch.tokens,
+            batch.position_ids,
+            None,
+            labels=batch.labels,
+            packed_seq_params=_with_segment_index(model, batch),
+            **options,
+        )
     if batch.row_denominator is not None:
         weigh_balancing_losses(model, output, batch.row_denominator, batch.real_lengths.sum())
     return output
+
+
+def _multi_token_row(batch: PackedBatch) -> Any:
+    return multi_token_row(
+        batch.packed_seq_params.cu_seqlens_q,
+        batch.real_lengths,
+        batch.row_positions // parallel_state.get_context_parallel_world_size(),
+        batch.denominator,
+        batch.figures,
+    )
+
+
+def _check_multi_token(model: Any, batch: PackedBatch) -> None:
+    """Refuse multi-token prediction where its losses would be wrong."""
+    inner = get_attr_wrapped_model(model, "pre_process", return_model_obj=True)
+    if layer_pattern(inner) is not None:
+        raise InputError(
+            "the hybrid model has layers of multi-token prediction (mtp_num_layers), which packed "
+            "rows support in GPTModel only: set mtp_num_layers to None"
+        )
+    if not get_model_config(model).calculate_per_token_loss:
+        raise InputError(
+            "the model has layers of multi-token prediction (mtp_num_layers), whose losses are "
+            "sums on packed rows: set calculate_per_token_loss to True"
+        )
+    if inner.mtp_process and batch.tokens is None:
+        raise InputError(
+            "this pipeline stage has layers of multi-token prediction (mtp_num_layers), but its "
+            "batch has no tokens: give get_batch multi_token=has_multi_token_layers(config, "
+            "vp_stage), of megatron_packing.megatron.multi_token"
+        )
 
 
 def _cuts_padding_mask(model: Any) -> bool:
@@ -232,11 +284,12 @@ def _read_row(sample: dict[str, Tensor], names: tuple[str, ...]) -> tuple[RowPar
     return parts, RowSizes(len(held), len(cu_seqlens), int(sample["max_seqlen"]), mask is not None)
 
 
-def _needed_on(vp_stage: int | None) -> tuple[str, ...]:
+def _needed_on(vp_stage: int | None, *, multi_token: bool) -> tuple[str, ...]:
     """The tensors of a row that the stage needs besides ``cu_seqlens``."""
     chunk = {"ignore_virtual": vp_stage is None, "vp_stage": vp_stage}
+    embeds = multi_token or parallel_state.is_pipeline_first_stage(**chunk)
     return (
-        *(_FIRST_STAGE if parallel_state.is_pipeline_first_stage(**chunk) else ()),
+        *(_FIRST_STAGE if embeds else ()),
         *(_LAST_STAGE if parallel_state.is_pipeline_last_stage(**chunk) else ()),
     )
 

@@ -66,8 +66,6 @@ def _problems(args: Namespace) -> Iterator[str]:
             "tokens in rows with few trained tokens weigh more: give --calculate-per-token-loss"
         )
     for name in REFUSED:
-        if name == "mtp_num_layers" and "/" in (layer_pattern(args) or ""):
-            continue  # Megatron counted them in the pattern
         if getattr(args, name, None):
             yield _refusal(name)
     if args.dataloader_type != "single":
@@ -131,6 +129,8 @@ def _model_problems(args: Namespace) -> Iterator[str]:
             f"--position-embedding-type {kind}, whose positions continue through the pack: give "
             f"--packing-position-ids continue"
         )
+    if args.mtp_num_layers:
+        yield from _multi_token_problems(args)
     if kind not in ("learned_absolute", "rope", "yarn", "none"):
         yield (
             f"--position-embedding-type is {kind}, but packed rows have one position id per token: "
@@ -154,6 +154,27 @@ def _model_problems(args: Namespace) -> Iterator[str]:
         yield (
             "with --heterogeneous-layers-config-encoded-json alone Megatron builds identical "
             "layers: give --heterogeneous-layers-config-path"
+        )
+
+
+def _multi_token_problems(args: Namespace) -> Iterator[str]:
+    if args.packing_attention == "pack":
+        yield (
+            "--mtp-num-layers predicts tokens within a document, but with --packing-attention pack "
+            "the model does not learn where documents end: leave one of the two out"
+        )
+    layout = args.pipeline_model_parallel_layout
+    if layout and "m" not in layout.rpartition("|")[2]:
+        yield (
+            f"--pipeline-model-parallel-layout is {layout}, whose last stage has no layers of "
+            f"multi-token prediction (m): Megatron would add the gradients of the embedding and of "
+            f"the output layer; put them on the last stage"
+        )
+    pattern = layer_pattern(args)
+    if pattern is not None and "/" not in pattern:  # else the pattern is refused
+        yield (
+            "--mtp-num-layers is supported with packing for transformer layers only, not with a "
+            "hybrid layer pattern: leave it out"
         )
 
 

@@ -29,8 +29,6 @@ REFUSED = {
     "hybrid_mlp_ratio": _HYBRID,
     "is_hybrid_model": _HYBRID,
     "mtp_hybrid_override_pattern": _HYBRID,
-    "mtp_num_layers": "Megatron divides the multi-token prediction loss by each micro-batch's own "
-    "token count, so it would depend on how documents are packed",
     "use_legacy_models": "legacy models do not take cu_seqlens",
     "retro_project_dir": _RETRO,
     "retro_add_retriever": _RETRO,

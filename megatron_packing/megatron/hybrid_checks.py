@@ -58,8 +58,8 @@ def hybrid_problems(args: Namespace) -> Iterator[str]:
     yield from _ignored(args, flag)
     if "/" in pattern:
         yield (
-            f"{flag} {pattern} has layers of multi-token prediction (after /), whose loss Megatron "
-            f"divides by each micro-batch's own token count: leave them out"
+            f"{flag} {pattern} has layers of multi-token prediction (after /), which are supported "
+            f"with packing for transformer layers only: leave them out"
         )
     symbols = layer_symbols(pattern)
     for symbol in dict.fromkeys(symbols):

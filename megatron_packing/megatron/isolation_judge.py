@@ -166,11 +166,14 @@ class _Describer:
 
     def place(self, slot: int, one: Comparison | None = None, at: int | None = None) -> str:
         """Name a slot, its pipeline stage, and the context-parallel ranks that hold it."""
-        num_layers = len(self._signs) - 2
+        num_slots = len(self._signs)
+        num_layers = num_slots - 2 - int(self._signs[:, Sign.IS_MULTI_TOKEN].sum())
         if slot == 0:
             name = "the embedding"
-        elif slot > num_layers:
+        elif slot == num_slots - 1:
             name, slot = "what follows the last layer", num_layers
+        elif slot > num_layers:
+            name = f"layer {slot - num_layers} of multi-token prediction ({self._kind(slot)})"
         else:
             name = f"layer {slot} of {num_layers} ({self._kind(slot)})"
         stage = int(self._signs[slot, Sign.STAGE]) - 1
@@ -226,6 +229,11 @@ class _Describer:
             )
         if is_place:
             yield "something that depends on the place of a document in its row, as positions do"
+        if layer[Sign.IS_MULTI_TOKEN]:
+            yield (
+                "the tokens or targets that it shifts cross the end of a document, or its "
+                "attention ignores cu_seqlens"
+            )
         if layer[Sign.HAS_EXPERTS]:
             yield "its attention kernel ignores cu_seqlens, or its experts have a capacity"
         if slot == 0:

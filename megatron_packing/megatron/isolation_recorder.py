@@ -2,7 +2,7 @@
 """Records what the packing check compares: layer outputs, losses, gradients, what layers are told.
 
 A slot is a place in the model: 0 is the embedding, 1 to the number of layers are the layers'
-outputs, and the slot after them is the losses.
+outputs, then come those of layers of multi-token prediction, and the last slot is the losses.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class Sign(enum.IntEnum):
     """The embedding got other position ids."""
     COUNTS_PADDING = enum.auto()
     """A balancing loss depends on padding."""
+    IS_MULTI_TOKEN = enum.auto()
+    """A layer of multi-token prediction."""
 
 
 class Recorder:
@@ -62,7 +64,8 @@ class Recorder:
             needs_segment_index: Whether Mamba layers need ``seq_idx``.
         """
         self.config = get_model_config(model[0])
-        self.num_slots = self.config.num_layers + 2
+        self._num_layers = self.config.num_layers
+        self.num_slots = 1 + self._num_layers + (self.config.mtp_num_layers or 0) + 1
         self.outputs: dict[tuple[str, int], Tensor] = {}
         """float32, ``(local positions, NUMBERS)``, by row and slot."""
         self.losses: dict[str, Tensor] = {}
@@ -70,6 +73,7 @@ class Recorder:
         self.gradients: dict[tuple[str, int], Tensor] = {}
         """float32, ``(local positions,)``: the largest of each position, by row and slot."""
         self.signs = torch.zeros(self.num_slots, len(Sign))
+        self.signs[self._num_layers + 1 : -1, Sign.IS_MULTI_TOKEN] = 1.0
         self._model = model
         self._needs_segment_index = needs_segment_index
         self._row, self._layout = "", RowLayout((), ())
@@ -100,8 +104,12 @@ class Recorder:
             embedding = getattr(inner, "embedding", None)
             if embedding is not None and inner.pre_process:
                 self._hook(embedding, 0, self._look_at_embedding)
-            for layer in inner.decoder.layers:
-                slot = int(layer.layer_number)
+            layers = {int(layer.layer_number): layer for layer in inner.decoder.layers}
+            if getattr(inner, "mtp_process", False):
+                for layer in inner.mtp.layers:
+                    slot = self._num_layers + int(layer.layer_number)
+                    layers[slot] = layer.mtp_model_layer
+            for slot, layer in layers.items():
                 self._describe(layer, slot)
                 self._hook(layer, slot, self._look_at_layer)
                 if any(isinstance(module, Router) for module in layer.modules()):

@@ -120,6 +120,18 @@ def replace_padding(sample: Sample) -> Sample:
     return _replace_tokens(sample, RowLayout.of(sample).segment_of_positions() < 0)
 
 
+def train_only(sample: Sample, trained: Tensor) -> Sample:
+    """Give the labels of some positions the weight 1, and all others none.
+
+    Args:
+        sample: A row.
+        trained: bool, ``(positions,)``.
+    """
+    if "loss_mask" not in sample:
+        return dict(sample)
+    return {**sample, "loss_mask": trained.to(sample["loss_mask"].dtype)}
+
+
 def place_alone(sample: Sample, segment: int, *, restarts: bool) -> Sample:
     """Move a document to the start of a row that is padding otherwise.
 

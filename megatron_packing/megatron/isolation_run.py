@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from megatron_packing.megatron.isolation_rows import (
     Sample,
     iterate,
     rows_of_check,
+    train_only,
 )
 from megatron_packing.megatron.isolation_trace import Buffers
 from megatron_packing.thd.context_parallel import partition_indices
@@ -95,8 +97,11 @@ def run_check(run: CheckedRun, recorder: Recorder, buffers: Buffers) -> Findings
     sources = run.layout.alternate if goes_back else ()
     for number, segments in enumerate(sources):
         buffers.restore()
-        losses.trained = run.layout.positions_of(segments)
-        row = CheckRow(f"gradient {number}", run.layout, dict)
+        losses.trained = trained = run.layout.positions_of(segments)
+        # The model itself adds losses of multi-token prediction, by the weights that it gets.
+        row = CheckRow(
+            f"gradient {number}", run.layout, functools.partial(train_only, trained=trained)
+        )
         _run_schedule(run, recorder, [row], losses, goes_back=True)
     if goes_back and run.args.num_experts is not None:
         _compare_balancing(run, recorder, rows, losses, buffers)

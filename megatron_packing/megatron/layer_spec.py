@@ -139,6 +139,45 @@ def packed_layer_spec(
     return block
 
 
+def packed_multi_token_spec(
+    config: TransformerConfig, vp_stage: int | None = None, backend: str | None = None
+) -> Any:
+    """Return the specs of the layers of multi-token prediction, for GPTModel's ``mtp_block_spec``.
+
+    Each has a transformer layer like the decoder's last one; see ``packed_layer_spec``.
+
+    Returns:
+        Megatron's ``MultiTokenPredictionBlockSubmodules``; None where the stage has no such layers.
+
+    Raises:
+        InputError: As ``choose_backend`` does.
+    """
+    # Only models with such layers need them.
+    from megatron.core.models.gpt.gpt_layer_specs import (
+        get_gpt_decoder_layer_specs,
+        get_gpt_mtp_block_spec,
+    )
+
+    chosen = choose_backend(config, backend)
+    is_te = chosen == "transformer_engine"
+    layer = get_gpt_decoder_layer_specs(
+        config,
+        use_transformer_engine=is_te,
+        normalization=config.normalization,
+        qk_l2_norm=config.qk_l2_norm,
+        vp_stage=vp_stage,
+    )[-1]
+    if not is_te:
+        layer = copy.deepcopy(layer)
+        set_packed_parts(layer.submodules, config, chosen)
+    block = get_gpt_mtp_block_spec(config, layer, use_transformer_engine=is_te, vp_stage=vp_stage)
+    if block is not None and not is_te:
+        for each in block.layer_specs:
+            parts = each.submodules
+            parts.enorm = parts.hnorm = parts.layer_norm = TorchNorm
+    return block
+
+
 def set_packed_parts(layer: Any, config: TransformerConfig, backend: Backend) -> None:
     """Give the submodules of one of Megatron's local layers our core attention and our norms."""
     parts = layer.self_attention.submodules

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from megatron.core.rerun_state_machine import get_rerun_state_machine
 from torch import Tensor
@@ -14,7 +16,12 @@ denominator."""
 
 
 def loss_func(
-    loss_mask: Tensor, denominator: Tensor, output: Tensor, *, check_for_nan: bool = False
+    loss_mask: Tensor,
+    denominator: Tensor,
+    output: Tensor,
+    *,
+    further: Mapping[str, Tensor] | None = None,
+    check_for_nan: bool = False,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Sum the weighted losses of the trained tokens.
 
@@ -27,11 +34,12 @@ def loss_func(
         loss_mask: ``(1, positions)``, the weight of each label; 0 for labels that are not trained.
         denominator: int32, (): the row's denominator; 0 on all but one of the ranks that share it.
         output: ``(1, positions)``, the model's losses.
+        further: What else is reported, by name: see ``ratio``. None: nothing.
         check_for_nan: Fail on a loss that is not finite (Megatron's --check-for-nan-in-loss).
 
     Returns:
-        The sum, the denominator, and ``{"lm loss": [sum, denominator]}``, which Megatron sums over
-        ranks and divides for its log.
+        The sum, the denominator, and ``{"lm loss": [sum, denominator]}`` with what is further
+        reported, which Megatron sums over ranks and divides for its log.
     """
     loss = torch.sum(output.view(-1).float() * loss_mask.view(-1))
     if check_for_nan:
@@ -43,5 +51,14 @@ def loss_func(
                 tolerance=0.0,
                 fatal=True,
             )
-    report = torch.stack([loss.detach(), denominator.float() + _NO_ZERO])
-    return loss, denominator.detach().clone(), {"lm loss": report}
+    report = {"lm loss": ratio(loss, denominator), **(further or {})}
+    return loss, denominator.detach().clone(), report
+
+
+def ratio(total: Tensor, count: Tensor) -> Tensor:
+    """Return what Megatron sums over micro-batches and ranks, and then divides for its log.
+
+    Returns:
+        float32, ``(2,)``: the sum, and what it is divided by.
+    """
+    return torch.stack([total.detach().float(), count.float() + _NO_ZERO])

@@ -7,6 +7,7 @@ of Megatron-LM.
 
 from __future__ import annotations
 
+import functools
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import Any
 
 import megatron_packing.needs.megatron_training  # noqa: F401
 
+import megatron.training.models.gpt
 import megatron.training.training
 import torch
 from megatron.core.models.hybrid.hybrid_model import HybridModel
@@ -23,7 +25,7 @@ from megatron.core.rerun_state_machine import get_rerun_state_machine
 from megatron.core.tokenizers.utils.build_tokenizer import build_tokenizer
 from megatron.core.transformer.dot_product_attention import DotProductAttention
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
-from megatron.core.utils import get_attr_wrapped_model
+from megatron.core.utils import get_attr_wrapped_model, get_model_config
 from megatron.training import get_args, get_timers, print_rank_0
 from megatron.training.models import HybridModelConfig
 from megatron.training.utils import get_blend_and_blend_per_split
@@ -50,10 +52,15 @@ from megatron_packing.megatron.hybrid_layer_spec import packed_hybrid_spec
 from megatron_packing.megatron.indexes import corpora_of, open_indexes, prepare_indexes
 from megatron_packing.megatron.isolation import check_before_training
 from megatron_packing.megatron.launch import raise_open_files_limit
-from megatron_packing.megatron.layer_spec import choose_backend, packed_layer_spec
+from megatron_packing.megatron.layer_spec import (
+    choose_backend,
+    packed_layer_spec,
+    packed_multi_token_spec,
+)
 from megatron_packing.megatron.live_counts import trained_rows
 from megatron_packing.megatron.live_figures import show_live_figures
 from megatron_packing.megatron.loss import loss_func
+from megatron_packing.megatron.multi_token import has_multi_token_layers
 from megatron_packing.megatron.packed_rotation import describe_rotation
 from megatron_packing.megatron.plain_errors import show_input_errors_as_sentences
 from megatron_packing.megatron.start_report import describe_start, parts_of
@@ -69,6 +76,7 @@ from megatron_packing.megatron.versions import (
     seqlen_stats_update,
 )
 from megatron_packing.megatron.vocabulary import check_tokenizer, check_tokens
+from megatron_packing.thd.attention import Backend
 
 
 def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tuple[Any, Any, Any]:
@@ -100,7 +108,9 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
         config.packing = replace(config.plan_settings(training=True), alignment=alignment)
     if config.packing_even_order:
         config.packing_even_order = recorded_order(args) or config.packing_even_order
-    config.packing_with_tokens = is_tokens_stage(vp_stage)
+    config.packing_with_tokens = is_tokens_stage(
+        vp_stage, multi_token=has_multi_token_layers(args, vp_stage)
+    )
     config.packing_for_own_step = True
     print_rank_0("> packing the training, validation and test documents ...")
     is_built = partial(is_dataset_built_on_rank, vp_stage=vp_stage)
@@ -207,6 +217,25 @@ def use_packed_layers(model_config: Any, args: Namespace) -> None:
         return packed_layer_spec(model_config.transformer, vp_stage, backend)
 
     model_config.transformer_layer_spec = layer_spec
+    if model_config.transformer.mtp_num_layers:
+        _give_multi_token_layers(model_config, backend)
+
+
+def _give_multi_token_layers(model_config: Any, backend: Backend) -> None:
+    """Let Megatron build the layers of multi-token prediction from our specs.
+
+    Its builder makes their specs by ``mtp_block_spec``, which it calls by name; it has no other
+    seam. Models of other configurations get Megatron's.
+    """
+    original = megatron.training.models.gpt.mtp_block_spec
+
+    @functools.wraps(original)
+    def mtp_block_spec(config: Any, layer_spec: Any, vp_stage: int | None = None) -> Any:
+        if config is not model_config:
+            return original(config, layer_spec, vp_stage=vp_stage)
+        return packed_multi_token_spec(config.transformer, vp_stage, backend)
+
+    megatron.training.models.gpt.mtp_block_spec = mtp_block_spec
 
 
 def _check_class(is_hybrid: bool, args: Namespace) -> None:
@@ -262,7 +291,8 @@ def forward_step(
     straggler_timer = megatron.training.training.stimer  # of --log-straggler
     timers("batch-generator", log_level=2).start()
     with straggler_timer(bdata=True):
-        batch = get_batch(data_iterator, vp_stage)
+        has_multi_token = has_multi_token_layers(get_model_config(model), vp_stage)
+        batch = get_batch(data_iterator, vp_stage, multi_token=has_multi_token)
     timers("batch-generator").stop()
     if model.training and not vp_stage:  # once per row, and not in evaluations
         _count_real_lengths(batch.real_lengths)
@@ -273,6 +303,7 @@ def forward_step(
         loss_func,
         batch.loss_mask,
         batch.denominator,
+        further=batch.figures,
         check_for_nan=args.check_for_nan_in_loss_and_grad,
     )
 

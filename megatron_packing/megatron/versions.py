@@ -230,6 +230,27 @@ def mamba_layers_compute_seq_idx() -> bool:
     return core_version() < (0, 17)
 
 
+def multi_token_losses_have_a_function() -> bool:
+    """Whether GPTModel calls ``process_mtp_loss`` for the losses of multi-token prediction.
+
+    Until 0.17 ``GPTModel`` computes them in place. Drop when 0.17 is the oldest supported.
+    """
+    return core_version() >= (0, 17)
+
+
+def multi_token_acceptance_counts() -> Callable[..., tuple[Any, Any]] | None:
+    """Return the function that counts predictions that are right, and all; None without it.
+
+    Added in 0.19 (``transformer/multi_token_prediction.py``). Drop when 0.19 is the oldest
+    supported.
+    """
+    from megatron.core.transformer import multi_token_prediction  # here, as it imports much
+
+    name = "_compute_mtp_acceptance_counts"
+    count: Callable[..., tuple[Any, Any]] | None = getattr(multi_token_prediction, name, None)
+    return count
+
+
 def packing_scheduler_class() -> type:
     """Return Megatron's scheduler of the samples of a step.
 

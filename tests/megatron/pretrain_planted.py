@@ -22,6 +22,7 @@ import megatron_packing.megatron.isolation as isolation
 import megatron_packing.megatron.trainer as trainer
 from megatron_packing.errors import InputError
 from megatron_packing.megatron import batch as batches
+from megatron_packing.megatron import multi_token
 from megatron_packing.megatron.launch import run_training
 from megatron_packing.megatron.layer_spec import ReferenceAttention
 from tests.megatron import plain_mamba, rounded_linear
@@ -56,7 +57,9 @@ def with_boundaries(batch, offsets, longest=None):
 def change_batches(change):
     """Change what ``get_batch`` gives where ``change(batch, vp_stage)`` gives another batch."""
     own = trainer.get_batch
-    return replaced(trainer, "get_batch", lambda data, stage: change(own(data, stage), stage))
+    return replaced(
+        trainer, "get_batch", lambda data, stage, **needs: change(own(data, stage, **needs), stage)
+    )
 
 
 def forget_in_the_middle(batch, stage):
@@ -132,8 +135,8 @@ def count_padding():
 
 
 def average_rows(right):
-    def average(loss_mask, denominator, output, *, check_for_nan=False):
-        loss, denominator, _ = right(loss_mask, denominator, output, check_for_nan=check_for_nan)
+    def average(loss_mask, denominator, output, **options):
+        loss, denominator, _ = right(loss_mask, denominator, output, **options)
         mean, one = loss / denominator.clamp(min=1), torch.ones_like(denominator)
         return mean, one, {"lm loss": torch.stack([mean.detach(), one.float()])}
 
@@ -150,8 +153,8 @@ def count_on_every_rank(batch, _):
 
 
 def return_means(right):
-    def mean(loss_mask, denominator, output, *, check_for_nan=False):
-        loss, _, report = right(loss_mask, denominator, output, check_for_nan=check_for_nan)
+    def mean(loss_mask, denominator, output, **options):
+        loss, _, report = right(loss_mask, denominator, output, **options)
         return loss / loss_mask.sum().clamp(min=1), report
 
     return mean
@@ -164,7 +167,20 @@ def merge_on_second_rank(batch, _):
     return with_boundaries(batch, offsets)
 
 
+def cross_documents(change):
+    """Change the tokens, targets and weights that multi-token prediction shifts."""
+    own = multi_token.next_positions
+    return replaced(multi_token, "next_positions", lambda *a, **k: change(*own(*a, **k)))
+
+
+def shift_whole_row(source, exists):
+    everywhere = torch.ones_like(exists)
+    everywhere[-1] = False
+    return (torch.arange(len(source)) + 1) * everywhere, everywhere
+
+
 BUGS = {
+    "multi-token prediction crosses documents": lambda: cross_documents(shift_whole_row),
     "middle stages without cu_seqlens": lambda: change_batches(forget_in_the_middle),
     "no seq_idx": forget_seq_idx,
     "convolution across documents": carry_convolution,

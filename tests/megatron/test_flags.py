@@ -129,6 +129,7 @@ def right() -> Namespace:
         "calculate_per_token_loss": True,
         "dataloader_type": "single",
         "position_embedding_type": "rope",
+        "mtp_num_layers": None,
         "num_experts": None,
         "seq_length": 128,
         "context_parallel_size": 1,
@@ -175,6 +176,16 @@ def test_other_values_that_packed_rows_cannot_follow_are_refused(right, name, va
     setattr(right, name, value)
     MultiStorageClientFeature.disable()
     with pytest.raises(InputError, match=message):
+        check_packing_arguments(right)
+
+
+@pytest.mark.parametrize("layout", ["Ett|tt|m|L", "Et|(tm|)*2L"])
+def test_layers_of_multi_token_prediction_on_another_stage_than_the_last_are_refused(right, layout):
+    right.mtp_num_layers = 1
+    right.pipeline_model_parallel_layout = "Ett|tt|tm|tmL"
+    check_packing_arguments(right)
+    right.pipeline_model_parallel_layout = layout
+    with pytest.raises(InputError, match="put them on the last stage"):
         check_packing_arguments(right)
 
 

@@ -70,6 +70,16 @@ RUNS = {
             "loss averaged by row": r"must divide nothing",
         },
     ),
+    "PP=2 with multi-token prediction": (
+        "--pipeline-model-parallel-size 2 --mtp-num-layers 2",
+        2,
+        {
+            "multi-token prediction crosses documents": (
+                r"layer 1 of multi-token prediction \(attention\).*cross the end of a document"
+            ),
+            "kernel ignores cu_seqlens": r"layer 1 of 4 \(attention\).*ignores cu_seqlens",
+        },
+    ),
     "PP=2, bf16": (
         "--pipeline-model-parallel-size 2 --bf16",
         2,

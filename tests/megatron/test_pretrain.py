@@ -160,7 +160,11 @@ def test_half_precision_trains_on_a_cpu(data):
         ("--packing-build-minutes nan", "--packing-build-minutes is nan; give how many minutes"),
         ("--packing-attention-backend varlen --bf16", "there is no GPU"),
         ("--transformer-impl transformer_engine", "Transformer Engine is not installed"),
-        ("--mtp-num-layers 1", "--mtp-num-layers is not supported with packing"),
+        ("--mtp-num-layers 1 --packing-attention pack", "does not learn where documents end"),
+        (
+            "--mtp-num-layers 1 --hybrid-layer-pattern *-*-",
+            "--mtp-num-layers is supported with packing for transformer layers only",
+        ),
         pytest.param(
             "--num-experts 4 --moe-router-enable-expert-bias --moe-router-score-function sigmoid",
             "--moe-router-enable-expert-bias is not supported with packing in megatron-core 0.1",
