@@ -6,8 +6,9 @@
 
 Trains a small GPT by Megatron's own pretrain() on the CPU with padded, random, greedy, optimal and
 balanced packs of three sets of lengths, on two pipeline stages and on two data-parallel ranks, one
-thread each, and predicts the same steps. The rate of linear layers, that of attention and the
-seconds of a layer are fitted beforehand to passes of one process on one of the sets.
+thread each, and predicts the same steps. The rate of linear layers, that of attention, and the
+seconds of a layer for a row and for each of its documents are fitted beforehand to passes of one
+process on one of the sets.
 
 What is compared is the speed-up of an epoch over padding. Measured are the processor seconds of
 each pass of each rank, in the order in which Megatron ran them, which must be that of the simulated
@@ -103,7 +104,9 @@ class Compared:
         return self.predicted / self.measured - 1
 
 
-def device(linear: float, attention: float, layer_seconds: float) -> Device:
+def device(
+    linear: float, attention: float, layer_seconds: float, document_seconds: float
+) -> Device:
     """A processor that does so many operations a second in linear layers and in attention."""
     flops = max(linear, attention)
     return Device(
@@ -116,6 +119,7 @@ def device(linear: float, attention: float, layer_seconds: float) -> Device:
         linear_efficiency=linear / flops,
         attention_efficiency=attention / flops,
         layer_seconds=layer_seconds,
+        document_seconds=document_seconds,
     )
 
 
@@ -190,11 +194,19 @@ def order_of(index: PackIndex, steps: int) -> NDArray[np.int64]:
     return np.array([pack_at(sample, len(index), SEED) for sample in samples])
 
 
-def fit(work: list[tuple[float, float]], seconds: list[float]) -> Device:
-    """The device that predicts rows of one process best, in relative terms."""
-    columns = np.array([(linear, attention, MODEL.num_layers) for linear, attention in work])
+def fit(work: list[tuple[float, float, int]], seconds: list[float]) -> Device:
+    """The device that predicts rows of one process best, in relative terms.
+
+    Args:
+        work: For each row the operations of linear layers and of attention, and its documents.
+        seconds: What each row took.
+    """
+    layers = MODEL.num_layers
+    columns = np.array(
+        [(linear, attention, layers, layers * documents) for linear, attention, documents in work]
+    )
     times = np.array(seconds)
-    kept = [0, 1, 2]
+    kept = [0, 1, 2, 3]
     while True:  # what has no cost of its own is left out
         scaled = columns[:, kept] / times[:, None]
         found, *_ = np.linalg.lstsq(scaled, np.ones(len(times)), rcond=None)
@@ -202,7 +214,7 @@ def fit(work: list[tuple[float, float]], seconds: list[float]) -> Device:
             break
         del kept[int(found.argmin())]
     cost = dict(zip(kept, found.tolist(), strict=True))
-    return device(1 / cost[0], 1 / cost.get(1, cost[0] / 100), cost.get(2, 0.0))
+    return device(1 / cost[0], 1 / cost.get(1, cost[0] / 100), cost.get(2, 0.0), cost.get(3, 0.0))
 
 
 def compare(steps: int, repeats: int) -> Iterator[Compared]:
@@ -219,14 +231,18 @@ def compare(steps: int, repeats: int) -> Iterator[Compared]:
             index = indexes[FITTED_TO][strategy]
             rows = rows_of_index(index, positions[FITTED_TO] + 1).take(order_of(index, steps))
             linear = float(ROW * MODEL.linear_flops_per_position)
-            work += [(linear, MODEL.attention_flops_per_square * one) for one in rows.squares]
+            work += [
+                (linear, float(MODEL.attention_flops_per_square * squares), int(documents))
+                for squares, documents in zip(rows.squares.flat, rows.documents.flat, strict=True)
+            ]
             forward, backward = measure(index, Layout(data=1), "", steps, repeats)
             seconds += (forward + backward).ravel().tolist()
         fitted = fit(work, seconds)
         console.print(
             f"linear layers {fitted.flops * fitted.linear_efficiency / 1e9:.1f} GFLOP/s, attention "
-            f"{fitted.flops * fitted.attention_efficiency / 1e9:.1f} GFLOP/s, a layer "
-            f"{fitted.layer_seconds * 1e3:.2f} ms a row"
+            f"{fitted.flops * fitted.attention_efficiency / 1e9:.1f} GFLOP/s, a layer takes "
+            f"{fitted.layer_seconds * 1e3:.2f} ms more for a row and "
+            f"{fitted.document_seconds * 1e3:.2f} ms for a document"
         )
         for (topology, (layout, flags)), name in product(TOPOLOGIES.items(), SETS):
             epochs: dict[str, tuple[float, float]] = {}

@@ -90,7 +90,10 @@ def check_stages(model: Any) -> None:
         )
 
 
-_MULTI_TOKEN = "multi-token prediction divides its loss by each micro-batch's own count"
+_MULTI_TOKEN = (
+    "Megatron-Bridge does not give its layers the loss mask, so multi-token prediction would also "
+    "train on prompts"
+)
 # Model settings that train wrongly on packed rows. Some releases lack some of them.
 _REFUSED = {
     "mtp_num_layers": _MULTI_TOKEN,

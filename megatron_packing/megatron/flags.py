@@ -29,6 +29,7 @@ REFUSED = {
     "hybrid_mlp_ratio": _HYBRID,
     "is_hybrid_model": _HYBRID,
     "mtp_hybrid_override_pattern": _HYBRID,
+    "mtp_hsm": "nothing shows that the hidden states it mixes stay in their document",
     "use_legacy_models": "legacy models do not take cu_seqlens",
     "retro_project_dir": _RETRO,
     "retro_add_retriever": _RETRO,

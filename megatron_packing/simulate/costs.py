@@ -75,7 +75,7 @@ class PassSeconds:
     communication: NDArray[np.float64]
     """Tensor and expert parallelism."""
     overhead: NDArray[np.float64]
-    """What does not depend on the row."""
+    """What does not depend on lengths."""
 
     @property
     def total(self) -> NDArray[np.float64]:
@@ -170,12 +170,12 @@ class Costs:
             reach = layout.tensor * max(layout.context, layout.expert)
             communication = communication + sent / self._link(reach) * rows.positions
         share = times / 3.0
-        overhead = device.layer_seconds * layers * share
+        overhead = device.layer_seconds + device.document_seconds * rows.documents
         return PassSeconds(
             linear=linear,
             attention=attention,
             communication=communication,
-            overhead=np.full(rows.positions.shape, overhead),
+            overhead=overhead * layers * share,
         )
 
     def transfer_seconds(self, sequence_length: int) -> float:

@@ -36,6 +36,9 @@ class Device:
     """Share of ``flops`` that is reached where attention is added, as there."""
     layer_seconds: float = 0.0
     """Seconds that a layer takes for a row whatever its lengths, forward and backward together."""
+    document_seconds: float = 0.0
+    """Seconds that a layer takes for each document of a row besides its operations, forward and
+    backward together: 0 for fused attention, more where each document has kernels of its own."""
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -45,7 +48,12 @@ class Device:
         """
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in ("name", "layer_seconds"):
+            if field.name == "name":
+                continue
+            if field.name.endswith("_seconds"):
+                if value < 0:
+                    name = field.name.replace("_", " ")
+                    raise InputError(f"{name} is {value}; it must be 0 or more")
                 continue
             if not value > 0:
                 raise InputError(f"{field.name.replace('_', ' ')} is {value}; it must be above 0")
@@ -53,8 +61,6 @@ class Device:
                 raise InputError(
                     f"{field.name.replace('_', ' ')} is {value}; it is a share, at most 1"
                 )
-        if self.layer_seconds < 0:
-            raise InputError(f"layer seconds is {self.layer_seconds}; it must be 0 or more")
 
 
 # Data sheets of the SXM modules: NVLink's bandwidth is that of one direction, which is half of what

@@ -453,7 +453,7 @@ def test_gated_delta_net_is_refused_where_it_does_not_take_packed_rows(results):
         ("falcon", "cfg.model is FalconH1ModelProvider, but Megatron-Bridge's FalconH1Model takes"),
         ("mamba of Bridge 0.4", "Megatron-Bridge 0.4 does not pass them document boundaries"),
         ("nemotron 3", "cfg.model.mtp_num_layers is 2, which is not supported with packing"),
-        ("qwen 3 next pretraining", "each micro-batch's own count; set it to None"),
+        ("qwen 3 next pretraining", "would also train on prompts; set it to None"),
     ],
 )
 def test_hybrid_models_that_would_train_wrongly_are_refused(results, case, message):

@@ -98,10 +98,9 @@ HARMLESS = {
         logits_save_top_k logits_save_top_p logits_save_top_p_min_k
         """
     ),
-    "multi-token prediction (megatron/multi_token.py)": _names(
+    "read by layers of multi-token prediction, whose losses are exact (multi_token.py)": _names(
         """
-        mtp_detach_heads mtp_hsm mtp_loss_scaling_factor mtp_num_layers mtp_standalone
-        mtp_use_repeated_layer
+        mtp_detach_heads mtp_loss_scaling_factor mtp_standalone mtp_use_repeated_layer
         """
     ),
     "read with --perform-rl-step only, which is refused": _names(

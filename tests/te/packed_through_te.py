@@ -10,6 +10,7 @@ Run by the tests beside it, in ranks forked from ``newest`` or ``oldest``. Print
     fault NAME             a row with a planted fault, against the row without
     waits OPTION TENSOR PIPELINE SEQUENCE   where the host would wait for the GPU in a step, and
                            the messages of get_batch, on ranks of that parallelism
+    operations OPTION      those of a step on each of 50 packs
     rotation FOLDER        what use_packed_data changes in models of Megatron-Bridge
     waits of bridge FOLDER PINNED   where its own get_batch would wait
     table, refusals, settings, paths   what backend_table.py says
@@ -33,6 +34,7 @@ from cpu_trainer import run_cuda_code_on_cpu
 
 from tests.te.fake.calls import CALLS
 from tests.te.fake.install import install, take_float32_for_half_precision
+from tests.te.fake.shapes import recorded_operations
 from tests.te.fake.waits import on_host, recorded_waits
 from tests.te.wheels import wheel_folder
 
@@ -51,7 +53,7 @@ from megatron.core.transformer import MLATransformerConfig, TransformerConfig
 from megatron.core.transformer.enums import AttnMaskType
 
 from megatron_packing.megatron import batch as batches
-from megatron_packing.megatron.layer_spec import packed_layer_spec
+from megatron_packing.megatron.layer_spec import packed_layer_spec, packed_multi_token_spec
 from megatron_packing.thd.layout import place
 from tests.te.backend_table import check_paths, check_settings, make_table, refusals
 
@@ -101,6 +103,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fused yarn": {"position_embedding_type": "yarn"},
     "latent": LATENT | {"rope_type": "rope"},
     "latent, yarn": LATENT | {"rope_type": "yarn"},
+    "multi-token prediction": {"mtp_num_layers": 2},
 }
 
 
@@ -159,6 +162,7 @@ def make_model(option: str, *, is_checked: bool = True, **layout: Any) -> GPTMod
         share_embeddings_and_output_weights=False,
         pre_process=parallel_state.is_pipeline_first_stage(),
         post_process=parallel_state.is_pipeline_last_stage(),
+        mtp_block_spec=packed_multi_token_spec(config) if config.mtp_num_layers else None,
     )
     for name, parameter in model.named_parameters():
         if name.endswith("softmax_offset"):
@@ -373,6 +377,36 @@ def find_waits(
     return {"ranks": reports}
 
 
+def record_operations(option: str) -> dict[str, Any]:
+    """Return how the steps on 50 packs differ in operations and calls of kernels."""
+    start()
+    model = make_model(option)
+    random = np.random.default_rng(5)
+    tokens, labels = torch.randint(0, VOCABULARY, (2, ROW))
+    steps: set[tuple[str, ...]] = set()
+    layouts = set()
+    for number in range(50):
+        ends = np.sort(random.choice(np.arange(1, ROW), random.integers(2, WIDTH - 1), False))
+        lengths = tuple(map(int, np.diff(ends, prepend=0).clip(max=ROW // 2)))
+        sample = sample_of(tokens, labels, lengths, WIDTH, 1)
+        sample["max_seqlen"] = torch.tensor(ROW // 2 + 1)  # one value for all rows of a run
+        batch = batch_of(sample)
+        CALLS.clear()
+        with recorded_operations() as operations:
+            losses(model, batch)
+        model.zero_grad(set_to_none=True)
+        if number:  # the first makes tables of angles
+            steps.add((*operations, *map(str, CALLS)))
+            layouts.add(lengths)
+    differing = {one for step in steps for one in step} - set.intersection(*map(set, steps))
+    return {
+        "layouts": len(layouts),
+        "steps": len(steps),
+        "operations": len(operations),
+        "differing": sorted(differing)[:20],
+    }
+
+
 def ask_bridge(what: str, *arguments: str) -> dict[str, Any]:
     """Return what a function of bridge_through_te.py says, which imports Megatron-Bridge."""
     from tests.te import bridge_through_te
@@ -384,6 +418,7 @@ def ask_bridge(what: str, *arguments: str) -> dict[str, Any]:
 CHECKS = {
     "rotation": partial(ask_bridge, "change_rotation"),
     "waits of bridge": partial(ask_bridge, "find_waits"),
+    "operations": record_operations,
     "waits": find_waits,
     "waits of megatron": partial(find_waits, is_megatrons=True),
     "alone": compare_alone,

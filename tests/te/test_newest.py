@@ -76,10 +76,25 @@ def test_the_gradient_of_a_learnable_sink_is_wrong_by_the_number_of_ranks(run, t
 
 @pytest.mark.parametrize(
     "option",
-    ["grouped queries", "unfused rotation", "interleaved, unfused", "yarn", "latent, yarn"],
+    [
+        *("grouped queries", "unfused rotation", "interleaved, unfused", "yarn", "latent, yarn"),
+        "multi-token prediction",
+    ],
 )
 def test_the_host_waits_nowhere_in_a_step(run, option):
     check_waits(run, option)
+
+
+@pytest.mark.parametrize(
+    "option", ["grouped queries", "unfused rotation", "latent, yarn", "multi-token prediction"]
+)
+def test_no_shape_and_no_value_of_a_step_depends_on_the_pack(run, option):
+    """So a captured CUDA graph could be replayed on any pack."""
+    found = run("operations", option)
+    assert found["layouts"] > 40
+    assert found["operations"] > 100
+    assert found["differing"] == []
+    assert found["steps"] == 1
 
 
 @pytest.mark.parametrize(
