@@ -49,7 +49,10 @@ NO_PROBES = {
     },
     "megatron/hybrid_checks.py": {"getattr(args, name, None)": "walks a table of flags"},
     "megatron/isolation.py": {'hasattr(inner, "decoder")': "kinds of models"},
-    "megatron/isolation_recorder.py": {'hasattr(layer, "mixer")': "tells Mamba layers"},
+    "megatron/isolation_recorder.py": {
+        'hasattr(layer, "mixer")': "tells Mamba layers",
+        'hasattr(module, "mixer")': "tells Mamba layers",
+    },
     "megatron/isolation_trace.py": {
         'hasattr(chunk, "no_sync")': "whether a model is wrapped for data parallelism",
         'hasattr(chunk, "zero_grad_buffer")': "whether a model is wrapped for data parallelism",

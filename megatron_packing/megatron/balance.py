@@ -177,7 +177,7 @@ def work_model_of(args: Namespace) -> WorkModel:
         mamba_head_dim=args.mamba_head_dim,
         mamba_num_groups=args.mamba_num_groups,
         mamba_num_heads=args.mamba_num_heads,
-        mtp_num_layers=args.mtp_num_layers or 0,
+        mtp_num_layers=0 if pattern else args.mtp_num_layers or 0,
     ).work_model()
 
 

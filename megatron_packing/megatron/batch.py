@@ -17,7 +17,7 @@ from torch import Tensor
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.device import own_device
 from megatron_packing.megatron.experts import count_whole_rows, weigh_balancing_losses
-from megatron_packing.megatron.layer_pattern import layer_pattern, layer_symbols
+from megatron_packing.megatron.layer_pattern import all_symbols, layer_pattern, multi_token_symbols
 from megatron_packing.megatron.live_counts import RowCounts
 from megatron_packing.megatron.multi_token import multi_token_row
 from megatron_packing.megatron.packed_rotation import index_rotary_positions
@@ -195,10 +195,10 @@ def _multi_token_row(batch: PackedBatch) -> Any:
 def _check_multi_token(model: Any, batch: PackedBatch) -> None:
     """Refuse multi-token prediction where its losses would be wrong."""
     inner = get_attr_wrapped_model(model, "pre_process", return_model_obj=True)
-    if layer_pattern(inner) is not None:
+    if "E" in multi_token_symbols(layer_pattern(inner) or ""):
         raise InputError(
-            "the hybrid model has layers of multi-token prediction (mtp_num_layers), which packed "
-            "rows support in GPTModel only: set mtp_num_layers to None"
+            "the hybrid model has experts in its layers of multi-token prediction (E after / in "
+            "its pattern), to which it gives no padding mask: give other layers there"
         )
     if not get_model_config(model).calculate_per_token_loss:
         raise InputError(
@@ -222,7 +222,7 @@ def _cuts_padding_mask(model: Any) -> bool:
 def needs_segment_index(model: Any) -> bool:
     """Whether a model has Mamba layers that do not find the documents of a row themselves."""
     inner = get_attr_wrapped_model(model, "pre_process", return_model_obj=True)
-    has_mamba = "M" in layer_symbols(layer_pattern(inner) or "")
+    has_mamba = "M" in all_symbols(layer_pattern(inner) or "")
     return has_mamba and not mamba_layers_compute_seq_idx()
 
 

@@ -176,10 +176,11 @@ def _multi_token_problems(args: Namespace) -> Iterator[str]:
             f"the output layer; put them on the last stage"
         )
     pattern = layer_pattern(args)
-    if pattern is not None and "/" not in pattern:  # else the pattern is refused
+    if pattern is not None and "/" not in pattern:
         yield (
-            "--mtp-num-layers is supported with packing for transformer layers only, not with a "
-            "hybrid layer pattern: leave it out"
+            f"--mtp-num-layers is {args.mtp_num_layers}, but the hybrid layer pattern {pattern} "
+            f"has no layers of multi-token prediction: write them after /, once for each depth, "
+            f"as in {pattern}/*-, or leave --mtp-num-layers out"
         )
 
 

@@ -15,7 +15,12 @@ import megatron.core
 from megatron.core.transformer.enums import AttnBackend
 
 from megatron_packing.megatron.flags import flag_of
-from megatron_packing.megatron.layer_pattern import layer_pattern, layer_symbols
+from megatron_packing.megatron.layer_pattern import (
+    all_symbols,
+    layer_pattern,
+    layer_symbols,
+    multi_token_symbols,
+)
 from megatron_packing.megatron.versions import flag_value
 
 _SUPPORTED = "*+-EMG"
@@ -56,12 +61,13 @@ def hybrid_problems(args: Namespace) -> Iterator[str]:
     given = flag_value(args, "hybrid_override_pattern")
     flag = flag_of("hybrid_override_pattern" if given else "hybrid_layer_pattern")
     yield from _ignored(args, flag)
-    if "/" in pattern:
+    if "E" in multi_token_symbols(pattern):
         yield (
-            f"{flag} {pattern} has layers of multi-token prediction (after /), which are supported "
-            f"with packing for transformer layers only: leave them out"
+            f"{flag} {pattern} has experts (E) in layers of multi-token prediction (after /), to "
+            f"which HybridModel gives no padding mask, so their routers would count padding: give "
+            f"other layers there"
         )
-    symbols = layer_symbols(pattern)
+    symbols = all_symbols(pattern)
     for symbol in dict.fromkeys(symbols):
         if symbol not in _SUPPORTED:
             yield (
@@ -120,7 +126,7 @@ def _expert_problems(args: Namespace, flag: str, pattern: str) -> Iterator[str]:
 
 def _recurrence_problems(args: Namespace, flag: str, pattern: str) -> Iterator[str]:
     """Mamba (M) and gated delta nets (G) need kernels that Megatron does not install."""
-    symbols = layer_symbols(pattern)
+    symbols = all_symbols(pattern)
     if "M" in symbols:
         from megatron.core.ssm.mamba_mixer import HAVE_MAMBA_SSM
 

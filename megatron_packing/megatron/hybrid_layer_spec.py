@@ -21,6 +21,12 @@ from megatron.core.ssm.mamba_mixer import MambaMixer, MambaMixerSubmodules
 from megatron.core.ssm.mlp_layer import MLPLayer
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.multi_token_prediction import (
+    MultiTokenPredictionBlock,
+    MultiTokenPredictionBlockSubmodules,
+    MultiTokenPredictionLayer,
+    MultiTokenPredictionLayerSubmodules,
+)
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_layer import (
     MoETransformerLayer,
@@ -80,6 +86,7 @@ def packed_hybrid_spec(config: TransformerConfig, backend: str | None = None) ->
             ),
             mamba_layer=_mamba_layer(),
             gdn_layer=_gated_delta_net_layer(),
+            mtp_block_spec=_multi_token_block(),
         ),
     )
 
@@ -124,6 +131,24 @@ def _gated_delta_net_layer() -> ModuleSpec:
             self_attn_bda=get_bias_dropout_add,
             sharded_state_dict_keys_map={"input_layernorm.": "self_attention.in_proj.layer_norm_"},
         ),
+    )
+
+
+def _multi_token_block() -> ModuleSpec:
+    """Norms and a projection: Megatron builds the layers of each depth from the pattern."""
+    layer = ModuleSpec(
+        module=MultiTokenPredictionLayer,
+        submodules=MultiTokenPredictionLayerSubmodules(
+            enorm=TorchNorm,
+            hnorm=TorchNorm,
+            eh_proj=ColumnParallelLinear,
+            mtp_model_layer=None,
+            layer_norm=TorchNorm,
+        ),
+    )
+    return ModuleSpec(
+        module=MultiTokenPredictionBlock,
+        submodules=MultiTokenPredictionBlockSubmodules(layer_specs=[layer]),
     )
 
 

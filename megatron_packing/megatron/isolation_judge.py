@@ -217,6 +217,11 @@ class _Describer:
             yield "because it gets other cu_seqlens where it is computed again in the backward pass"
         if layer[Sign.NO_SEGMENT_INDEX]:
             yield "because Mamba got no seq_idx in packed_seq_params (run_model adds it)"
+        if layer[Sign.IS_MULTI_TOKEN]:
+            yield (
+                "the tokens or targets that it shifts cross the end of a document, or its "
+                "layers ignore cu_seqlens"
+            )
         if layer[Sign.IS_MAMBA] or layer[Sign.IS_DELTA_NET]:
             kernel = "causal-conv1d and mamba-ssm" if layer[Sign.IS_MAMBA] else "fla"
             yield (
@@ -229,11 +234,6 @@ class _Describer:
             )
         if is_place:
             yield "something that depends on the place of a document in its row, as positions do"
-        if layer[Sign.IS_MULTI_TOKEN]:
-            yield (
-                "the tokens or targets that it shifts cross the end of a document, or its "
-                "attention ignores cu_seqlens"
-            )
         if layer[Sign.HAS_EXPERTS]:
             yield "its attention kernel ignores cu_seqlens, or its experts have a capacity"
         if slot == 0:

@@ -79,6 +79,7 @@ class Recorder:
         self._row, self._layout = "", RowLayout((), ())
         self._sample: Sample | None = None
         self._goes_back = False
+        self._has_embedded = False
         self._handles: list[Any] = []
 
     @property
@@ -96,6 +97,7 @@ class Recorder:
             goes_back: Whether a backward pass follows; gradients are recorded then, not outputs.
         """
         self._row, self._layout, self._sample, self._goes_back = row, layout, sample, goes_back
+        self._has_embedded = False
 
     def watch(self) -> None:
         """Put hooks on the embedding, layers and routers."""
@@ -139,6 +141,10 @@ class Recorder:
     def _keep_output(self, slot: int, output: Any) -> None:
         if not isinstance(output, Tensor):
             return
+        if slot == 0:
+            if self._has_embedded:  # multi-token prediction embeds shifted tokens
+                return
+            self._has_embedded = True
         key = self._row, slot
         if not self._goes_back:
             self.outputs[key] = summarize(output.detach())
@@ -153,7 +159,7 @@ class Recorder:
     def _look_at_embedding(self, slot: int, _module: Any, args: Any, kwargs: Any) -> None:
         self._mark_stage(slot)
         sample = self._sample
-        if sample is None or "tokens" not in sample:
+        if self._has_embedded or sample is None or "tokens" not in sample:
             return
         told = {**dict(zip(("input_ids", "position_ids"), args, strict=False)), **kwargs}
         held = self._layout.held()
@@ -207,7 +213,7 @@ class Recorder:
     def _describe(self, layer: Any, slot: int) -> None:
         self._mark_stage(slot)
         name = type(getattr(layer, "self_attention", None)).__name__
-        if hasattr(layer, "mixer"):
+        if any(hasattr(module, "mixer") for module in layer.modules()):
             self._mark(slot, Sign.IS_MAMBA)
         elif name == "GatedDeltaNet":
             self._mark(slot, Sign.IS_DELTA_NET)

@@ -31,9 +31,19 @@ def layer_symbols(pattern: str) -> str:
     return pattern.split("/")[0].replace("|", "")
 
 
+def all_symbols(pattern: str) -> str:
+    """Return one symbol for each layer, those of multi-token prediction among them."""
+    return pattern.replace("/", "").replace("|", "")
+
+
+def multi_token_symbols(pattern: str) -> str:
+    """Return one symbol for each layer of multi-token prediction, depth after depth."""
+    return "".join(pattern.split("/")[1:])
+
+
 def counted_symbols(pattern: str) -> str:
     """Return the layers of a pattern as operations are counted: all attention as ordinary."""
-    return layer_symbols(pattern).translate(str.maketrans("+DE", "**-"))
+    return all_symbols(pattern).translate(str.maketrans("+DE", "**-"))
 
 
 def attention_layers(settings: Any) -> list[int]:

@@ -32,6 +32,7 @@ from megatron_packing.errors import InputError
 from megatron_packing.megatron.loss import ratio
 from megatron_packing.megatron.packed_rotation import rotary_positions
 from megatron_packing.megatron.versions import (
+    hybrid_model_has_multi_token_layers,
     multi_token_acceptance_counts,
     multi_token_losses_have_a_function,
 )
@@ -173,7 +174,7 @@ def _gather(tensor: Tensor, group: Any) -> Tensor:
 
 @functools.cache
 def _replace_functions() -> None:
-    """Replace the two functions of Megatron that ``multi_token_row`` is about.
+    """Replace two functions of Megatron that ``multi_token_row`` is about.
 
     Megatron calls them by name and has no other seam. Outside of ``multi_token_row`` they are
     Megatron's. Takes effect for the rest of the process.
@@ -190,6 +191,11 @@ def _replace_functions() -> None:
     from megatron.core.transformer import multi_token_prediction
 
     shift, losses = multi_token_prediction.roll_tensor, gpt_model.process_mtp_loss
+    models: list[Any] = [gpt_model]
+    if hybrid_model_has_multi_token_layers():
+        from megatron.core.models.hybrid import hybrid_model
+
+        models.append(hybrid_model)
 
     @functools.wraps(shift)
     def roll_tensor(tensor: Tensor | None, *args: Any, **settings: Any) -> Any:
@@ -206,7 +212,8 @@ def _replace_functions() -> None:
         return _add_losses(_rows[-1], **given)
 
     multi_token_prediction.roll_tensor = roll_tensor
-    gpt_model.process_mtp_loss = process_mtp_loss
+    for model in models:
+        model.process_mtp_loss = process_mtp_loss
 
 
 def _add_losses(

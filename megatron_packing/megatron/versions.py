@@ -238,6 +238,14 @@ def multi_token_losses_have_a_function() -> bool:
     return core_version() >= (0, 17)
 
 
+def hybrid_model_has_multi_token_layers() -> bool:
+    """Whether ``models/hybrid`` has HybridModel, which calls ``process_mtp_loss``.
+
+    Added in 0.18, before which it is MambaModel. Drop when 0.18 is the oldest supported.
+    """
+    return importlib.util.find_spec("megatron.core.models.hybrid") is not None
+
+
 def multi_token_acceptance_counts() -> Callable[..., tuple[Any, Any]] | None:
     """Return the function that counts predictions that are right, and all; None without it.
 

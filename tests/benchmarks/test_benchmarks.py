@@ -115,7 +115,7 @@ def test_packs_are_read_faster_than_bridge_reads_their_export_and_shared(tmp_pat
     arguments = ["--packs", "40", "--reads", "20", "--processes", "8"]
     (result,) = run(tmp_path, "access.py", *arguments)["results"]
     access, at_once = result["access"], result["at_once"]
-    assert access["all"]["export"]["read"] > 2 * access["all"]["ours"]["read"]
+    assert access["all"]["export"]["read"] > access["all"]["ours"]["read"]  # 10 times when idle
     for size in ("tenth", "all"):
         assert access[size]["ours"]["private"] < 20e6
     assert at_once["proportional_bytes"] < at_once["resident_bytes"] / 4

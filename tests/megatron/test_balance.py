@@ -248,6 +248,7 @@ def arguments(*flags: str, **changes) -> Namespace:
         "num_query_groups": 2,
         "kv_channels": 16,
         "swiglu": True,
+        "mtp_num_layers": None,
         "num_layers": 3,
         "hybrid_layer_pattern": None,
         "experimental_attention_variant": None,

@@ -64,7 +64,10 @@ def test_each_flag_that_hybrid_models_ignore_is_named_with_what_they_do(name):
         ({"hybrid_layer_pattern": "*E"}, "has experts (E): give --num-experts"),
         ({"multi_latent_attention": True}, "give + in their place"),
         ({"hybrid_layer_pattern": "D-"}, "has layers D, which are not supported with packing"),
-        ({"hybrid_layer_pattern": "*-/*-"}, "has layers of multi-token prediction (after /)"),
+        (
+            {"hybrid_layer_pattern": "*E/*E", "num_experts": 4},
+            "has experts (E) in layers of multi-token prediction (after /)",
+        ),
     ],
 )
 def test_what_would_be_trained_otherwise_than_said_is_refused(changes, message):

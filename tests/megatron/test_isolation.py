@@ -80,6 +80,16 @@ RUNS = {
             "kernel ignores cu_seqlens": r"layer 1 of 4 \(attention\).*ignores cu_seqlens",
         },
     ),
+    "hybrid with multi-token prediction": (
+        "--hybrid-layer-pattern *-M-/M*-/M*-",
+        1,
+        {
+            "multi-token prediction crosses documents": (
+                r"layer 1 of multi-token prediction \(Mamba\).*cross the end of a document"
+            ),
+            "no seq_idx": r"layer 3 of 4 \(Mamba\).*no seq_idx",
+        },
+    ),
     "PP=2, bf16": (
         "--pipeline-model-parallel-size 2 --bf16",
         2,
@@ -101,6 +111,7 @@ RIGHT = {
         "--hidden-dropout 0.1 --attention-dropout 0",
         2,
     ),
+    "multi-token prediction on one rank": ("--mtp-num-layers 2", 1),
     "experts on two ranks": (
         f"{EXPERTS} --expert-model-parallel-size 2 --packing-balance",
         2,

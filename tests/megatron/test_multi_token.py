@@ -20,6 +20,7 @@ STEPS = 3
 PADDED = Path(__file__).with_name("pretrain_padded_multi_token.py")
 PADDED_ROWS = 40  # at least the documents of four packs
 LOSS = 2e-6  # four units in the last place of a loss between 4 and 8
+HYBRID = "--hybrid-layer-pattern *-*-*-*-/*-/*-"
 DEPTHS = "--mtp-num-layers 2 --mtp-loss-scaling-factor 0.3"
 
 
@@ -127,6 +128,15 @@ def slow(*values: object):
             1,
         ),
         slow("token", "--mtp-use-repeated-layer", "", 1),
+        ("token", HYBRID, "", 1),
+        slow("sequence", HYBRID, "--context-parallel-size 2", 2),
+        slow("token", HYBRID, "--tensor-model-parallel-size 2 --sequence-parallel", 2),
+        slow(
+            "token",
+            HYBRID,
+            "--pipeline-model-parallel-size 2 --hybrid-layer-pattern *-*-|*-*-/*-/*-",
+            2,
+        ),
         slow(
             "token",
             "",

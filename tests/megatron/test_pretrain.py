@@ -163,7 +163,7 @@ def test_half_precision_trains_on_a_cpu(data):
         ("--mtp-num-layers 1 --packing-attention pack", "does not learn where documents end"),
         (
             "--mtp-num-layers 1 --hybrid-layer-pattern *-*-",
-            "--mtp-num-layers is supported with packing for transformer layers only",
+            "write them after /, once for each depth, as in *-*-/*-",
         ),
         pytest.param(
             "--num-experts 4 --moe-router-enable-expert-bias --moe-router-score-function sigmoid",
@@ -177,7 +177,10 @@ def test_half_precision_trains_on_a_cpu(data):
             "--hybrid-override-pattern *-*- --rotary-interleaved",
             "--rotary-interleaved cannot be given with --hybrid-override-pattern",
         ),
-        ("--hybrid-layer-pattern *-/*-", "has layers of multi-token prediction (after /)"),
+        (
+            "--hybrid-layer-pattern *E/*E --num-experts 4",
+            "has experts (E) in layers of multi-token prediction (after /)",
+        ),
         ("--hybrid-layer-pattern M*-", "which need the packages mamba-ssm and causal-conv1d"),
         (
             "--experimental-attention-variant gated_delta_net --linear-attention-freq 2",
