@@ -8,7 +8,7 @@ Trains a small GPT by Megatron's own pretrain() on the CPU with padded, random, 
 balanced packs of three sets of lengths, on two pipeline stages and on two data-parallel ranks, one
 thread each, and predicts the same steps. The rate of linear layers, that of attention, and the
 seconds of a layer for a row and for each of its documents are fitted beforehand to passes of one
-process on one of the sets.
+process on padded and optimal rows.
 
 What is compared is the speed-up of an epoch over padding. Measured are the processor seconds of
 each pass of each rank, in the order in which Megatron ran them, which must be that of the simulated
@@ -85,7 +85,7 @@ SETS = {  # mean and sigma of the logarithms of lengths
     "heavy tail": (5.6, 1.5),
 }
 FAST = 1e15  # links and memory: between processes of one machine they hardly count
-FITTED_TO = "chat-like"
+FITTED_TO = ("padding", "optimal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,9 +227,9 @@ def compare(steps: int, repeats: int) -> Iterator[Compared]:
             for name, of_set in indexes.items()
         }
         work, seconds = [], []
-        for strategy in ("padding", "optimal"):
-            index = indexes[FITTED_TO][strategy]
-            rows = rows_of_index(index, positions[FITTED_TO] + 1).take(order_of(index, steps))
+        for name, strategy in product(SETS, FITTED_TO):
+            index = indexes[name][strategy]
+            rows = rows_of_index(index, positions[name] + 1).take(order_of(index, steps))
             linear = float(ROW * MODEL.linear_flops_per_position)
             work += [
                 (linear, float(MODEL.attention_flops_per_square * squares), int(documents))

@@ -26,6 +26,7 @@ from megatron_packing.megatron.segment_index import segment_index
 from megatron_packing.megatron.versions import (
     fused_rotation_falls_back_to_scale,
     mamba_layers_compute_seq_idx,
+    mixes_hidden_states,
     pad_between_seqs_settings,
 )
 from megatron_packing.thd.context_parallel import partition_indices
@@ -160,8 +161,8 @@ def run_model(model: Any, batch: PackedBatch) -> Tensor:
         padding_mask = padding_mask.chunk(ranks, dim=1)[rank]
     _check_scaling(model)
     index_rotary_positions()
-    if batch.row_denominator is not None:
-        count_whole_rows(model)
+    tokens = None if batch.row_denominator is None else batch.real_lengths.sum()
+    count_whole_rows(model, tokens)
     options = {} if padding_mask is None else {"padding_mask": padding_mask}
     multi_token: Any = nullcontext()
     if get_model_config(model).mtp_num_layers:
@@ -177,8 +178,8 @@ def run_model(model: Any, batch: PackedBatch) -> Tensor:
             packed_seq_params=_with_segment_index(model, batch),
             **options,
         )
-    if batch.row_denominator is not None:
-        weigh_balancing_losses(model, output, batch.row_denominator, batch.real_lengths.sum())
+    if batch.row_denominator is not None and tokens is not None:
+        weigh_balancing_losses(model, output, batch.row_denominator, tokens)
     return output
 
 
@@ -200,7 +201,18 @@ def _check_multi_token(model: Any, batch: PackedBatch) -> None:
             "the hybrid model has experts in its layers of multi-token prediction (E after / in "
             "its pattern), to which it gives no padding mask: give other layers there"
         )
-    if not get_model_config(model).calculate_per_token_loss:
+    config = get_model_config(model)
+    if mixes_hidden_states(config):
+        raise InputError(
+            "the model mixes hidden states in multi-token prediction (mtp_hsm), and nothing shows "
+            "that they stay in their document: set mtp_hsm to False"
+        )
+    if inner.mtp_process != inner.post_process:
+        raise InputError(
+            "this model has its layers of multi-token prediction before the last pipeline stage, "
+            "where their embedding may not be synchronized: put them on the last stage"
+        )
+    if not config.calculate_per_token_loss:
         raise InputError(
             "the model has layers of multi-token prediction (mtp_num_layers), whose losses are "
             "sums on packed rows: set calculate_per_token_loss to True"

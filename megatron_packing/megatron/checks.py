@@ -166,14 +166,14 @@ def _multi_token_problems(args: Namespace) -> Iterator[str]:
     if args.packing_attention == "pack":
         yield (
             "--mtp-num-layers predicts tokens within a document, but with --packing-attention pack "
-            "the model does not learn where documents end: leave one of the two out"
+            "the model is not told where documents end: leave one of the two out"
         )
     layout = args.pipeline_model_parallel_layout
     if layout and "m" not in layout.rpartition("|")[2]:
         yield (
             f"--pipeline-model-parallel-layout is {layout}, whose last stage has no layers of "
-            f"multi-token prediction (m): Megatron would add the gradients of the embedding and of "
-            f"the output layer; put them on the last stage"
+            f"multi-token prediction (m): their embedding would not be synchronized with that of "
+            f"the first stage; put them on the last stage"
         )
     pattern = layer_pattern(args)
     if pattern is not None and "/" not in pattern:

@@ -25,8 +25,24 @@ from megatron_packing.megatron.versions import balancing_losses_are_multiplied_b
 _PREPARED = "counts_tokens_of_whole_rows"
 
 
-def count_whole_rows(model: Any) -> None:
-    """Make routers count a row's tokens over all ranks that share it. Call before the model."""
+class _Row:
+    """The row whose routers run, forward or again in a backward pass."""
+
+    tokens: Tensor | None = None
+    """Integer, (): its positions without padding, on all ranks together; None: not known."""
+
+
+def count_whole_rows(model: Any, tokens: Tensor | None) -> None:
+    """Make routers count a row's tokens over all ranks that share it. Call before the model.
+
+    Args:
+        model: The model, wrapped or not.
+        tokens: Integer, (): positions of the whole row without padding. None if routers get no
+            padding mask: then they count as Megatron does.
+    """
+    _Row.tokens = tokens
+    if tokens is None:
+        return
     for module in model.modules():
         if isinstance(module, Router) and not hasattr(module, _PREPARED):
             _count_whole_rows(module)
@@ -44,7 +60,7 @@ def weigh_balancing_losses(model: Any, output: Tensor, denominator: Tensor, toke
         output: The model's output on this pipeline stage.
         denominator: Integer, (): the whole row's denominator, on every rank; see
             ``thd.loss_weights``.
-        tokens: Integer, (): positions of the whole row that routers count, without padding.
+        tokens: As for ``count_whole_rows``.
     """
     config = get_model_config(model)
     if not output.requires_grad or not config.calculate_per_token_loss:
@@ -56,6 +72,7 @@ def weigh_balancing_losses(model: Any, output: Tensor, denominator: Tensor, toke
         one = torch.ones(1, device=gradient.device)
         loss_scale = one if grad_scale is None else grad_scale(one)
         MoEAuxLossAutoScaler.set_loss_scale(loss_scale * factor)
+        _Row.tokens = tokens
 
     output.register_hook(scale)
 
@@ -69,34 +86,20 @@ def _count_whole_rows(router: Any) -> None:
     the number of ranks, because its all-reduce changes the counts in place.
     """
     setattr(router, _PREPARED, True)
-    routing = router.routing
     attach = getattr(router, "attach_and_log_load_balancing_loss", None)
     if attach is None:  # this router has no balancing losses
         return
     signature = inspect.signature(attach)
     ranks = router.tp_cp_group.size()
     multiplied = ranks if balancing_losses_are_multiplied_by_ranks() else 1
-    row_tokens: Tensor | None = None
-
-    @functools.wraps(routing)
-    def route(logits: Tensor, padding_mask: Tensor | None = None) -> Any:
-        nonlocal row_tokens
-        if padding_mask is None:
-            row_tokens = None
-        else:
-            row_tokens = (~padding_mask).sum()
-            if ranks > 1:
-                torch.distributed.all_reduce(row_tokens, group=router.tp_cp_group)
-        return routing(logits, padding_mask=padding_mask)
 
     @functools.wraps(attach)
     def attach_counting_whole_rows(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
-        if row_tokens is not None:
+        if _Row.tokens is not None:
             # The global loss is also divided by the rows of all data-parallel ranks.
             rows = bound.arguments["reduce_group"].size() // ranks
-            bound.arguments["valid_token_count"] = row_tokens * rows / multiplied
+            bound.arguments["valid_token_count"] = _Row.tokens * rows / multiplied
         return attach(*bound.args, **bound.kwargs)
 
-    router.routing = route
     router.attach_and_log_load_balancing_loss = attach_counting_whole_rows

@@ -6,10 +6,11 @@ further depth (DeepSeek-V3, arXiv 2412.19437, section 2.2). On packed rows three
 from what its ``transformer/multi_token_prediction.py`` does:
 
 - The last position of a document has no next token: not that of the next document, and not padding.
-- Megatron divides each micro-batch's loss by that micro-batch's own number of targets. Then a
-  target weighs more in a row with few of them. Here a row contributes the weighted sum of its
-  losses, and Megatron divides by the denominators of the whole global batch, as for the main loss.
-  That is equation 24 of the paper, which divides every depth by the tokens of the sequence.
+- Megatron multiplies a micro-batch's loss by its trained tokens over its targets. So a target
+  weighs more in a row of short documents, which lose more of their targets. Here a row contributes
+  the weighted sum of its losses, and Megatron divides by the denominators of the whole global
+  batch, as for the main loss. That is equation 24 of the paper, which divides every depth by the
+  tokens of the sequence.
 - Megatron shifts one document at a time, and the host waits for the GPU at each. Here all positions
   are looked up at once.
 
@@ -28,13 +29,11 @@ import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
-from megatron_packing.errors import InputError
 from megatron_packing.megatron.loss import ratio
 from megatron_packing.megatron.packed_rotation import rotary_positions
 from megatron_packing.megatron.versions import (
-    hybrid_model_has_multi_token_layers,
     multi_token_acceptance_counts,
-    multi_token_losses_have_a_function,
+    require_multi_token_prediction,
 )
 
 
@@ -44,9 +43,13 @@ def has_multi_token_layers(settings: Any, vp_stage: int | None = None) -> bool:
     Args:
         settings: Megatron's arguments or a ``TransformerConfig``.
         vp_stage: The model chunk under virtual pipeline parallelism; None: any chunk of this rank.
+
+    Raises:
+        InputError: It has, and this megatron-core is older than 0.19.
     """
     if not getattr(settings, "mtp_num_layers", None):
         return False
+    require_multi_token_prediction()
     from megatron.core.transformer.multi_token_prediction import mtp_on_this_rank
     from megatron.core.transformer.pipeline_parallel_layer_layout import PipelineParallelLayerLayout
 
@@ -139,19 +142,19 @@ class _Row:
         """Give each position what the next position of its document has.
 
         Args:
-            tensor: ``(1, positions)`` of this rank, or its share of them under sequence
-                parallelism. The last positions of documents get 0; those of a padding mask, which
-                is bool, True.
+            tensor: ``(1, positions)`` of this rank. A padding mask, which is bool, may be its share
+                under sequence parallelism.
+
+        Returns:
+            The last positions of documents have 0. A padding mask is returned as it is: all
+            positions of documents are computed, and routers of experts count them.
         """
-        if tensor.shape[-1] < self.held:
-            group = parallel_state.get_tensor_model_parallel_group()
-            shifted = self.shift(_gather(tensor, group))
-            return shifted.chunk(group.size(), dim=-1)[group.rank()]
+        if tensor.dtype is torch.bool:
+            return tensor
         source, exists = self._next
         group = parallel_state.get_context_parallel_group()
         everywhere = tensor if group.size() == 1 else _gather(tensor, group)
-        end = torch.full_like(tensor, tensor.dtype is torch.bool)
-        return torch.where(exists, everywhere.view(-1)[source], end)
+        return torch.where(exists, everywhere[..., source], 0)
 
     @functools.cached_property
     def _next(self) -> tuple[Tensor, Tensor]:
@@ -180,22 +183,14 @@ def _replace_functions() -> None:
     Megatron's. Takes effect for the rest of the process.
 
     Raises:
-        InputError: This megatron-core computes the losses elsewhere.
+        InputError: This megatron-core is older than 0.19.
     """
-    if not multi_token_losses_have_a_function():
-        raise InputError(
-            "the model has layers of multi-token prediction (mtp_num_layers), which packed rows "
-            "support from megatron-core 0.17 on: set mtp_num_layers to None, or use a newer release"
-        )
+    require_multi_token_prediction()
     from megatron.core.models.gpt import gpt_model
+    from megatron.core.models.hybrid import hybrid_model
     from megatron.core.transformer import multi_token_prediction
 
     shift, losses = multi_token_prediction.roll_tensor, gpt_model.process_mtp_loss
-    models: list[Any] = [gpt_model]
-    if hybrid_model_has_multi_token_layers():
-        from megatron.core.models.hybrid import hybrid_model
-
-        models.append(hybrid_model)
 
     @functools.wraps(shift)
     def roll_tensor(tensor: Tensor | None, *args: Any, **settings: Any) -> Any:
@@ -212,8 +207,7 @@ def _replace_functions() -> None:
         return _add_losses(_rows[-1], **given)
 
     multi_token_prediction.roll_tensor = roll_tensor
-    for model in models:
-        model.process_mtp_loss = process_mtp_loss
+    gpt_model.process_mtp_loss = hybrid_model.process_mtp_loss = process_mtp_loss
 
 
 def _add_losses(
@@ -252,13 +246,15 @@ def _add_losses(
         )
         if scale_logits_fn is not None:
             logits = scale_logits_fn(logits)
-        weighted = loss_mask * compute_language_model_loss(labels, logits)
-        row.figures[f"mtp_{depth} loss"] = ratio(weighted.detach().sum(), row.denominator)
-        if count_accepted is not None:
+        accepted: dict[str, Tensor] = {}
+        if count_accepted is not None:  # before the loss, which may overwrite logits
             correct, total = count_accepted(
                 logits, labels, loss_mask, output_layer, runtime_gather_output, tp_group
             )
-            row.figures[f"mtp_{depth}_acceptance_rate"] = ratio(100 * correct, total)
+            accepted[f"mtp_{depth}_acceptance_rate"] = ratio(100 * correct, total)
+        weighted = loss_mask * compute_language_model_loss(labels, logits)
+        row.figures[f"mtp_{depth} loss"] = ratio(weighted.detach().sum(), row.denominator)
+        row.figures.update(accepted)
         factor = config.mtp_loss_scaling_factor / config.mtp_num_layers
         main = MTPLossAutoScaler.apply(main, factor * weighted)
     return main

@@ -230,20 +230,21 @@ def mamba_layers_compute_seq_idx() -> bool:
     return core_version() < (0, 17)
 
 
-def multi_token_losses_have_a_function() -> bool:
-    """Whether GPTModel calls ``process_mtp_loss`` for the losses of multi-token prediction.
+def require_multi_token_prediction() -> None:
+    """Refuse releases whose multi-token prediction packed rows do not support.
 
-    Until 0.17 ``GPTModel`` computes them in place. Drop when 0.17 is the oldest supported.
+    Until 0.19 its functions and settings are others, and partly missing. Drop when 0.19 is the
+    oldest supported.
+
+    Raises:
+        InputError: This megatron-core is older.
     """
-    return core_version() >= (0, 17)
-
-
-def hybrid_model_has_multi_token_layers() -> bool:
-    """Whether ``models/hybrid`` has HybridModel, which calls ``process_mtp_loss``.
-
-    Added in 0.18, before which it is MambaModel. Drop when 0.18 is the oldest supported.
-    """
-    return importlib.util.find_spec("megatron.core.models.hybrid") is not None
+    if core_version() < (0, 19):
+        raise InputError(
+            f"the model has layers of multi-token prediction (mtp_num_layers), which packed rows "
+            f"support from megatron-core 0.19 on, and this is {megatron.core.__version__}: set "
+            f"mtp_num_layers to None, or use a newer release"
+        )
 
 
 def multi_token_acceptance_counts() -> Callable[..., tuple[Any, Any]] | None:
@@ -257,6 +258,15 @@ def multi_token_acceptance_counts() -> Callable[..., tuple[Any, Any]] | None:
     name = "_compute_mtp_acceptance_counts"
     count: Callable[..., tuple[Any, Any]] | None = getattr(multi_token_prediction, name, None)
     return count
+
+
+def mixes_hidden_states(config: Any) -> bool:
+    """Whether layers of multi-token prediction mix hidden states of several depths.
+
+    Added in 0.20 (``mtp_hsm`` in ``transformer_config.py``). Drop when 0.20 is the oldest
+    supported.
+    """
+    return bool(getattr(config, "mtp_hsm", False))
 
 
 def packing_scheduler_class() -> type:

@@ -32,8 +32,13 @@ def refuse_hybrid(model: ModelShape) -> None:
     """Refuse a model of other layers than attention with an MLP.
 
     Raises:
-        InputError: It has a hybrid layer pattern.
+        InputError: It has a hybrid layer pattern, or layers of multi-token prediction.
     """
+    if model.mtp_num_layers:
+        raise InputError(
+            f"the model has {model.mtp_num_layers} layers of multi-token prediction, but steps are "
+            f"predicted for transformer layers alone; leave them out"
+        )
     if model.hybrid_layer_pattern:
         raise InputError(
             f"the model has the hybrid layer pattern {model.hybrid_layer_pattern}, but steps are "

@@ -33,10 +33,13 @@ of_depths = []
 def keep_losses(hidden_states, labels, output_layer, compute_language_model_loss, config, **given):
     main, *depths = torch.chunk(hidden_states, 1 + config.mtp_num_layers)
     of_depths.clear()
+    weight = given["output_weight"]
+    if config.mtp_detach_heads:
+        weight = output_layer.weight.detach()
     for depth, hidden in enumerate(depths, 1):
         further = torch.zeros_like(labels)
         further[:, :-depth] = labels[:, depth:]
-        logits, _ = output_layer(hidden, weight=given["output_weight"])
+        logits, _ = output_layer(hidden, weight=weight)
         of_depths.append(compute_language_model_loss(further, logits)[0, :-depth])
     return main
 

@@ -85,23 +85,34 @@ def test_no_normaliser_changes_their_weight(equally_trained, normaliser):
 
 @pytest.fixture(scope="module")
 def uneven(tmp_path_factory):
-    """Flags of runs on rows with padding that start from one checkpoint."""
+    """Flags of runs of a model on rows with padding that start from one checkpoint."""
     folder = tmp_path_factory.mktemp("layouts")
+    checkpoints: dict[str, Path] = {}
     corpus = write_corpus(folder / "corpus", chat_like_lengths(150, longest=ROW // 2))
     flags = (
         f"--data-path {corpus.prefix} --data-cache-path {folder / 'cache'} {EXPERTS} "
         f"--packing-alignment 4 --packing-strategy padding"
     )
-    train(f"{flags} --train-iters 1 --save {folder / 'checkpoint'} --save-interval 1")
-    return f"{flags} --load {folder / 'checkpoint'} --finetune --train-iters 3"
+
+    def begin(model: str) -> str:
+        if model not in checkpoints:
+            path = folder / f"checkpoint{len(checkpoints)}"
+            train(f"{flags} {model} --train-iters 1 --save {path} --save-interval 1")
+            checkpoints[model] = path
+        return f"{flags} {model} --load {checkpoints[model]} --finetune --train-iters 3"
+
+    return begin
 
 
 @pytest.fixture(scope="module")
 def one_rank(uneven):
     runs: dict[str, Run] = {}
 
-    def run(balancing: str) -> Run:
-        return runs.setdefault(balancing, train(f"{uneven} {balancing}"))
+    def run(balancing: str, model: str) -> Run:
+        key = f"{balancing} {model}"
+        if key not in runs:
+            runs[key] = train(f"{uneven(model)} {balancing}")
+        return runs[key]
 
     return run
 
@@ -138,4 +149,17 @@ RECOMPUTED = "--recompute-granularity full --recompute-method uniform --recomput
     ],
 )
 def test_they_are_the_same_in_every_layout(uneven, one_rank, balancing, layout, ranks):
-    assert_equal(train(f"{uneven} {balancing} {layout}", ranks), one_rank(balancing))
+    assert_equal(train(f"{uneven('')} {balancing} {layout}", ranks), one_rank(balancing, ""))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "--tensor-model-parallel-size 2 --sequence-parallel",
+        f"--context-parallel-size 2 {RECOMPUTED}",
+    ],
+)
+def test_those_of_multi_token_prediction_are_the_same_too(uneven, one_rank, layout):
+    model = "--mtp-num-layers 2"
+    assert_equal(train(f"{uneven(model)} {BOTH} {layout}", 2), one_rank(BOTH, model))

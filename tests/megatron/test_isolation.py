@@ -80,6 +80,24 @@ RUNS = {
             "kernel ignores cu_seqlens": r"layer 1 of 4 \(attention\).*ignores cu_seqlens",
         },
     ),
+    "multi-token prediction": (
+        f"--mtp-num-layers 1 {RECOMPUTE}",
+        1,
+        {
+            "multi-token prediction crosses documents": (
+                r"layer 1 of multi-token prediction \(attention\).*cross the end of a document"
+            ),
+        },
+    ),
+    "CP=2 with multi-token prediction": (
+        "--mtp-num-layers 1 --context-parallel-size 2",
+        2,
+        {
+            "multi-token prediction crosses documents": (
+                r"layer 1 of multi-token prediction \(attention\).*cross the end of a document"
+            ),
+        },
+    ),
     "hybrid with multi-token prediction": (
         "--hybrid-layer-pattern *-M-/M*-/M*-",
         1,
@@ -111,7 +129,6 @@ RIGHT = {
         "--hidden-dropout 0.1 --attention-dropout 0",
         2,
     ),
-    "multi-token prediction on one rank": ("--mtp-num-layers 2", 1),
     "experts on two ranks": (
         f"{EXPERTS} --expert-model-parallel-size 2 --packing-balance",
         2,

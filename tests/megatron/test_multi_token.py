@@ -128,6 +128,7 @@ def slow(*values: object):
             1,
         ),
         slow("token", "--mtp-use-repeated-layer", "", 1),
+        slow("token", "--mtp-detach-heads", "--pipeline-model-parallel-size 2", 2),
         ("token", HYBRID, "", 1),
         slow("sequence", HYBRID, "--context-parallel-size 2", 2),
         slow("token", HYBRID, "--tensor-model-parallel-size 2 --sequence-parallel", 2),
@@ -158,3 +159,16 @@ def test_losses_and_gradients_are_those_of_padded_rows(
     run = train(f"{begin(model)} {layout} --packing-normaliser {normaliser}", ranks)
     assert_equal(run, padded(normaliser, model))
     assert all("mtp_2_acceptance_rate" in step.others for step in run.steps)
+
+
+@needs_trainer
+def test_evaluations_log_the_losses_and_half_precision_rounds_them(begin):
+    model = begin(DEPTHS)
+    evaluated = "--split 80,20,0 --eval-iters 2 --eval-interval 3"
+    run = train(f"{model} {evaluated} --bf16")
+    exact = train(f"{model} --split 80,20,0")
+    assert "mtp_2 loss value: " in run.output
+    for rounded, step in zip(run.steps, exact.steps, strict=True):
+        for name in ("mtp_1 loss", "mtp_2 loss"):
+            assert rounded.others[name] == pytest.approx(step.others[name], abs=0.02)
+    assert run.steps != exact.steps

@@ -238,3 +238,16 @@ def test_documents_that_see_each_other_do_not_see_pads(begin):
     for found, expected in zip(other.steps, one.steps, strict=True):
         assert found.loss == pytest.approx(expected.loss, abs=1e-6)
         assert found.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", ["optim_grads_params", "optim"])
+def test_megatron_fsdp_trains_as_the_distributed_optimizer_does(data, sharded):
+    """From the same initial weights: it has checkpoints of its own."""
+    flags = f"{data} --train-iters {STEPS} --use-distributed-optimizer"
+    fsdp = (
+        f"--use-megatron-fsdp --data-parallel-sharding-strategy {sharded} --ckpt-format "
+        f"fsdp_dtensor"
+    )
+    run = train(f"{flags} {fsdp}", 2, environment={"CUDA_DEVICE_MAX_CONNECTIONS": "8"})
+    assert_equal(run, train(flags, 2))

@@ -160,7 +160,7 @@ def test_half_precision_trains_on_a_cpu(data):
         ("--packing-build-minutes nan", "--packing-build-minutes is nan; give how many minutes"),
         ("--packing-attention-backend varlen --bf16", "there is no GPU"),
         ("--transformer-impl transformer_engine", "Transformer Engine is not installed"),
-        ("--mtp-num-layers 1 --packing-attention pack", "does not learn where documents end"),
+        ("--mtp-num-layers 1 --packing-attention pack", "is not told where documents end"),
         (
             "--mtp-num-layers 1 --hybrid-layer-pattern *-*-",
             "write them after /, once for each depth, as in *-*-/*-",
