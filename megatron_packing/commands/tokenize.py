@@ -168,7 +168,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=int,
         default=None,
         metavar="N",
-        help="the number of workers (default: one per core)",
+        help="the number of workers (default: one per core; on a Ray cluster one per free core, "
+        "and more when nodes are added)",
     )
     parser.add_argument(
         "--restart",
@@ -196,8 +197,8 @@ def run(args: Namespace) -> dict[str, Any]:
     if options.max_record_bytes < LARGEST_LIMIT:  # a larger one is refused
         warn_of_memory(options.max_record_bytes)
     try:
-        with signals_interrupt(), progress_line() as show:
-            progress = tokenize(options, show, show_search)
+        with signals_interrupt(), progress_line() as (show, show_workers):
+            progress = tokenize(options, show, show_search, show_workers)
     except KeyboardInterrupt:
         if not unfinished_path(args.output_prefix).exists():
             raise

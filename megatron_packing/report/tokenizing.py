@@ -18,6 +18,7 @@ from megatron_packing.counted import counted
 from megatron_packing.report.console import PlainConsole, console
 from megatron_packing.report.visible import visible
 from megatron_packing.schemas.media_placeholders import PHRASE
+from megatron_packing.tokenize.engine import OnWorkers, WorkerCount
 from megatron_packing.tokenize.progress import Listener
 from megatron_packing.tokenize.progress import Progress as Done
 from megatron_packing.tokenize.unfinished import rejects_path
@@ -29,19 +30,23 @@ _MEMORY_PER_BYTE = 105  # measured: 20 GB for a line of 200 MB
 
 
 @contextmanager
-def progress_line() -> Iterator[Listener]:
-    """Show progress and speed on standard error; without a terminal, print a line every 30 s."""
+def progress_line() -> Iterator[tuple[Listener, OnWorkers]]:
+    """Show progress and speed on standard error; without a terminal, print a line every 30 s.
+
+    What is yielded takes the progress, and the workers of a cluster.
+    """
     error_console = PlainConsole(stderr=True)
     live = Progress(
         BarColumn(12),
         TaskProgressColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
+        TextColumn("{task.fields[note]}{task.fields[workers]}", markup=False),
         console=error_console,
         transient=True,
         disable=not error_console.is_terminal,
     )
-    task = live.add_task("", total=None, note="")
+    task = live.add_task("", total=None, note="", workers="")
+    workers = ""
     began: tuple[float, int, int, int] | None = None
     last_line = time.monotonic()
 
@@ -64,11 +69,17 @@ def progress_line() -> Iterator[Listener]:
             last_line = now
             remaining = (total - done) * seconds / max(done - began[1], 1)
             sys.stderr.write(
-                f"tokenizing {done / max(total, 1):.1%}: {note}, {remaining:,.0f} s to go\n"
+                f"tokenizing {done / max(total, 1):.1%}: {note}{workers}, "
+                f"{remaining:,.0f} s to go\n"
             )
 
+    def show_workers(count: WorkerCount) -> None:
+        nonlocal workers
+        workers = f", {count}"
+        live.update(task, workers=workers)
+
     with live:
-        yield show
+        yield show, show_workers
 
 
 def show_search(done: int, total: int) -> None:

@@ -7,8 +7,10 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from megatron_packing.counted import counted
 from megatron_packing.records.batches import RecordBatch
 from megatron_packing.tokenize.encoded_batch import EncodedBatch
 from megatron_packing.tokenize.encoder import Encoder
@@ -22,6 +24,26 @@ _BATCHES_PER_WORKER = 4
 Results = Generator[tuple[RecordBatch, EncodedBatch], None, None]
 
 _Handle = TypeVar("_Handle")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerCount:
+    """The workers of a cluster, which come and go."""
+
+    ready: int
+    """Workers that encode."""
+    wanted: int
+    """Those that wait for a core, or load their tokenizer, included."""
+    nodes: int
+    """Machines that the ready ones run on."""
+
+    def __str__(self) -> str:
+        """``3 workers on 2 nodes``, or ``2 of 3 workers on 1 node``."""
+        ready = f"{self.ready:,} of " if self.ready < self.wanted else ""
+        return f"{ready}{counted(self.wanted, 'worker')} on {counted(self.nodes, 'node')}"
+
+
+OnWorkers = Callable[[WorkerCount], None]
 
 
 class Encoders(Protocol):

@@ -4,36 +4,18 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from itertools import cycle
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
-from megatron_packing.counted import counted
 from megatron_packing.errors import InputError, missing
 from megatron_packing.records.batches import RecordBatch
 from megatron_packing.tokenize.encoded_batch import EncodedBatch
 from megatron_packing.tokenize.encoder import Encoder
-from megatron_packing.tokenize.engine import PARALLELISM, Encoders, Results, in_order
+from megatron_packing.tokenize.engine import PARALLELISM, Encoders, OnWorkers
 from megatron_packing.tokenize.options import EncoderOptions
-
-_WAIT_SECONDS = 10
-
-
-def _free_cores(ray: Any, wanted: int) -> int:
-    """Return the number of free cores in the cluster.
-
-    Ray frees the cores of workers that just ended some time later, so this waits for them if there
-    are too few.
-    """
-    started = time.monotonic()
-    while True:
-        cores = int(ray.available_resources().get("CPU", 0))
-        can_come = int(ray.cluster_resources().get("CPU", 0)) >= wanted > cores
-        if not can_come or time.monotonic() - started >= _WAIT_SECONDS:
-            return cores
-        time.sleep(0.2)
+from megatron_packing.tokenize.ray_pool import RayPool
+from megatron_packing.tokenizers.source import first_line
 
 
 class _Worker:
@@ -44,8 +26,11 @@ class _Worker:
         self._options = options
         self._encoder: Encoder | None = None
 
-    def vocabulary_size(self) -> int:
-        return self._ready().vocabulary_size
+    def load(self) -> tuple[int, str]:
+        """Load the tokenizer; return its vocabulary size and the name of this node."""
+        import ray
+
+        return self._ready().vocabulary_size, ray.get_runtime_context().get_node_id()
 
     def encode(self, batch: RecordBatch) -> EncodedBatch:
         return self._ready().encode(batch)
@@ -57,31 +42,15 @@ class _Worker:
         return self._encoder
 
 
-class _Actors:
-    def __init__(self, ray: Any, actors: list[Any]) -> None:
-        self._ray = ray
-        self._actors = actors
-        sizes = [actor.vocabulary_size.remote() for actor in actors]  # all begin to load
-        self.vocabulary_size = int(ray.get(sizes[0]))
-
-    def encode(self, batches: Iterable[RecordBatch]) -> Results:
-        """Deal batches to the actors in turn."""
-        turns = cycle(self._actors)
-
-        def submit(batch: RecordBatch) -> Any:
-            return next(turns).encode.remote(batch)
-
-        return in_order(batches, len(self._actors), submit, self._ray.get)
-
-
 class RayEngine:
-    """Actors, each with one core. Ray starts them again on another node if theirs is lost."""
+    """Actors, each with one core. Others take over what a lost one had."""
 
-    def __init__(self, workers: int | None) -> None:
+    def __init__(self, workers: int | None, on_workers: OnWorkers | None = None) -> None:
         """Choose the number of actors.
 
         Args:
-            workers: How many; None starts one per core of the cluster.
+            workers: How many; None starts one per core of the cluster that is free.
+            on_workers: Called when the number of actors or of their nodes has changed.
 
         Raises:
             InputError: Ray is not installed.
@@ -92,6 +61,7 @@ class RayEngine:
             raise missing("--engine ray", "ray", "ray") from error
         self._ray: Any = ray
         self._workers = workers
+        self._on_workers = on_workers
 
     @contextmanager
     def __call__(self, options: EncoderOptions) -> Iterator[Encoders]:
@@ -103,26 +73,24 @@ class RayEngine:
             except ConnectionError as error:
                 raise InputError(f"the Ray cluster cannot be reached ({error})") from error
         try:
-            cores = _free_cores(ray, self._workers or 1)
-            count = self._workers or cores
-            if not 0 < count <= cores:  # an actor without a core waits forever
-                raise InputError(
-                    f"the Ray cluster has {counted(cores, 'free core')} for "
-                    f"{counted(max(count, 1), 'worker')}; wait until more are free, or give fewer "
-                    f"--workers"
-                )
-            actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(_Worker)
-            yield _Actors(ray, [actor.remote(options) for _ in range(count)])
-        except ray.exceptions.RayActorError as error:
-            raise InputError(
-                f"a worker on the Ray cluster was lost ({error}); run the same command again to "
-                f"continue where it stopped"
-            ) from error
+            # Another worker is started where one is lost, not the same one again: see ray_pool.
+            actor = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(_Worker)
+            # Held as long as workers may start: a tokenizer is some megabytes, and Ray deletes an
+            # object that nothing refers to.
+            held = ray.put(options)
+            pool = RayPool(ray, lambda: actor.remote(held), self._workers, self._on_workers)
+            with closing(pool):
+                yield pool
         except ray.exceptions.RayTaskError as error:
             cause = error.as_instanceof_cause()
             raise InputError(str(error.cause)) from (
                 error if isinstance(cause, InputError) else cause
             )
+        except ray.exceptions.RayError as error:
+            raise InputError(
+                f"the Ray cluster failed ({first_line(error)}); run the same command again to "
+                f"continue where it stopped"
+            ) from error
         finally:
             if ours:
                 ray.shutdown()

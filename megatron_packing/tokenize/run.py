@@ -28,7 +28,7 @@ from megatron_packing.records.inputs import find_changed, find_inputs
 from megatron_packing.records.readers import read_batches
 from megatron_packing.records.storage import StorageError, was_replaced
 from megatron_packing.schemas.table import RECOGNIZED_BY, SCHEMAS
-from megatron_packing.tokenize.engine import Engine, InProcessEngine, Results
+from megatron_packing.tokenize.engine import Engine, InProcessEngine, OnWorkers, Results
 from megatron_packing.tokenize.options import EncoderOptions, EncodingOptions
 from megatron_packing.tokenize.process_engine import ProcessEngine
 from megatron_packing.tokenize.progress import Listener, Progress
@@ -72,6 +72,7 @@ def tokenize(
     options: TokenizeOptions,
     on_progress: Listener | None = None,
     on_find: Callable[[int, int], None] | None = None,
+    on_workers: OnWorkers | None = None,
 ) -> Progress:
     """Tokenize records into the corpus ``PREFIX.bin/.idx``.
 
@@ -85,6 +86,8 @@ def tokenize(
         on_progress: Called with the bytes of input read so far, the bytes of all inputs, and the
             progress.
         on_find: Called before that, with the number of inspected inputs and of all inputs.
+        on_workers: Called when the number of workers on a Ray cluster, or of their nodes, has
+            changed.
 
     Returns:
         The counts of the finished run.
@@ -117,7 +120,7 @@ def tokenize(
             f"--output-prefix is '{options.output_prefix}', a folder; add the name with which the "
             f"files of the corpus start"
         )
-    engine = _make_engine(options.engine, options.workers)
+    engine = _make_engine(options.engine, options.workers, on_workers)
     inputs = find_inputs([str(pattern) for pattern in options.inputs], on_find, RECOGNIZED_BY)
     encoder_options = _encoder_options(options)
     prefix = options.output_prefix
@@ -156,12 +159,13 @@ def tokenize(
     return progress
 
 
-def _make_engine(name: EngineName, workers: int | None) -> Engine:
+def _make_engine(name: EngineName, workers: int | None, on_workers: OnWorkers | None) -> Engine:
     """Return an engine.
 
     Args:
         name: ``local`` for processes of this machine, ``ray`` for a Ray cluster.
         workers: The number of workers; None is one per core.
+        on_workers: See ``tokenize``.
 
     Raises:
         InputError: The number of workers is not positive, or Ray is not installed.
@@ -171,7 +175,7 @@ def _make_engine(name: EngineName, workers: int | None) -> Engine:
     if name == "ray":
         from megatron_packing.tokenize.ray_engine import RayEngine
 
-        return RayEngine(workers)
+        return RayEngine(workers, on_workers)
     workers = workers or len(os.sched_getaffinity(0))
     return InProcessEngine() if workers == 1 else ProcessEngine(workers)
 
