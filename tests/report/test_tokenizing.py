@@ -9,8 +9,15 @@ import numpy as np
 
 from megatron_packing.records.batches import Position, RecordBatch
 from megatron_packing.records.input_file import InputFile
-from megatron_packing.report.tokenizing import print_result, show_search, warn_of_memory
+from megatron_packing.report import tokenizing
+from megatron_packing.report.tokenizing import (
+    print_result,
+    progress_line,
+    show_search,
+    warn_of_memory,
+)
 from megatron_packing.tokenize.encoded_batch import EncodedBatch
+from megatron_packing.tokenize.engine import WorkerCount
 from megatron_packing.tokenize.progress import Progress
 
 FILE = InputFile("in.jsonl", 1, "", "lines")
@@ -50,6 +57,21 @@ def test_notes_without_bound_are_counted_together():
         progress.add(FILE, batch(), encoded({f"fields not read: f{number}": 1}))
     assert len(progress.notes) == 501
     assert progress.notes["fields not read: others"] == 500
+
+
+def test_a_line_of_progress_counts_the_workers_and_nodes_of_a_cluster(capsys, monkeypatch):
+    monkeypatch.setattr(tokenizing, "_SECONDS_BETWEEN_LINES", 0)
+    with progress_line() as (show, show_workers):
+        show(1, 4, Progress())
+        show_workers(WorkerCount(ready=2, wanted=3, nodes=1))
+        show(2, 4, Progress())
+        show_workers(WorkerCount(ready=3, wanted=3, nodes=2))
+        show(3, 4, Progress())
+    alone, fewer, all_of_them = capsys.readouterr().err.splitlines()
+    assert "node" not in alone
+    assert fewer.startswith("tokenizing 50.0%: 0 records, ")
+    assert ", 2 of 3 workers on 1 node, " in fewer
+    assert ", 3 workers on 2 nodes, " in all_of_them
 
 
 def test_a_search_of_many_inputs_says_how_far_it_is_in_a_few_lines(capsys):
