@@ -4,20 +4,22 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <limits>
 #include <utility>
 #include <vector>
 
 #include "base/crew.hpp"
-#include "base/random.hpp"
+#include "base/divide_up.hpp"
+#include "base/shuffle.hpp"
 
 namespace packing {
 namespace {
 
 constexpr std::int64_t kChunk = std::int64_t{1} << 20;  // items between two reports
 constexpr std::int64_t kBlock = 64;                     // packs whose items are fetched at once
+constexpr std::int64_t kAhead = 16;  // packs after which a pack is written that is fetched now
 constexpr std::int64_t kFewItems = std::int64_t{1} << 16;
-constexpr std::int64_t kManyUnits = std::int64_t{1} << 18;  // a table a thread would be large
 
 // The items sorted by their units, in a seeded order within each: begin[u] .. begin[u + 1].
 template <class Id>
@@ -29,7 +31,8 @@ struct Sorted {
 template <class Id>
 class Dealer {
  public:
-  Dealer(const Items& items, const LengthHistogram& histogram, std::uint64_t seed, Monitor& monitor)
+  Dealer(const Items& items, const Survey& found, const LengthHistogram& histogram,
+         std::uint64_t seed, Monitor& monitor)
       : items_(items), seed_(seed), monitor_(monitor), capacity_(histogram.capacity()) {
     sorted_.items = Buffer<Id>(histogram.size());
     sorted_.begin.assign(index(capacity_ + 2), 0);
@@ -38,7 +41,7 @@ class Dealer {
           static_cast<Id>(sorted_.begin[index(units)] + histogram.count(units));
     }
     monitor.report(0);
-    sort();
+    sort(found);
     mix();
   }
 
@@ -52,184 +55,118 @@ class Dealer {
     ids = Buffer<Id>(sorted_.items.size());
     offsets[num_packs] = ids.size();
     const std::int64_t half = num_packs / 2;
-    auto front = [&] {
-      Side side(sorted_, geometry, order, true);
-      Random random(seed_, kFrontPacks);
-      std::int64_t at = 0;
-      std::int64_t report_at = 0;
-      auto report = [&] {
-        monitor_.report(0.5 + 0.5 * static_cast<double>(at) / static_cast<double>(ids.size()));
-        return true;
-      };
-      for (std::int64_t first = 0; first < half; first += kBlock) {
-        if (at + first >= report_at) {
-          report();
-          report_at = at + first + kChunk;
-        }
-        const std::int64_t stop = std::min(half, first + kBlock);
-        for (std::int64_t pack = first; pack < stop; ++pack) side.take(pack);
-        for (std::int64_t pack = first; pack < stop; ++pack) {
-          offsets[pack] = at;
-          Id* begin = ids.data() + at;
-          Id* end = begin;
-          side.each_piece([&](const Id* items, std::int64_t count) {
-            copy(items, count, end);
-            end += count;
-          });
-          at = end - ids.data();
-          shuffle(begin, end, random, report);
-        }
-      }
-    };
-    auto back = [&](const Crew& crew) {
-      Side side(sorted_, geometry, order, false);
-      Random random(seed_, kBackPacks);
-      std::int64_t at = ids.size();
-      auto goes_on = [&] {
-        if (crew.size() == 1) monitor_.report(1);
-        return !crew.stopped();
-      };
-      std::int64_t ask_at = at + num_packs;
-      for (std::int64_t last = num_packs; last > half; last -= kBlock) {
-        if (at + last <= ask_at) {
-          if (!goes_on()) return;
-          ask_at = at + last - kChunk;
-        }
-        const std::int64_t stop = std::max(half, last - kBlock);
-        for (std::int64_t pack = last; pack-- > stop;) side.take(pack);
-        for (std::int64_t pack = last; pack-- > stop;) {
-          Id* end = ids.data() + at;
-          Id* begin = end;
-          side.each_piece([&](const Id* items, std::int64_t count) {
-            begin -= count;
-            copy(items, count, begin);
-          });
-          at = begin - ids.data();
-          offsets[pack] = at;
-          shuffle(begin, end, random, goes_on);
-        }
-      }
-    };
     Crew crew(ids.size() < kFewItems ? 1 : 2);
     crew.run(monitor_, 0.75, [&](std::int64_t worker) {
-      if (worker == 0) front();
-      if (worker == crew.size() - 1) back(crew);
+      if (worker == 0) {
+        write_half<true>(geometry, order, 0, half, offsets, ids, [&](std::int64_t at) {
+          monitor_.report(0.5 + 0.5 * static_cast<double>(at) / static_cast<double>(ids.size()));
+          return true;
+        });
+      }
+      if (worker == crew.size() - 1) {
+        write_half<false>(geometry, order, half, num_packs, offsets, ids, [&](std::int64_t) {
+          if (crew.size() == 1) monitor_.report(1);
+          return !crew.stopped();
+        });
+      }
     });
   }
 
  private:
   static std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
 
-  // Most runs are one item: a call for each would cost more than the copy.
-  static void copy(const Id* items, std::int64_t count, Id* to) {
-    if (count == 1) {
-      *to = *items;
-    } else {
-      std::copy(items, items + count, to);
+  // Writes the packs first .. last - 1 of an order: from the first on with items from the front of
+  // each length, or from the last down with items from the back. goes_on(place) is asked now and
+  // then; the packs are unfinished where it says no.
+  //
+  // Items lie all over the memory. So a block of packs gets the places of its items first, of which
+  // the memory is told, and then the items.
+  template <bool kFromFront, class GoesOn>
+  void write_half(const Geometry& geometry, const std::vector<std::uint32_t>& order,
+                  std::int64_t first, std::int64_t last, Buffer<std::int64_t>& offsets,
+                  Buffer<Id>& ids, const GoesOn& goes_on) const {
+    const auto pattern = [&](std::int64_t turn) {
+      return order[index(kFromFront ? first + turn : last - 1 - turn)];
+    };
+    const std::int64_t* begins = geometry.pattern_offsets.data();
+    const Run* runs = geometry.runs.data();
+    const Id* items = sorted_.items.data();
+    Id* to = ids.data();
+    // The first item of each length that is left, or one past the last.
+    std::vector<Id> next(sorted_.begin.begin() + (kFromFront ? 0 : 1), sorted_.begin.end());
+    Random random(seed_, kFromFront ? kFrontPacks : kBackPacks);
+    std::int64_t at = kFromFront ? 0 : ids.size();
+    std::int64_t unasked = kChunk;  // what is written until goes_on is asked
+    for (std::int64_t turn = 0; turn < last - first;) {
+      const std::int64_t block = at;
+      for (const std::int64_t stop = std::min(last - first, turn + kBlock); turn < stop; ++turn) {
+        if (turn + 2 * kAhead < last - first) {
+          __builtin_prefetch(begins + pattern(turn + 2 * kAhead));
+          __builtin_prefetch(runs + begins[pattern(turn + kAhead)]);
+        }
+        const std::int64_t pack = at;
+        const Run* const end = runs + begins[pattern(turn) + 1];
+        for (const Run* run = runs + begins[pattern(turn)]; run < end; ++run) {
+          Id& left = next[run->length];
+          const auto count = static_cast<Id>(run->count);
+          if (!kFromFront) {
+            left = static_cast<Id>(left - count);
+            at -= count;
+          }
+          __builtin_prefetch(items + left);
+          for (Id i = 0; i < count; ++i) to[at + i] = static_cast<Id>(left + i);
+          if (kFromFront) {
+            left = static_cast<Id>(left + count);
+            at += count;
+          }
+        }
+        offsets[kFromFront ? first + turn : last - 1 - turn] = std::min(pack, at);
+        shuffle(to + std::min(pack, at), to + std::max(pack, at), random,
+                [&] { return goes_on(at); });
+      }
+      for (std::int64_t place = std::min(block, at); place < std::max(block, at); ++place) {
+        to[place] = items[to[place]];
+      }
+      unasked -= kBlock + std::abs(at - block);
+      if (unasked > 0) continue;
+      if (!goes_on(at)) return;
+      unasked = kChunk;
     }
   }
 
-  // Takes the items of packs from one end of each length. The items lie all over the memory, so it
-  // is told of those of some packs before they are read.
-  class Side {
-   public:
-    Side(const Sorted<Id>& sorted, const Geometry& geometry,
-         const std::vector<std::uint32_t>& order, bool from_front)
-        : items_(sorted.items.data()),
-          geometry_(geometry),
-          order_(order),
-          from_front_(from_front),
-          next_(sorted.begin.begin() + (from_front ? 0 : 1), sorted.begin.end()) {}
-
-    void take(std::int64_t pack) {
-      if (read_ == ends_.size()) {
-        pieces_.clear();
-        ends_.clear();
-        read_ = 0;
-      }
-      const std::uint32_t pattern = order_[index(pack)];
-      const auto stop = index(geometry_.pattern_offsets[pattern + 1]);
-      for (auto run = index(geometry_.pattern_offsets[pattern]); run < stop; ++run) {
-        const Run& places = geometry_.runs[run];
-        Id& next = next_[places.length];
-        if (!from_front_) next = static_cast<Id>(next - static_cast<Id>(places.count));
-        const Id* items = items_ + next;
-        if (from_front_) next = static_cast<Id>(next + static_cast<Id>(places.count));
-        __builtin_prefetch(items);
-        pieces_.push_back({items, places.count});
-      }
-      ends_.push_back(pieces_.size());
-    }
-
-    // Calls function(items, count) for each piece of the first pack that was taken and not read.
-    template <class Function>
-    void each_piece(const Function& function) {
-      for (std::size_t piece = read_ == 0 ? 0 : ends_[read_ - 1]; piece < ends_[read_]; ++piece) {
-        function(pieces_[piece].items, std::int64_t{pieces_[piece].count});
-      }
-      ++read_;
-    }
-
-   private:
-    struct Piece {
-      const Id* items;
-      std::uint32_t count;
-    };
-
-    const Id* items_;
-    const Geometry& geometry_;
-    const std::vector<std::uint32_t>& order_;
-    bool from_front_;
-    std::vector<Id> next_;
-    std::vector<Piece> pieces_;
-    std::vector<std::size_t> ends_;
-    std::size_t read_ = 0;
-  };
-
-  // Counting sort. Each thread sorts a part of the documents into places of its own. The lengths
-  // are read anew, so they may not be those that were counted: no thread writes beyond its own
-  // places of a length, and in the end each must have filled them.
-  void sort() {
+  // Counting sort. Each part of the documents is sorted into places of its own. The lengths are
+  // read anew, so they may not be those that were counted: nothing is written beyond a part's own
+  // places of a length, and in the end each part must have filled them.
+  void sort(const Survey& found) {
     const Lengths& lengths = items_.lengths();
-    Crew crew(lengths.size() < kFewItems || capacity_ > kManyUnits ? 1 : 8);
     // Full rows of split documents are the last of the longest.
     const std::int64_t num_rows = items_.size() - lengths.size();
     std::vector<Id> end(sorted_.begin.begin() + 1, sorted_.begin.end());
     end.back() = static_cast<Id>(end.back() - num_rows);
-    std::vector<std::vector<Id>> first(index(crew.size()));  // each thread's places of a length
-    if (crew.size() == 1) {
-      first[0] = sorted_.begin;
-    } else {
-      crew.run(monitor_, 0.1, [&](std::int64_t worker) {
-        std::vector<Id> counts(index(capacity_ + 2), 0);
-        each_document(crew, worker, 0,
-                      [&](std::int64_t, std::int64_t units) { ++counts[index(units)]; });
-        first[index(worker)] = std::move(counts);
-      });
-      std::vector<Id> at = sorted_.begin;
-      for (auto& counts : first) {
-        for (std::size_t units = 0; units < counts.size(); ++units) {
-          const Id count = counts[units];
-          counts[units] = at[units];
-          at[units] += count;
-        }
-      }
-      for (std::int64_t units = 1; units <= capacity_; ++units) {
-        if (at[index(units)] != end[index(units)]) refuse_changed_lengths();
-      }
-    }
+    const std::vector<std::vector<Id>> first = parts_begin(found, end);
+    const auto num_parts = static_cast<std::int64_t>(first.size());
+    Crew crew(num_parts);
     crew.run(monitor_, 0.4, [&](std::int64_t worker) {
-      std::vector<Id> mine = first[index(worker)];
-      const std::vector<Id>& stop = worker + 1 < crew.size() ? first[index(worker + 1)] : end;
-      Id* sorted = sorted_.items.data();
-      each_document(crew, worker, 0.1, [&](std::int64_t document, std::int64_t units) {
-        Id& place = mine[index(units)];
-        if (__builtin_expect(place >= stop[index(units)], 0)) refuse_changed_lengths();
-        sorted[place++] = static_cast<Id>(document);
-      });
-      if (crew.stopped()) return;
-      for (std::int64_t units = 1; units <= capacity_; ++units) {
-        if (mine[index(units)] != stop[index(units)]) refuse_changed_lengths();
+      for (std::int64_t part = worker; part < num_parts; part += crew.size()) {
+        struct Places {
+          Id next, stop;
+        };
+        std::vector<Places> of_units(end.size());
+        const std::vector<Id>& stop = part + 1 < num_parts ? first[index(part + 1)] : end;
+        for (std::size_t units = 0; units < end.size(); ++units) {
+          of_units[units] = {first[index(part)][units], stop[units]};
+        }
+        Id* const sorted = sorted_.items.data();
+        Places* const places = of_units.data();
+        each_document(part, num_parts, crew, [&](std::int64_t document, std::int64_t units) {
+          Places& left = places[units];
+          if (__builtin_expect(left.next >= left.stop, 0)) refuse_changed_lengths();
+          sorted[left.next++] = static_cast<Id>(document);
+        });
+        if (crew.stopped()) return;
+        for (const Places& left : of_units) {
+          if (left.next != left.stop) refuse_changed_lengths();
+        }
       }
     });
     for (std::int64_t row = 0; row < num_rows; ++row) {
@@ -237,23 +174,50 @@ class Dealer {
     }
   }
 
-  // Calls function(document, units) for each of a worker's documents that is packed.
+  // Where each part's places of each number of units begin. end: where the last part's must end.
+  std::vector<std::vector<Id>> parts_begin(const Survey& found, const std::vector<Id>& end) const {
+    std::vector<std::vector<Id>> first;
+    if (found.parts.empty()) {
+      first.emplace_back(sorted_.begin.begin(), sorted_.begin.end() - 1);
+      return first;
+    }
+    std::vector<Id> at(sorted_.begin.begin(), sorted_.begin.end() - 1);
+    std::size_t overlong = 0;
+    for (const Survey::Part& part : found.parts) {
+      first.push_back(at);
+      for (std::int64_t length = 1; length <= items_.row(); ++length) {
+        at[index(items_.units(length))] += static_cast<Id>(part.counts[index(length)]);
+      }
+      for (; overlong < part.overlong_end; ++overlong) {
+        const std::int64_t length = packed_length(items_.lengths()[found.overlong[overlong]]);
+        if (length > 0) ++at[index(items_.units(length))];
+      }
+    }
+    if (at != end) refuse_changed_lengths();
+    return first;
+  }
+
+  std::int64_t packed_length(std::int64_t length) const {
+    return __builtin_expect(length > items_.row(), 0) ? items_.packed_length(length) : length;
+  }
+
+  // Calls function(document, units) for each document of a part that is packed.
   template <class Function>
-  void each_document(const Crew& crew, std::int64_t worker, double done, const Function& function) {
+  void each_document(std::int64_t part, std::int64_t num_parts, const Crew& crew,
+                     const Function& function) {
     const Lengths& lengths = items_.lengths();
-    const std::int64_t stop = crew.begin_of(worker + 1, lengths.size());
-    for (std::int64_t begin = crew.begin_of(worker, lengths.size()); begin < stop;) {
+    const std::int64_t stop = begin_of_part(part + 1, num_parts, lengths.size());
+    for (std::int64_t begin = begin_of_part(part, num_parts, lengths.size()); begin < stop;) {
       const std::int64_t end = std::min(stop, begin + kChunk);
       lengths.visit([&](const auto* data) {
         for (std::int64_t document = begin; document < end; ++document) {
-          auto length = static_cast<std::int64_t>(data[document]);
-          if (__builtin_expect(length > items_.row(), 0)) length = items_.packed_length(length);
+          const std::int64_t length = packed_length(static_cast<std::int64_t>(data[document]));
           if (length > 0) function(document, items_.units(length));
         }
       });
       begin = end;
-      if (worker == 0) {
-        monitor_.report(done + 0.3 * static_cast<double>(end) / static_cast<double>(stop));
+      if (part == 0) {
+        monitor_.report(0.4 * static_cast<double>(end) / static_cast<double>(stop));
       } else if (crew.stopped()) {
         return;
       }
@@ -307,20 +271,21 @@ class Dealer {
 };
 
 template <class Id>
-void deal_ids(const Items& items, const LengthHistogram& histogram, const Geometry& geometry,
-              std::uint64_t seed, Monitor& monitor, Plan& plan, Buffer<Id>& ids) {
-  Dealer<Id>(items, histogram, seed, monitor).write(geometry, plan.pack_offsets, ids);
+void deal_ids(const Items& items, const Survey& found, const LengthHistogram& histogram,
+              const Geometry& geometry, std::uint64_t seed, Monitor& monitor, Plan& plan,
+              Buffer<Id>& ids) {
+  Dealer<Id>(items, found, histogram, seed, monitor).write(geometry, plan.pack_offsets, ids);
   if (!items.whole_documents()) write_segments(items, ids, monitor, plan);
 }
 
 }  // namespace
 
-void deal(const Items& items, const LengthHistogram& histogram, const Geometry& geometry,
-          std::uint64_t seed, Monitor& monitor, Plan& plan) {
+void deal(const Items& items, const Survey& found, const LengthHistogram& histogram,
+          const Geometry& geometry, std::uint64_t seed, Monitor& monitor, Plan& plan) {
   if (items.size() <= std::numeric_limits<std::int32_t>::max()) {
-    deal_ids(items, histogram, geometry, seed, monitor, plan, plan.narrow_ids);
+    deal_ids(items, found, histogram, geometry, seed, monitor, plan, plan.narrow_ids);
   } else {
-    deal_ids(items, histogram, geometry, seed, monitor, plan, plan.wide_ids);
+    deal_ids(items, found, histogram, geometry, seed, monitor, plan, plan.wide_ids);
   }
 }
 

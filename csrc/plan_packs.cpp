@@ -90,7 +90,7 @@ void plan_by_length(LengthStrategy* pack, const Items& items, const Survey& foun
   plan.lower_bound = packed.lower_bound;
   spread(packed.geometry, wanted_packs(packed.geometry.num_packs(), settings));
   Stage dealing(monitor, 0.5, 1);
-  deal(items, histogram, packed.geometry, settings.seed, dealing, plan);
+  deal(items, found, histogram, packed.geometry, settings.seed, dealing, plan);
 }
 
 void plan_by_document(DocumentStrategy* pack, const Items& items, const Survey& found,

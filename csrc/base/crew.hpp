@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/divide_up.hpp"
 #include "base/monitor.hpp"
 
 namespace packing {
@@ -82,7 +83,7 @@ class Crew {
 
   // Of `items` in equal parts, where a worker's begin.
   std::int64_t begin_of(std::int64_t worker, std::int64_t items) const {
-    return items / size_ * worker + items % size_ * worker / size_;
+    return begin_of_part(worker, size_, items);
   }
 
  private:

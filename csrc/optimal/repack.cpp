@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/shuffle.hpp"
 #include "optimal/exact_fit.hpp"
 #include "optimal/price_guided.hpp"
 #include "optimal/prices.hpp"

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "base/monitor.hpp"
-#include "base/random.hpp"
+#include "base/shuffle.hpp"
 #include "types/settings.hpp"
 
 namespace packing {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "base/crew.hpp"
 
@@ -13,6 +14,7 @@ namespace {
 
 constexpr std::int64_t kChunk = std::int64_t{1} << 20;  // documents between two reports
 constexpr std::int64_t kFewDocuments = std::int64_t{1} << 16;
+constexpr std::int64_t kLongRow = std::int64_t{1} << 18;  // parts would keep large tables
 
 void add(std::int64_t& sum, std::int64_t count, std::int64_t length) {
   std::int64_t product = 0;
@@ -57,18 +59,24 @@ Survey survey(const Lengths& lengths, std::int64_t row, Monitor& monitor) {
   });
 
   Survey found;
-  found.counts.assign(static_cast<std::size_t>(row) + 1, 0);
   monitor.report(0);
-  for (const Part& part : parts) {
+  for (Part& part : parts) {
     if (part.bad >= 0) {
       throw std::invalid_argument("document " + std::to_string(part.bad) + " has length " +
                                   std::to_string(lengths[part.bad]) +
                                   "; every length must be at least 1");
     }
+    found.overlong.insert(found.overlong.end(), part.overlong.begin(), part.overlong.end());
+    if (parts.size() > 1 && row <= kLongRow) {
+      found.parts.push_back({part.counts, found.overlong.size()});
+    }
+    if (found.counts.empty()) {
+      found.counts = std::move(part.counts);
+      continue;
+    }
     for (std::size_t length = 0; length < found.counts.size(); ++length) {
       found.counts[length] += part.counts[length];
     }
-    found.overlong.insert(found.overlong.end(), part.overlong.begin(), part.overlong.end());
   }
   for (std::int64_t length = 1; length <= row; ++length) {
     add(found.positions, found.counts[static_cast<std::size_t>(length)], length);

@@ -42,6 +42,13 @@ struct Survey {
   std::vector<std::int64_t> overlong;  // documents longer than a row, in order
   std::int64_t positions = 0;          // of all documents
   std::int64_t overlong_positions = 0;
+  // Of documents in equal parts: how many there are of each length 0..row, and how many of all
+  // parts up to this one are in `overlong`. Empty where one part has all.
+  struct Part {
+    std::vector<std::int64_t> counts;
+    std::size_t overlong_end;
+  };
+  std::vector<Part> parts;
 };
 
 // Throws std::invalid_argument for a length below 1, naming the first document that has one, and
