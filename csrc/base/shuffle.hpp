@@ -57,14 +57,19 @@ class SwapsAWord {
 };
 inline constexpr SwapsAWord kSwapsAWord;
 
-// Undoes the swaps of a word, and returns true, where it is one of the few that would favor some
-// orders. rest: what is left of the word.
-template <class T>
-__attribute__((noinline)) bool undo_if_unfair(T* first, std::uint64_t size, std::uint64_t swaps,
-                                              std::uint64_t word, std::uint64_t rest) {
+// Whether a word is one of the few that would favor some orders. rest: what is left of it after
+// `swaps` swaps of `size` values.
+inline bool is_unfair(std::uint64_t size, std::uint64_t swaps, std::uint64_t rest) {
+  // No product of bounds is larger.
+  if (__builtin_expect(rest >= SwapsAWord::kLargestProduct, 1)) return false;
   std::uint64_t product = 1;
   for (std::uint64_t swap = 0; swap < swaps; ++swap) product *= size - swap;
-  if (rest >= product || rest >= (0 - product) % product) return false;
+  return rest < product && rest < (0 - product) % product;
+}
+
+template <class T>
+__attribute__((noinline)) void undo(T* first, std::uint64_t size, std::uint64_t swaps,
+                                    std::uint64_t word) {
   std::uint64_t chosen[SwapsAWord::kMost];
   for (std::uint64_t swap = 0; swap < swaps; ++swap) {
     chosen[swap] = Random::split_below(word, size - swap);
@@ -72,7 +77,6 @@ __attribute__((noinline)) bool undo_if_unfair(T* first, std::uint64_t size, std:
   for (std::uint64_t swap = swaps; swap-- > 0;) {
     std::swap(first[size - 1 - swap], first[chosen[swap]]);
   }
-  return true;
 }
 
 // Swaps the last of `size` values with itself or one before it, then the last but one, and so on:
@@ -80,16 +84,43 @@ __attribute__((noinline)) bool undo_if_unfair(T* first, std::uint64_t size, std:
 // random integer generation", 2024.
 template <class T>
 inline void swap_last(T* first, std::uint64_t size, std::uint64_t swaps, Random& random) {
-  std::uint64_t word = 0;
-  std::uint64_t rest = 0;
-  do {
-    rest = word = random.next();
+  for (;;) {
+    const std::uint64_t word = random.next();
+    std::uint64_t rest = word;
     for (std::uint64_t swap = 0; swap < swaps; ++swap) {
       std::swap(first[size - 1 - swap], first[Random::split_below(rest, size - swap)]);
     }
-    // No product of bounds is larger than kLargestProduct.
-  } while (__builtin_expect(rest < SwapsAWord::kLargestProduct, 0) &&
-           undo_if_unfair(first, size, swaps, word, rest));
+    if (!is_unfair(size, swaps, rest)) return;
+    undo(first, size, swaps, word);
+  }
+}
+
+// The same with several words, for more values than caches hold: the memory is told of those that
+// will be swapped. Returns how many swaps it made. swaps: of the word before, and then of the last.
+template <class T>
+std::uint64_t swap_last_of_many(T* first, std::uint64_t size, std::uint64_t& swaps,
+                                Random& random) {
+  constexpr std::uint64_t kAtOnce = 64;
+  std::uint64_t chosen[kAtOnce];
+  std::uint64_t count = 0;
+  while (count + SwapsAWord::kMost <= kAtOnce) {
+    const std::uint64_t left = size - count;
+    swaps = kSwapsAWord.at(left, swaps);
+    std::uint64_t rest = 0;
+    do {
+      rest = random.next();
+      for (std::uint64_t swap = 0; swap < swaps; ++swap) {
+        chosen[count + swap] = Random::split_below(rest, left - swap);
+      }
+    } while (is_unfair(left, swaps, rest));
+    for (const std::uint64_t stop = count + swaps; count < stop; ++count) {
+      __builtin_prefetch(first + chosen[count], 1);
+    }
+  }
+  for (std::uint64_t swap = 0; swap < count; ++swap) {
+    std::swap(first[size - 1 - swap], first[chosen[swap]]);
+  }
+  return count;
 }
 
 // Fisher-Yates: every order of [first, last) is equally likely.
@@ -99,13 +130,17 @@ inline void swap_last(T* first, std::uint64_t size, std::uint64_t swaps, Random&
 template <class T, class GoesOn>
 void shuffle(T* first, T* last, Random& random, const GoesOn& goes_on) {
   constexpr std::uint64_t kAskEvery = std::uint64_t{1} << 20;
+  constexpr std::uint64_t kMany = std::uint64_t{1} << 18;
   auto size = static_cast<std::uint64_t>(last - first);
   std::uint64_t swaps = 1;
-  for (std::uint64_t ask_at = size > kAskEvery ? size - kAskEvery : 0; size > 1; size -= swaps) {
+  for (std::uint64_t ask_at = size > kAskEvery ? size - kAskEvery : 0; size > kMany;) {
     if (size < ask_at) {
       if (!goes_on()) return;
       ask_at = size > kAskEvery ? size - kAskEvery : 0;
     }
+    size -= swap_last_of_many(first, size, swaps, random);
+  }
+  for (; size > 1; size -= swaps) {
     swaps = kSwapsAWord.at(size, swaps);
     swap_last(first, size, swaps, random);
   }
