@@ -32,10 +32,18 @@ def test_speed_is_measured(tmp_path):
 
 @pytest.mark.slow
 def test_quality_is_measured(tmp_path):
-    record = run(tmp_path, "quality.py", "--seeds", "2", "--scale", "0.02", "--sets", "a", "f")
-    for result in record["results"]:
-        for plan in result["plans"]:
-            assert 0 <= plan["optimal"] <= plan["first_fit_decreasing"]
+    chosen = ["--seeds", "1", "--scale", "0.001", "--sets", "a", "f", "uniform"]
+    results = run(tmp_path, "quality.py", *chosen, "--highs", "1")["results"]
+    assert [(one["set"], one["limit"]) for one in results] == [
+        *(("a", None), ("a", 4), ("f", None), ("f", 4), ("uniform", None))
+    ]
+    plans = [plan for result in results for plan in result["plans"]]
+    for plan in plans:
+        assert plan["bound"] <= plan["packs"]
+        assert 0 <= plan["optimal"] <= plan["first_fit_decreasing"]
+        if plan["optimum"] is not None:
+            assert plan["bound"] <= plan["optimum"] <= plan["packs"]
+    assert any(plan["optimum"] is not None for plan in plans)
 
 
 def test_waits_of_ranks_are_counted(tmp_path):
