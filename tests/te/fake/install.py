@@ -2,7 +2,7 @@
 """Makes Transformer Engine's own Python importable on a machine without CUDA.
 
 What has a stand-in: its binding and library, the compute capability, cuDNN's version, and the
-fused attention kernel. CUDA itself has those of ``examples/cpu_trainer.py``. Everything else is
+fused attention kernel. CUDA itself has those of ``megatron/cuda_stand_ins.py``. Everything else is
 Transformer Engine's code, from its pure wheel: layers, selection of backends, context parallelism.
 """
 
