@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import time
 from argparse import Namespace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,11 +23,11 @@ from megatron_packing.errors import InputError
 from megatron_packing.isolation.tolerances import Precision, Tolerances
 from megatron_packing.megatron.batch import needs_segment_index
 from megatron_packing.megatron.device import own_device
-from megatron_packing.megatron.isolation_judge import find_fault
+from megatron_packing.megatron.isolation_judge import Fault, find_fault
 from megatron_packing.megatron.isolation_recorder import Recorder, Sign
 from megatron_packing.megatron.isolation_report import describe_fault, describe_findings
 from megatron_packing.megatron.isolation_rows import RowLayout, Sample, find_row
-from megatron_packing.megatron.isolation_run import CheckedRun, run_check
+from megatron_packing.megatron.isolation_run import CheckedRun, Findings, run_check
 from megatron_packing.megatron.isolation_trace import without_trace
 from megatron_packing.megatron.versions import flag_value
 from megatron_packing.thd.layout import positions_of
@@ -113,6 +114,37 @@ def check_isolation(forward_step: Any, model: list[Any], schedule: dict[str, Any
         layout=layout,
         restarts=position_ids == "restart",
     )
+    verdict = judge_run(run)
+    if verdict is None:
+        print_rank_0(
+            "> packing check: left out, as the forward step gives no loss for each position"
+        )
+        return
+    if verdict.fault:
+        raise InputError(describe_fault(verdict.fault))
+    seconds = time.monotonic() - begin
+    print_rank_0(describe_findings(verdict.findings, verdict.tolerances, seconds))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a check saw, and whether anything is wrong."""
+
+    findings: Findings
+    tolerances: Tolerances
+    fault: Fault | None
+
+
+def judge_run(run: CheckedRun) -> Verdict | None:
+    """Run a row through a model in all ways of the check, and judge what comes of it.
+
+    Args:
+        run: The model, the row, and what runs it.
+
+    Returns:
+        The same on all ranks; None if the forward step gives no loss for each position.
+    """
+    model, args = run.model, run.args
     config = get_model_config(model[0])
     recorder = Recorder(model, needs_segment_index=needs_segment_index(model[0]))
     recorder.watch()
@@ -122,10 +154,7 @@ def check_isolation(forward_step: Any, model: list[Any], schedule: dict[str, Any
     finally:
         recorder.close()
     if findings is None:
-        print_rank_0(
-            "> packing check: left out, as the forward step gives no loss for each position"
-        )
-        return
+        return None
     precision = Precision.of(
         config.params_dtype,
         fp8=bool(flag_value(args, "fp8") or flag_value(args, "fp4")),
@@ -141,9 +170,7 @@ def check_isolation(forward_step: Any, model: list[Any], schedule: dict[str, Any
         recomputes=config.recompute_granularity is not None,
         context_parallel=args.context_parallel_size > 1,
     )
-    if fault:
-        raise InputError(describe_fault(fault))
-    print_rank_0(describe_findings(findings, tolerances, time.monotonic() - begin))
+    return Verdict(findings, tolerances, fault)
 
 
 def _shares_scales(args: Namespace) -> bool:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -16,15 +17,31 @@ from megatron_packing.isolation.comparison import (
     last_given,
     name_documents,
 )
+from megatron_packing.isolation.result import Outcome
 from megatron_packing.isolation.tolerances import Tolerances
 from megatron_packing.megatron.isolation_recorder import Sign
 from megatron_packing.megatron.isolation_run import Findings
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong; as a text a sentence without its end."""
+
+    what: str
+    """With the place."""
+    cause: str = ""
+    place: str = ""
+    """Where it shows first."""
+    outcome: Outcome = "leaks"
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.cause}" if self.cause else self.what
+
+
 def find_fault(
     findings: Findings, tolerances: Tolerances, *, recomputes: bool, context_parallel: bool
-) -> str | None:
-    """Return what is wrong as a sentence without its end; None if nothing is.
+) -> Fault | None:
+    """Return what is wrong; None if nothing is.
 
     Args:
         findings: What the check saw.
@@ -46,31 +63,33 @@ def find_fault(
     return next((fault for fault in faults if fault), None)
 
 
-def _finite_fault(findings: Findings, describer: _Describer) -> str | None:
+def _finite_fault(findings: Findings, describer: _Describer) -> Fault | None:
     for one in findings.comparisons.values():
         slot = first_not_finite(one)
         if slot is not None:
             place = describer.place(slot, one)
-            return f"a row gives numbers that are not finite, first in {place}"
+            what = f"a row gives numbers that are not finite, first in {place}"
+            return Fault(what, place=place, outcome="refused")
     return None
 
 
 def _replaced_fault(
     findings: Findings, tolerances: Tolerances, describer: _Describer
-) -> str | None:
+) -> Fault | None:
     one = findings.comparisons["replaced"]
     if not (found := first_moved(one, tolerances.replaced, tolerances.replaced_loss)):
         return None
     slot, segments = found
     replaced = name_documents(findings.layout.alternate[0])
-    return (
+    place = describer.place(slot, one)
+    what = (
         f"{name_documents(segments)} of a row changed when {replaced} got other tokens "
-        f"({how_far(one, slot, tolerances.replaced, tolerances.replaced_loss)}), first in "
-        f"{describer.place(slot, one)}: {describer.cause(slot)}"
+        f"({how_far(one, slot, tolerances.replaced, tolerances.replaced_loss)}), first in {place}"
     )
+    return Fault(what, describer.cause(slot), place)
 
 
-def _gradient_fault(findings: Findings, describer: _Describer) -> str | None:
+def _gradient_fault(findings: Findings, describer: _Describer) -> Fault | None:
     for name, one in findings.comparisons.items():
         if not name.startswith("gradient"):
             continue
@@ -81,65 +100,75 @@ def _gradient_fault(findings: Findings, describer: _Describer) -> str | None:
         slot = last + 1  # what takes the output that got it
         place = describer.place(slot, one, at=last)
         cause = describer.cause(slot, only_backward=True)
-        return f"{describe_given(one, sources, segments, place)}: {cause}"
+        return Fault(describe_given(one, sources, segments, place), cause, place)
     return None
 
 
-def _padding_fault(findings: Findings, tolerances: Tolerances, describer: _Describer) -> str | None:
+def _padding_fault(
+    findings: Findings, tolerances: Tolerances, describer: _Describer
+) -> Fault | None:
     one = findings.comparisons["padding"]
     if not (found := first_moved(one, tolerances.replaced, tolerances.replaced_loss)):
         return None
     slot, segments = found
-    return (
+    place = describer.place(slot, one)
+    what = (
         f"{name_documents(segments)} changed when the padding of its row got other tokens, first "
-        f"in {describer.place(slot, one)}: {describer.cause(slot)}"
+        f"in {place}"
     )
+    return Fault(what, describer.cause(slot), place)
 
 
-def _alone_fault(findings: Findings, tolerances: Tolerances, describer: _Describer) -> str | None:
+def _alone_fault(findings: Findings, tolerances: Tolerances, describer: _Describer) -> Fault | None:
     for name, one in findings.comparisons.items():
         if not name.startswith("alone"):
             continue
         if found := first_moved(one, tolerances.alone, tolerances.alone_loss):
             slot, segments = found
-            return (
+            place = describer.place(slot, one)
+            what = (
                 f"{name_documents(segments)} of a row is not computed as alone in a row "
-                f"({how_far(one, slot, tolerances.alone, tolerances.alone_loss)}), first in "
-                f"{describer.place(slot, one)}: {describer.cause(slot, is_place=True)}"
+                f"({how_far(one, slot, tolerances.alone, tolerances.alone_loss)}), first in {place}"
             )
+            return Fault(what, describer.cause(slot, is_place=True), place, "place")
     return None
 
 
-def _angles_fault(findings: Findings, describer: _Describer) -> str | None:
+def _angles_fault(findings: Findings, describer: _Describer) -> Fault | None:
     slots = torch.nonzero(findings.signs[:, Sign.ANGLES_OF_ROW]).flatten().tolist()
     if not slots:
         return None
-    return (
-        f"rotary positions run through all documents of a row in {describer.place(slots[0])}: the "
-        f"table of angles is as long as the row, which Megatron takes for that; max_seqlen must "
-        f"not be the length of the row (RowShape.max_seqlen)"
+    place = describer.place(slots[0])
+    return Fault(
+        f"rotary positions run through all documents of a row in {place}",
+        "the table of angles is as long as the row, which Megatron takes for that; max_seqlen must "
+        "not be the length of the row (RowShape.max_seqlen)",
+        place,
+        "place",
     )
 
 
-def _balancing_fault(findings: Findings, describer: _Describer) -> str | None:
+def _balancing_fault(findings: Findings, describer: _Describer) -> Fault | None:
     slots = torch.nonzero(findings.signs[:, Sign.COUNTS_PADDING]).flatten().tolist()
     if not slots:
         return None
-    return (
-        f"the balancing loss of the router in {describer.place(slots[0])} changed when padding got "
-        f"other tokens: the router counts padding as tokens; the model must get padding_mask, as "
-        f"run_model hands it on"
+    place = describer.place(slots[0])
+    return Fault(
+        f"the balancing loss of the router in {place} changed when padding got other tokens",
+        "the router counts padding as tokens; the model must get padding_mask, as run_model hands "
+        "it on",
+        place,
     )
 
 
-def _loss_fault(findings: Findings) -> str | None:
+def _loss_fault(findings: Findings) -> Fault | None:
     loss = findings.loss
     if loss is None:
         return None
     if not loss.has_denominator:
-        return (
-            "the loss function returns two values, so Megatron averages the means of rows: it must "
-            "return the sum of the weighted losses, the row's denominator and the report"
+        return Fault(
+            "the loss function returns two values, so Megatron averages the means of rows",
+            "it must return the sum of the weighted losses, the row's denominator and the report",
         )
     wrong = abs(loss.denominator - loss.expected_denominator) > 0.5
     averaged = loss.expected_loss / max(1.0, loss.expected_denominator)
@@ -148,11 +177,12 @@ def _loss_fault(findings: Findings) -> str | None:
     )
     if not wrong and not is_averaged:
         return None
-    return (
+    return Fault(
         f"the loss function returned the loss {loss.loss:.6g} over a denominator of "
         f"{loss.denominator:g} for a row whose weighted losses sum to {loss.expected_loss:.6g} "
-        f"over {loss.expected_denominator:g}: it must divide nothing and return "
-        f"batch.denominator, or the weight of a token depends on its row"
+        f"over {loss.expected_denominator:g}",
+        "it must divide nothing and return batch.denominator, or the weight of a token depends on "
+        "its row",
     )
 
 
