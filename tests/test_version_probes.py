@@ -30,6 +30,7 @@ NO_PROBES = {
         "core_version()": "names the version in a message",
     },
     "bridge/recipe.py": {"hasattr(cfg.dataset, name)": "other kinds of dataset lack some fields"},
+    "bridge/small_provider.py": {"hasattr(provider, setting)": "walks a table of settings"},
     "bridge/vocabulary.py": {
         'hasattr(part, "backend_tokenizer")': "kinds of tokenizers",
         'hasattr(tokenizer, "backend_tokenizer")': "kinds of tokenizers",
@@ -144,8 +145,9 @@ def versions_functions() -> Iterator[tuple[str, str, str]]:
 
 # Functions about the supported range as a whole.
 OF_ALL_RELEASES = {
-    "core_version", "require_trainer", "describe_untested_trainer", "warn_if_older_than_tested",
-    "_trainer_problem", "_numbers", "flag_value", "check_tested", "bridge_version",
+    "core_version", "require_trainer", "require_model_builders", "describe_untested_trainer",
+    "warn_if_older_than_tested", "_trainer_problem", "_found", "_numbers", "flag_value",
+    "check_tested", "bridge_version",
 }  # fmt: skip
 
 

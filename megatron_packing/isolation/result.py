@@ -6,11 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-RowForm = Literal["positions", "varlen"]
+RowForm = Literal["positions", "varlen", "cu_seqlens"]
 """How a packed row is told to a model: by ``position_ids`` that restart in each document, or by
 these with what ``DataCollatorWithFlattening`` adds: ``cu_seq_lens_q`` and ``_k``, ``max_length_q``
-and ``_k``, ``seq_idx``."""
+and ``_k``, ``seq_idx``. Models of Megatron get ``PackedSeqParams`` with ``cu_seqlens``."""
 ROW_FORMS: tuple[RowForm, ...] = ("positions", "varlen")
+"""The forms for models of transformers."""
 
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 """The attention implementations of transformers that most models have."""
@@ -26,6 +27,8 @@ class Finding:
 
     rows: RowForm
     attention: str
+    """An implementation of transformers, or whose layers a model of Megatron has: "local",
+    "transformer_engine", or the user's "own"."""
     outcome: Outcome
     moved: float = 0.0
     """By how much losses moved at most when other documents changed."""
@@ -54,6 +57,8 @@ class ModelCheck:
     stand_ins: tuple[str, ...]
     """Kernels that were computed by transformers' own torch functions, document by document."""
     findings: tuple[Finding, ...]
+    remarks: tuple[str, ...] = ()
+    """Sentences on what was run, and what was not."""
 
     @property
     def faults(self) -> list[Finding]:

@@ -35,7 +35,13 @@ from megatron.core.transformer.transformer_layer import (
 )
 from megatron.core.utils import log_single_rank
 
-from megatron_packing.megatron.layer_spec import TorchNorm, choose_backend, set_packed_parts
+from megatron_packing.megatron.layer_spec import (
+    ReferenceAttention,
+    TorchNorm,
+    attention_of,
+    choose_backend,
+    set_packed_parts,
+)
 from megatron_packing.megatron.packed_rotation import index_rotary_positions
 
 logger = logging.getLogger(__name__)
@@ -56,30 +62,34 @@ def packed_hybrid_spec(config: TransformerConfig, backend: str | None = None) ->
     log_single_rank(logger, logging.INFO, f"attention backend for packed rows: {chosen}")
     if chosen == "transformer_engine":
         return hybrid_stack_spec
+    return local_hybrid_spec(config, attention_of(chosen))
 
-    def parts_of_layer(num_experts: int | None) -> Any:
+
+def local_hybrid_spec(config: TransformerConfig, attention: type[ReferenceAttention]) -> ModuleSpec:
+    """Return a hybrid stack of Megatron's local layers with a core attention of ours."""
+
+    def parts_of_layer(num_experts: int | None, *, is_latent: bool = False) -> Any:
         layer = get_gpt_layer_local_spec(
             num_experts=num_experts,
             moe_grouped_gemm=config.moe_grouped_gemm,
             qk_layernorm=config.qk_layernorm,
+            multi_latent_attention=is_latent,
             normalization=config.normalization,
             qk_l2_norm=config.qk_l2_norm,
         )
         parts = copy.deepcopy(layer.submodules)
-        set_packed_parts(parts, config, chosen)
+        set_packed_parts(parts, config, attention)
         return parts
 
     dense, experts = parts_of_layer(None), parts_of_layer(config.num_moe_experts)
-    attention = TransformerLayerSubmodules(
-        input_layernorm=dense.input_layernorm,
-        self_attention=dense.self_attention,
-        self_attn_bda=dense.self_attn_bda,
-        sharded_state_dict_keys_map=dense.sharded_state_dict_keys_map,
-    )
+    more = {}
+    if config.multi_latent_attention:  # which training refuses with local layers
+        latent = parts_of_layer(None, is_latent=True)
+        more["mla_layer"] = ModuleSpec(module=TransformerLayer, submodules=_only_attention(latent))
     return ModuleSpec(
         module=PackedHybridStack,
         submodules=HybridStackSubmodules(
-            attention_layer=ModuleSpec(module=TransformerLayer, submodules=attention),
+            attention_layer=ModuleSpec(module=TransformerLayer, submodules=_only_attention(dense)),
             mlp_layer=ModuleSpec(module=MLPLayer, submodules=_without_attention(dense)),
             moe_layer=ModuleSpec(
                 module=MoETransformerLayer, submodules=_without_attention(experts)
@@ -87,7 +97,17 @@ def packed_hybrid_spec(config: TransformerConfig, backend: str | None = None) ->
             mamba_layer=_mamba_layer(),
             gdn_layer=_gated_delta_net_layer(),
             mtp_block_spec=_multi_token_block(),
+            **more,
         ),
+    )
+
+
+def _only_attention(layer: Any) -> TransformerLayerSubmodules:
+    return TransformerLayerSubmodules(
+        input_layernorm=layer.input_layernorm,
+        self_attention=layer.self_attention,
+        self_attn_bda=layer.self_attn_bda,
+        sharded_state_dict_keys_map=layer.sharded_state_dict_keys_map,
     )
 
 

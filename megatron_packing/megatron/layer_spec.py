@@ -16,6 +16,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.enums import AttnBackend
 from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.multi_latent_attention import MLASelfAttentionSubmodules
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.utils import log_single_rank
 from torch import Tensor
@@ -122,19 +123,18 @@ def packed_layer_spec(
     chosen = choose_backend(config, backend)
     index_rotary_positions()
     log_single_rank(logger, logging.INFO, f"attention backend for packed rows: {chosen}")
-    is_te = chosen == "transformer_engine"
-    block = get_gpt_decoder_block_spec(
-        config,
-        use_transformer_engine=is_te,
-        normalization=config.normalization,
-        qk_l2_norm=config.qk_l2_norm,
-        vp_stage=vp_stage,
-    )
-    if is_te:
-        return block
-    block = copy.deepcopy(block)
+    if chosen == "transformer_engine":
+        return _block_spec(config, vp_stage, use_transformer_engine=True)
+    return local_layer_spec(config, vp_stage, attention_of(chosen))
+
+
+def local_layer_spec(
+    config: TransformerConfig, vp_stage: int | None, attention: type[ReferenceAttention]
+) -> TransformerBlockSubmodules:
+    """Return Megatron's local layer specs of a pipeline stage with a core attention of ours."""
+    block = copy.deepcopy(_block_spec(config, vp_stage, use_transformer_engine=False))
     for layer in block.layer_specs:
-        set_packed_parts(layer.submodules, config, chosen)
+        set_packed_parts(layer.submodules, config, attention)
     block.layer_norm = TorchNorm
     return block
 
@@ -152,14 +152,22 @@ def packed_multi_token_spec(
     Raises:
         InputError: As ``choose_backend`` does.
     """
+    chosen = choose_backend(config, backend)
+    attention = None if chosen == "transformer_engine" else attention_of(chosen)
+    return multi_token_spec(config, vp_stage, attention)
+
+
+def multi_token_spec(
+    config: TransformerConfig, vp_stage: int | None, attention: type[ReferenceAttention] | None
+) -> Any:
+    """Return the same with a core attention of ours; None: with Transformer Engine's layers."""
     # Only models with such layers need them.
     from megatron.core.models.gpt.gpt_layer_specs import (
         get_gpt_decoder_layer_specs,
         get_gpt_mtp_block_spec,
     )
 
-    chosen = choose_backend(config, backend)
-    is_te = chosen == "transformer_engine"
+    is_te = attention is None
     layer = get_gpt_decoder_layer_specs(
         config,
         use_transformer_engine=is_te,
@@ -167,9 +175,9 @@ def packed_multi_token_spec(
         qk_l2_norm=config.qk_l2_norm,
         vp_stage=vp_stage,
     )[-1]
-    if not is_te:
+    if attention is not None:
         layer = copy.deepcopy(layer)
-        set_packed_parts(layer.submodules, config, chosen)
+        set_packed_parts(layer.submodules, config, attention)
     block = get_gpt_mtp_block_spec(config, layer, use_transformer_engine=is_te, vp_stage=vp_stage)
     if block is not None and not is_te:
         for each in block.layer_specs:
@@ -178,17 +186,40 @@ def packed_multi_token_spec(
     return block
 
 
-def set_packed_parts(layer: Any, config: TransformerConfig, backend: Backend) -> None:
+def _block_spec(
+    config: TransformerConfig, vp_stage: int | None, *, use_transformer_engine: bool
+) -> TransformerBlockSubmodules:
+    return get_gpt_decoder_block_spec(
+        config,
+        use_transformer_engine=use_transformer_engine,
+        normalization=config.normalization,
+        qk_l2_norm=config.qk_l2_norm,
+        vp_stage=vp_stage,
+    )
+
+
+def attention_of(backend: Backend) -> type[ReferenceAttention]:
+    """Return the core attention of local layers."""
+    return VarlenAttention if backend == "varlen" else ReferenceAttention
+
+
+def set_packed_parts(
+    layer: Any, config: TransformerConfig, attention: type[ReferenceAttention]
+) -> None:
     """Give the submodules of one of Megatron's local layers our core attention and our norms."""
     parts = layer.self_attention.submodules
-    parts.core_attention = VarlenAttention if backend == "varlen" else ReferenceAttention
+    parts.core_attention = attention
     if config.qk_layernorm and not config.qk_l2_norm:
-        parts.q_layernorm = parts.k_layernorm = TorchNorm
+        parts.q_layernorm = TorchNorm
+        if isinstance(parts, MLASelfAttentionSubmodules):
+            parts.kv_layernorm = TorchNorm
+        else:
+            parts.k_layernorm = TorchNorm
     layer.input_layernorm = layer.pre_mlp_layernorm = TorchNorm
 
 
 def _why_not_varlen(config: TransformerConfig) -> str | None:
-    # is_available() alone does not do: examples/cpu_trainer.py replaces it.
+    # is_available() alone does not do: cuda_stand_ins replaces it.
     if not torch.cuda.is_available() or torch.empty(0, device="cuda").device.type != "cuda":
         return "there is no GPU"
     if config.params_dtype not in (torch.float16, torch.bfloat16):

@@ -76,7 +76,6 @@ from megatron_packing.megatron.versions import (
     seqlen_stats_update,
 )
 from megatron_packing.megatron.vocabulary import check_tokenizer, check_tokens
-from megatron_packing.thd.attention import Backend
 
 
 def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tuple[Any, Any, Any]:
@@ -198,7 +197,7 @@ def use_packed_layers(model_config: Any, args: Namespace) -> None:
     """
     is_hybrid = isinstance(model_config, HybridModelConfig)
     _check_class(is_hybrid, args)
-    _set_fields_that_megatron_skips(model_config, args)
+    set_fields_that_megatron_skips(model_config, args)
     backend = choose_backend(model_config.transformer, args.packing_attention_backend)
     if backend == "transformer_engine":
         return
@@ -218,14 +217,21 @@ def use_packed_layers(model_config: Any, args: Namespace) -> None:
 
     model_config.transformer_layer_spec = layer_spec
     if model_config.transformer.mtp_num_layers:
-        _give_multi_token_layers(model_config, backend)
+        give_multi_token_layers(
+            model_config,
+            lambda vp_stage: packed_multi_token_spec(model_config.transformer, vp_stage, backend),
+        )
 
 
-def _give_multi_token_layers(model_config: Any, backend: Backend) -> None:
+def give_multi_token_layers(model_config: Any, layers: Callable[[int | None], Any]) -> None:
     """Let Megatron build the layers of multi-token prediction from our specs.
 
     Its builder makes their specs by ``mtp_block_spec``, which it calls by name; it has no other
     seam. Models of other configurations get Megatron's.
+
+    Args:
+        model_config: The result of ``gpt_config_from_args``.
+        layers: Returns the specs of a pipeline stage.
     """
     original = megatron.training.models.gpt.mtp_block_spec
 
@@ -233,7 +239,7 @@ def _give_multi_token_layers(model_config: Any, backend: Backend) -> None:
     def mtp_block_spec(config: Any, layer_spec: Any, vp_stage: int | None = None) -> Any:
         if config is not model_config:
             return original(config, layer_spec, vp_stage=vp_stage)
-        return packed_multi_token_spec(config.transformer, vp_stage, backend)
+        return layers(vp_stage)
 
     megatron.training.models.gpt.mtp_block_spec = mtp_block_spec
 
@@ -252,7 +258,7 @@ def _check_class(is_hybrid: bool, args: Namespace) -> None:
     )
 
 
-def _set_fields_that_megatron_skips(model_config: Any, args: Namespace) -> None:
+def set_fields_that_megatron_skips(model_config: Any, args: Namespace) -> None:
     """Set the fields that ``gpt_config_from_args`` does not take from the flags."""
     factor = flag_value(args, "rope_scaling_factor")
     if args.use_rope_scaling and getattr(model_config, "rope_scaling_factor", factor) != factor:

@@ -58,6 +58,22 @@ def require_trainer() -> None:
         sys.exit(f"error: {problem}")
 
 
+def require_model_builders() -> None:
+    """Refuse a megatron-core without the trainer whose flags make models.
+
+    Raises:
+        InputError: Megatron's trainer is missing, or older than 0.19.
+    """
+    found = f"check-model reads flags as Megatron's trainer does, but {_found()}"
+    if importlib.util.find_spec("megatron.training") is None:
+        raise InputError(
+            f"{found} without megatron.training: install the wheel of megatron-core {TESTED[-1]}, "
+            f"or put a checkout of Megatron-LM on PYTHONPATH"
+        )
+    if core_version() < _WITH_TRAINER:
+        raise InputError(f"{found}, which builds models otherwise: use {TESTED[-1]}")
+
+
 def describe_untested_trainer() -> str | None:
     """Return a one-line warning if ``pretrain()`` is of an untested release, otherwise None.
 
@@ -88,8 +104,12 @@ def warn_if_older_than_tested() -> None:
         )
 
 
+def _found() -> str:
+    return f"megatron-core {megatron.core.__version__} is installed"
+
+
 def _trainer_problem() -> str | None:
-    found = f"megatron-core {megatron.core.__version__} is installed"
+    found = _found()
     if core_version() < _WITH_TRAINER:
         return (
             f"{found}, but this script calls pretrain() as megatron-core 0.19 defines it: install "

@@ -22,6 +22,14 @@ _WORDS: dict[Outcome, str] = {
 }
 
 
+_LAYERS = {
+    "local": "Megatron's local layers",
+    "transformer_engine": "the layers of Transformer Engine",
+    "own": "layers of your own",
+}
+"""What models of Megatron have."""
+
+
 def describe_model_check(check: ModelCheck, *, as_is: bool) -> Group:
     """Lay out a table, and what it means.
 
@@ -67,9 +75,10 @@ def describe_fault(check: ModelCheck) -> str:
         if best is not None
         else "do not train it on packed rows in this way"
     )
+    how = _LAYERS.get(fault.attention, f"rows told as {fault.rows} and {fault.attention}")
     return (
-        f"{check.model} does not keep documents apart with rows told as {fault.rows} and "
-        f"{fault.attention}: {fault.fault}: likely {fault.cause}; {advice}"
+        f"{check.model} does not keep documents apart with {how}: {fault.fault}: likely "
+        f"{fault.cause}; {advice}"
     )
 
 
@@ -81,6 +90,7 @@ def model_check_record(check: ModelCheck) -> dict[str, Any]:
         "num_parameters": check.num_parameters,
         "kinds": list(check.kinds),
         "stand_ins": list(check.stand_ins),
+        "remarks": list(check.remarks),
         "apart": not check.faults,
         "findings": [
             {name: getattr(one, name) for name in Finding.__dataclass_fields__}
@@ -115,3 +125,4 @@ def _sentences(check: ModelCheck) -> Iterator[str]:
             f"{', '.join(check.stand_ins)}: torch computed these kernels, for each document where "
             f"they get boundaries; --device cuda runs the kernels themselves."
         )
+    yield from check.remarks

@@ -90,6 +90,14 @@ def test_scripts_end_with_one_sentence_where_megatron_core_has_no_trainer(instal
         versions.require_trainer()
 
 
+@pytest.mark.parametrize("version", ["0.16.1", "0.18.2"])
+def test_models_are_built_of_flags_by_the_trainers_of_0_19_and_later_alone(installed, version):
+    installed(version)
+    wanted = rf"as Megatron's trainer does, but megatron-core {version} is installed"
+    with pytest.raises(InputError, match=wanted):
+        versions.require_model_builders()
+
+
 @pytest.mark.parametrize("version", ["0.18.2", "0.20.0+git", "1.19.0"])
 def test_a_trainer_that_was_not_tested_is_named_in_one_line(installed, version):
     installed(version)
