@@ -86,15 +86,20 @@ def quietly() -> Iterator[None]:
 @contextlib.contextmanager
 def _descriptors(target: int, *descriptors: int) -> Iterator[None]:
     """Point file descriptors elsewhere: some libraries print without Python."""
-    for stream in (sys.__stdout__, sys.__stderr__):
-        if stream is not None:
-            stream.flush()
+    _flush()
     saved = [os.dup(descriptor) for descriptor in descriptors]
     for descriptor in descriptors:
         os.dup2(target, descriptor)
     try:
         yield
     finally:
+        _flush()
         for copy, descriptor in zip(saved, descriptors, strict=True):
             os.dup2(copy, descriptor)
             os.close(copy)
+
+
+def _flush() -> None:
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            stream.flush()
