@@ -9,7 +9,7 @@ PYTEST = -m pytest -n $(JOBS) --dist loadfile
 
 DOCS ?= build/docs
 
-.PHONY: demo docs test test-all coverage test-3.11 second-lane test-older-cores test-other-pythons test-wheels \
+.PHONY: demo docs test test-all coverage test-3.11 second-lane test-older-cores test-newest test-other-pythons test-wheels \
   lint sanitize aarch64 clang wheel sbom environment-3.10 environment-3.11 environment-3.12 \
   environment-3.13 clean
 
@@ -36,6 +36,10 @@ second-lane: environment-3.11 ## Run what Python 3.11 and megatron-core 0.16.1 m
 
 test-older-cores: environment-3.12 ## Prove packing with megatron-core 0.17.1 and 0.18.2
 	tools/test_older_cores.sh .venv-3.12/bin/python
+
+MEGATRON_LM ?=
+test-newest: environment-3.12 ## Test with the newest megatron-core and with MEGATRON_LM, a checkout; nightly
+	tools/test_newest.sh .venv-3.12/bin/python $(MEGATRON_LM)
 
 docs: environment-3.12 ## Build the documentation into build/docs, with warnings as errors
 	NO_MKDOCS_2_WARNING=1 .venv-3.12/bin/python -W ignore -m mkdocs build --strict --site-dir $(DOCS)
