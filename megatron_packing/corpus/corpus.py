@@ -22,12 +22,17 @@ from megatron_packing.corpus.known_files import KnownFiles, KnownPair
 from megatron_packing.corpus.loss_mask import LOSS_MASK_SUFFIX as LOSS_MASK_SUFFIX
 from megatron_packing.corpus.loss_mask import bad_mask_value, check_mask_values
 from megatron_packing.corpus.loss_mask import loss_mask_prefix as loss_mask_prefix
-from megatron_packing.corpus.record import CorpusRecord, contradiction, read_corpus_record
+from megatron_packing.corpus.record import (
+    CorpusRecord,
+    contradiction,
+    read_corpus_record,
+    read_record_and_time,
+)
 from megatron_packing.corpus.record import corpus_record_path as corpus_record_path
 from megatron_packing.corpus.storage import FILES, DataReader, Storage, corpus_path
 from megatron_packing.counted import counted
 from megatron_packing.errors import InputError, UnreadableError
-from megatron_packing.files.regular_file import look_at, place_of
+from megatron_packing.files.regular_file import place_of
 
 
 def recorded_tokenizer(prefix: Path) -> str | None:
@@ -90,10 +95,11 @@ class Corpus:
             )
         self._files = storage.local_prefix(self.prefix)
         self._known: KnownFiles | None = None
+        self._known_places: list[list[int]] | None = None
         if isinstance(trust, KnownCorpus):
             self.record = trust.record
             if trust.places and trust.places == self._places(trust.files):
-                self._open_known(trust.files)
+                self._open_known(trust.files, trust.places)
                 return
             for at, pair, size in self._pairs(trust.files):
                 pair.check_sizes(at, "rank 0", size)
@@ -102,16 +108,15 @@ class Corpus:
             else:
                 self._open_known(trust.files)
             return
-        self.record = read_corpus_record(self._files)
+        # The record was written last: files that are newer were changed.
+        self.record, written = read_record_and_time(self._files)
         recorded = self.record.files if self.record else None
-        if (
-            trust == "record"
-            and recorded is not None
-            and self._is_as_recorded(recorded, newest=self._record_time())
-        ):
-            self._open_known(recorded)
-            self._check_record()
-            return
+        if trust == "record" and recorded is not None:
+            places = self._places_as_recorded(recorded, newest=written)
+            if places is not None:
+                self._open_known(recorded, places)
+                self._check_record()
+                return
         self._read_and_check()
 
     def _pairs(self, files: KnownFiles) -> list[tuple[Path, KnownPair, int | None]]:
@@ -148,21 +153,23 @@ class Corpus:
                 f"{self.fingerprint:.20}, there {files.fingerprint:.20}); copy it again"
             )
 
-    def _record_time(self) -> int:
-        """When the record was written, which comes last: files that are newer were changed."""
-        return look_at(corpus_record_path(self._files)).st_mtime_ns
-
-    def _is_as_recorded(self, files: KnownFiles, newest: int | None = None) -> bool:
+    def _places_as_recorded(
+        self, files: KnownFiles, newest: int | None = None
+    ) -> list[list[int]] | None:
+        """Return where the files are if they are as recorded, else None; as ``_places``."""
+        places: list[list[int]] = []
         try:
-            pairs = self._pairs(files)
-            if not all(pair.is_at(at, size, newest=newest) for at, pair, size in pairs):
-                return False
+            for at, pair, size in self._pairs(files):
+                found = pair.places_at(at, size, newest=newest)
+                if found is None:
+                    return None
+                places += found
         except UnreadableError:
-            return False  # reading them says more
-        return files.loss_mask is not None or not self._has_mask_files()
+            return None  # reading them says more
+        return None if files.loss_mask is None and self._has_mask_files() else places
 
-    def _open_known(self, files: KnownFiles) -> None:
-        self._known = files
+    def _open_known(self, files: KnownFiles, places: list[list[int]] | None = None) -> None:
+        self._known, self._known_places = files, places
         self._tokens = files.tokens.open(self._files)
         self._masks = None
         if files.loss_mask is not None:
@@ -227,7 +234,12 @@ class Corpus:
                 tokens=KnownPair.of(self._files, self._tokens),
                 loss_mask=masks,
             )
-        return KnownCorpus(record=self.record, files=files, places=self._places(files))
+        places = self._known_places
+        return KnownCorpus(
+            record=self.record,
+            files=files,
+            places=self._places(files) if places is None else places,
+        )
 
     @property
     def num_tokens(self) -> NDArray[np.integer]:
@@ -299,7 +311,7 @@ class Corpus:
         if (
             recorded is not None
             and recorded.fingerprint != found
-            and self._is_as_recorded(recorded)
+            and self._places_as_recorded(recorded) is not None
         ):
             raise contradiction(
                 self.prefix,

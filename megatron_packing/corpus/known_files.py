@@ -7,6 +7,7 @@ it on to the others.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from megatron_packing.corpus.indexed_dataset import (
 )
 from megatron_packing.corpus.storage import open_data_file
 from megatron_packing.errors import InputError, UnreadableError
-from megatron_packing.files.regular_file import look_at, size_of
+from megatron_packing.files.regular_file import look_at, place_in, size_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,10 +60,10 @@ class KnownPair:
             groups_sequences=index.groups_sequences,
         )
 
-    def is_at(
+    def places_at(
         self, prefix: Path, data_size: int | None = None, *, newest: int | None = None
-    ) -> bool:
-        """Whether the files have these sizes and this header.
+    ) -> list[list[int]] | None:
+        """Return ``place_of`` both files if they have these sizes and this header, else None.
 
         Args:
             prefix: Their path without the ending.
@@ -70,22 +71,24 @@ class KnownPair:
             newest: When the files of this machine were last changed at the latest, in nanoseconds;
                 None for any time.
 
+        Returns:
+            An empty list for a ``.bin`` that is stored elsewhere.
+
         Raises:
             UnreadableError: A file is missing.
         """
-        path = index_path(prefix)
-        sizes = [self.index_bytes, self.data_bytes]
-        if data_size is None:
-            seen = [look_at(path), look_at(data_path(prefix))]
-            if newest is not None and any(status.st_mtime_ns > newest for status in seen):
-                return False
-            found = [status.st_size for status in seen]
-        else:
-            found = [size_of(path), data_size]
-        if found != sizes:
-            return False
-        with open_index_file(path) as file:
-            return file.read(HEADER.size).hex() == self.index_header
+        with open_index_file(index_path(prefix)) as file:
+            index = os.fstat(file.fileno())
+            seen = [index] if data_size is not None else [index, look_at(data_path(prefix))]
+            if data_size is None:
+                data_size = seen[1].st_size
+                if newest is not None and any(status.st_mtime_ns > newest for status in seen):
+                    return None
+            if [index.st_size, data_size] != [self.index_bytes, self.data_bytes]:
+                return None
+            if file.read(HEADER.size).hex() != self.index_header:
+                return None
+        return [place_in(status) for status in seen] if len(seen) == 2 else []
 
     def check_sizes(self, prefix: Path, where: str, data_size: int | None = None) -> None:
         """Refuse files of other sizes.

@@ -9,7 +9,7 @@ from typing import Any
 
 from megatron_packing.corpus.known_files import KnownFiles
 from megatron_packing.errors import InputError, UnreadableError
-from megatron_packing.files.regular_file import read_json_object
+from megatron_packing.files.regular_file import read_json_file
 
 _ADVICE = "tokenize the corpus again, or remove this file to continue without the record"
 
@@ -60,14 +60,23 @@ def read_corpus_record(prefix: Path) -> CorpusRecord | None:
     Raises:
         InputError: The record is not a JSON object, or a field has the wrong type.
     """
+    return read_record_and_time(prefix)[0]
+
+
+def read_record_and_time(prefix: Path) -> tuple[CorpusRecord | None, int]:
+    """Read the record beside a corpus, and when it was last changed, in nanoseconds.
+
+    Raises:
+        InputError: As ``read_corpus_record``.
+    """
     path = corpus_record_path(prefix)
     try:
-        fields = read_json_object(path, _ADVICE)
+        fields, status = read_json_file(path, _ADVICE)
     except UnreadableError:
         if path.exists() or path.is_symlink():
             raise
-        return None
-    return parse_corpus_record(path, fields, _ADVICE)
+        return None, 0
+    return parse_corpus_record(path, fields, _ADVICE), status.st_mtime_ns
 
 
 def parse_corpus_record(path: Path, fields: dict[str, Any], advice: str) -> CorpusRecord:

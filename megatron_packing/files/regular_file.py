@@ -28,17 +28,23 @@ _KINDS = (
 )
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path, *, is_listed: bool = False) -> BinaryIO:
     """Open a regular file for reading.
 
     It does not wait for a pipe and does not open a device. It follows symbolic links.
+
+    Args:
+        path: The file.
+        is_listed: Its folder has just listed it as a regular file, see ``regular_names``, or it was
+            just read as one. Then it is not looked at before it is opened.
 
     Raises:
         UnreadableError: The file does not exist, or a network file system does not show it yet.
         InputError: It is not a regular file, or this process may not open it.
     """
     try:
-        _refuse_irregular(path, path.stat())
+        if not is_listed:
+            _refuse_irregular(path, path.stat())
         # The file may have been replaced meanwhile, so check again, and do not wait for a pipe.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -53,6 +59,20 @@ def open_regular(path: Path) -> BinaryIO:
         raise
 
 
+def regular_names(folder: Path) -> frozenset[str]:
+    """Return the names that a folder lists as regular files; none if it cannot be listed.
+
+    One operation in place of one a file. A link is none, wherever it leads.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(
+                entry.name for entry in entries if entry.is_file(follow_symlinks=False)
+            )
+    except (OSError, ValueError):  # opening the file says more
+        return frozenset()
+
+
 def size_of(path: Path) -> int:
     """Return the size of a regular file in bytes; see ``look_at``."""
     return look_at(path).st_size
@@ -63,7 +83,11 @@ def place_of(path: Path) -> list[int]:
 
     Two machines that see the same numbers see one file; a copy has others. See ``look_at``.
     """
-    status = look_at(path)
+    return place_in(look_at(path))
+
+
+def place_in(status: os.stat_result) -> list[int]:
+    """Return what ``place_of`` does, of a file that was looked at."""
     return [status.st_ino, status.st_ctime_ns]
 
 
@@ -110,19 +134,28 @@ def map_array(path: Path, file: BinaryIO, dtype: str, start: int, length: int) -
 
 
 def read_json_object(path: Path, advice: str) -> dict[str, Any]:
-    """Read a JSON object from a regular file.
+    """Read a JSON object from a regular file; see ``read_json_file``."""
+    return read_json_file(path, advice)[0]
+
+
+def read_json_file(
+    path: Path, advice: str, *, is_listed: bool = False
+) -> tuple[dict[str, Any], os.stat_result]:
+    """Read a JSON object from a regular file, and what the open file looks like.
 
     Args:
         path: The file.
         advice: What to do if it is damaged, such as "make the pack index again".
+        is_listed: See ``open_regular``.
 
     Raises:
         UnreadableError: The file does not exist, or is not JSON, perhaps because it is incomplete.
         InputError: It is not a regular file, or does not hold an object.
     """
-    with open_regular(path) as file:
+    with open_regular(path, is_listed=is_listed) as file:
         try:
-            content = file.read(os.fstat(file.fileno()).st_size)  # without asking for more
+            status = os.fstat(file.fileno())
+            content = file.read(status.st_size)  # without asking for more
             found = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
         except (OSError, ValueError) as error:
             raise UnreadableError(f"{path} is damaged ({error}); {advice}") from error
@@ -132,7 +165,7 @@ def read_json_object(path: Path, advice: str) -> dict[str, Any]:
             ) from error
     if not isinstance(found, dict):
         raise InputError(f"{path} holds a JSON {type(found).__name__}, not an object; {advice}")
-    return found
+    return found, status
 
 
 def _no_path(path: Path, error: ValueError) -> InputError:

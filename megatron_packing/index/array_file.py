@@ -22,7 +22,9 @@ _HEADER = re.compile(
 _LONGEST_HEADER = 4096
 
 
-def open_array(path: Path, dtype: str, length: int, advice: str) -> NDArray[Any]:
+def open_array(
+    path: Path, dtype: str, length: int, advice: str, *, is_listed: bool = False
+) -> NDArray[Any]:
     """Map a one-dimensional array.
 
     Nothing is unpickled or evaluated, and nothing is allocated for what a header claims.
@@ -32,13 +34,14 @@ def open_array(path: Path, dtype: str, length: int, advice: str) -> NDArray[Any]
         dtype: As numpy writes it, such as ``<i8``.
         length: How many values it must hold.
         advice: What to do where it is another file.
+        is_listed: See ``open_regular``.
 
     Raises:
         UnreadableError: It is missing, or shorter than it says.
         InputError: It is another file, or holds something else.
     """
     try:
-        file = open_regular(path)
+        file = open_regular(path, is_listed=is_listed)
     except UnreadableError as error:
         raise UnreadableError(f"{path} cannot be opened ({error}); {advice}") from error
     with file:

@@ -13,7 +13,7 @@ from typing import Any
 
 from megatron_packing.corpus.given_path import advise_for_index
 from megatron_packing.errors import InputError, UnreadableError
-from megatron_packing.files.regular_file import read_json_object
+from megatron_packing.files.regular_file import place_in, read_json_file
 from megatron_packing.index.json_fields import ADVICE, read_fields, shortened
 from megatron_packing.planning.settings import PlanSettings
 
@@ -116,7 +116,20 @@ class Manifest:
 
 
 def load_manifest(path: Path) -> dict[str, Any]:
-    """The JSON of the manifest in the folder ``path``, whose parts ``read_manifest`` checks.
+    """The JSON of the manifest in the folder ``path``; see ``load_manifest_and_place``."""
+    return load_manifest_and_place(path)[0]
+
+
+def load_manifest_and_place(
+    path: Path, *, is_listed: bool = False
+) -> tuple[dict[str, Any], list[int]]:
+    """The JSON of the manifest in the folder ``path``, and ``place_of`` the file that was read.
+
+    ``read_manifest`` checks the parts.
+
+    Args:
+        path: The folder.
+        is_listed: See ``open_regular``.
 
     Raises:
         UnreadableError: There is none.
@@ -124,7 +137,7 @@ def load_manifest(path: Path) -> dict[str, Any]:
     """
     file = path / MANIFEST
     try:
-        manifest = read_json_object(file, ADVICE)
+        manifest, status = read_json_file(file, ADVICE, is_listed=is_listed)
     except UnreadableError:
         if file.exists():
             raise
@@ -138,7 +151,7 @@ def load_manifest(path: Path) -> dict[str, Any]:
             f"{path} has format version {version!r:.20}; this release reads version "
             f"{FORMAT_VERSION}: make the pack index again"
         )
-    return manifest
+    return manifest, place_in(status)
 
 
 def read_manifest(file: Path, found: Mapping[str, Any]) -> Manifest:

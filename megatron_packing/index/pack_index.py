@@ -42,6 +42,7 @@ from numpy.typing import NDArray
 from megatron_packing import _core
 from megatron_packing.corpus.joined import has_fraction
 from megatron_packing.errors import InputError, UnreadableError
+from megatron_packing.files.regular_file import place_of, regular_names
 from megatron_packing.index.array_file import array_path, hash_of, open_array
 from megatron_packing.index.json_fields import ADVICE
 from megatron_packing.index.manifest import (
@@ -52,6 +53,7 @@ from megatron_packing.index.manifest import (
     check_digest,
     digest_of,
     load_manifest,
+    load_manifest_and_place,
     read_manifest,
 )
 from megatron_packing.index.segments import Segments as Segments
@@ -79,6 +81,7 @@ class PackIndex:
         self.path = path
         self.manifest = manifest
         self._digest = digest
+        self._place: list[int] | None = None
         self._arrays: dict[str, NDArray[Any]] | None = None
 
     @property
@@ -151,18 +154,22 @@ class PackIndex:
         """
         path = Path(path)
         hashed_bytes = HASHED_BYTES if hashed_bytes is None else hashed_bytes
-        text = load_manifest(path)
+        found, place = load_manifest_and_place(path)
         for _ in range(_ATTEMPTS):
             try:
-                index = cls._open_once(path, text, hashed_bytes)
+                index = cls._open_once(path, found, hashed_bytes)
             except InputError:
-                before, text = text, load_manifest(path)
-                if text == before:
+                before = found
+                found, place = load_manifest_and_place(path, is_listed=True)
+                if found == before:
                     raise
                 continue
-            before, text = text, load_manifest(path)
-            if text == before:  # else another index took its place while arrays were opened
+            before = found
+            found, now = load_manifest_and_place(path, is_listed=True)
+            if found == before:  # else another index took its place while arrays were opened
+                index._place = place
                 return index
+            place = now
         raise UnreadableError(
             f"{path} was replaced by another pack index {_ATTEMPTS} times while it was opened; "
             f"open it once it is written"
@@ -181,13 +188,15 @@ class PackIndex:
             InputError: It is another one.
         """
         path = Path(path)
-        found = load_manifest(path)
+        found, place = load_manifest_and_place(path)
         if digest_of(found) != digest:
             raise InputError(
                 f"{path} is another pack index here than where it was opened first (its manifest "
                 f"differs); give all nodes the same copy"
             )
-        return cls(path, read_manifest(path / MANIFEST, found), digest)
+        index = cls(path, read_manifest(path / MANIFEST, found), digest)
+        index._place = place
+        return index
 
     @classmethod
     def _open_once(cls, path: Path, found: dict[str, Any], hashed_bytes: int) -> PackIndex:
@@ -237,10 +246,14 @@ class PackIndex:
         return self._arrays
 
     def _map(self) -> dict[str, NDArray[Any]]:
-        return {
-            name: open_array(array_path(self.path, name), entry.dtype, entry.shape[0], ADVICE)
-            for name, entry in self.manifest.arrays.items()
-        }
+        listed = regular_names(self.path)
+        arrays = {}
+        for name, entry in self.manifest.arrays.items():
+            path = array_path(self.path, name)
+            arrays[name] = open_array(
+                path, entry.dtype, entry.shape[0], ADVICE, is_listed=path.name in listed
+            )
+        return arrays
 
     @property
     def num_bytes(self) -> int:
@@ -255,6 +268,14 @@ class PackIndex:
         if self._digest is None:
             self._digest = digest_of(load_manifest(self.path))
         return self._digest
+
+    def place(self) -> list[int]:
+        """Return ``place_of`` its manifest, as it was when the index was opened.
+
+        Raises:
+            UnreadableError: There is none.
+        """
+        return place_of(self.path / MANIFEST) if self._place is None else self._place
 
     def __len__(self) -> int:
         """Packs."""

@@ -14,9 +14,7 @@ from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.corpus.known_files import KnownFiles
 from megatron_packing.corpus.storage import corpus_path
 from megatron_packing.errors import InputError, UnreadableError
-from megatron_packing.files.regular_file import place_of
 from megatron_packing.files.whole import open_patiently
-from megatron_packing.index.manifest import MANIFEST
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.megatron.object_storage import MegatronStorage
 from megatron_packing.ranks import STALE_SECONDS, open_corpus_on_every_rank
@@ -73,7 +71,7 @@ class OpenedData:
                     prefix: [one.files.as_json(), one.places] for prefix, one in known.items()
                 },
                 "indexes": [
-                    [*key, str(index.path), index.known_digest(), place_of(index.path / MANIFEST)]
+                    [*key, str(index.path), index.known_digest(), index.place()]
                     for key, index in self.indexes.items()
                 ],
                 "folders": {str(folder): _numbers_of(folder) for folder in folders},
@@ -131,9 +129,10 @@ def _numbers_of(folder: Path) -> list[tuple[str, int]]:
 
 def _open_same(path: Path, digest: str, place: list[int]) -> PackIndex:
     """Open the index that rank 0 opened, or a copy of it."""
-    if place_of(path / MANIFEST) != place:
+    index = PackIndex.open_known(path, digest)
+    if index.place() != place:
         PackIndex.open(path)  # checks the arrays of a copy
-    return PackIndex.open_known(path, digest)
+    return index
 
 
 def _open_shared(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from megatron_packing.errors import InputError, UnreadableError
-from megatron_packing.files.regular_file import map_array, open_regular
+from megatron_packing.files.regular_file import map_array, open_regular, regular_names
 
 DESCRIPTORS = Path("/proc/self/fd")
 CAUSES = {
@@ -72,3 +72,17 @@ def maps() -> str:
 def test_a_file_that_is_cut_off_is_not_mapped(data):
     with open_regular(data) as file, pytest.raises(UnreadableError, match=r"40000 of 40004 bytes"):
         map_array(data, file, "<i4", 0, 10_001)
+
+
+def test_a_listed_name_is_a_regular_file_and_what_took_its_place_is_refused(tmp_path):
+    (tmp_path / "data").write_bytes(b"1")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("data")
+    os.mkfifo(tmp_path / "pipe")
+    assert regular_names(tmp_path) == {"data"}
+    assert regular_names(tmp_path / "none") == frozenset()
+    with open_regular(tmp_path / "data", is_listed=True) as file:
+        assert file.read() == b"1"
+    for name, kind in (("folder", "a folder"), ("pipe", "a pipe")):
+        with pytest.raises(InputError, match=f"{name} is {kind}, not a regular file"):
+            open_regular(tmp_path / name, is_listed=True)

@@ -452,10 +452,10 @@ def test_an_index_that_is_replaced_while_it_is_opened_is_not_mixed(corpus, index
         """Open the index; another takes its place after the second array, so many times."""
         num_opened = 0
 
-        def open_and_replace(*arguments):
+        def open_and_replace(*arguments, **named):
             nonlocal num_opened
             num_opened += 1
-            array = np.array(open_array(*arguments))  # as if it were another file's
+            array = np.array(open_array(*arguments, **named))  # as if it were another file's
             if num_opened % 4 == 2 and num_opened // 4 < times:
                 replace(num_opened // 4 + 1)
             return array
