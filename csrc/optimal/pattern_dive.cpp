@@ -22,6 +22,8 @@ constexpr double kNearlyWhole = 0.6;
 // The shares of the packs that are left which one step rounds up, and a pack at least: one share
 // for each dive, again from the first where there are more dives.
 constexpr double kSteps[] = {0.1, 0.03, 0.25, 0.06, 0.15, 0.02, 0.4, 0.08, 0.045, 0.2, 0.01, 0.12};
+// What lots add to how often a pack is in the fractional plan, at most.
+constexpr double kLots = 0.5;
 // Fractional plans come with rounding.
 constexpr double kTolerance = 1e-6;
 
@@ -123,6 +125,12 @@ void take_part(const std::vector<Run>& runs, std::int64_t max_segments, LengthHi
   pack.close(1);
 }
 
+// A uniform number in [0, 1).
+double share_of_one(Random& random) {
+  constexpr std::uint64_t kParts = std::uint64_t{1} << 30;
+  return static_cast<double>(random.below(kParts)) / static_cast<double>(kParts);
+}
+
 // What one look for the dearest packs takes, at most: fewer than usual where no length is short.
 std::int64_t steps_of_prices(const LengthHistogram& histogram, std::int64_t max_segments) {
   const std::int64_t capacity = histogram.capacity();
@@ -137,7 +145,7 @@ std::int64_t steps_of_prices(const LengthHistogram& histogram, std::int64_t max_
 }  // namespace
 
 Geometry dive(LengthHistogram histogram, std::int64_t max_segments, std::int64_t num_packs,
-              double step, PriceFinder& finder, Work& work) {
+              double step, PriceFinder& finder, Work& work, Random* lots) {
   Geometry geometry;
   std::int64_t packs = 0;
   while (histogram.size() > 0 && !work.exhausted()) {
@@ -152,6 +160,11 @@ Geometry dive(LengthHistogram histogram, std::int64_t max_segments, std::int64_t
       taken += take_whole(pattern.runs, static_cast<std::int64_t>(whole), histogram, geometry);
       pattern.packs -= whole;
       left += pattern.packs;
+    }
+    if (lots != nullptr) {
+      for (PriceFinder::Pattern& pattern : patterns) {
+        if (pattern.packs > kTolerance) pattern.packs += kLots * share_of_one(*lots);
+      }
     }
     std::stable_sort(patterns.begin(), patterns.end(),
                      [](const auto& a, const auto& b) { return a.packs > b.packs; });
@@ -175,7 +188,7 @@ Geometry dive(LengthHistogram histogram, std::int64_t max_segments, std::int64_t
 
 PatternPlan pack_by_patterns(LengthHistogram histogram, std::int64_t max_segments,
                              std::int64_t num_packs, std::int64_t lower_bound,
-                             std::int64_t max_classes, int dives, Work& work) {
+                             std::int64_t max_classes, int dives, Work& work, Random* lots) {
   PatternPlan plan;
   plan.lower_bound = lower_bound;
   const std::int64_t gaps = num_packs * histogram.capacity() - histogram.positions();
@@ -206,7 +219,7 @@ PatternPlan pack_by_patterns(LengthHistogram histogram, std::int64_t max_segment
   Geometry best;
   for (int number = 0; number < dives && enough < num_packs && !work.exhausted(); ++number) {
     const double step = kSteps[static_cast<std::size_t>(number) % std::size(kSteps)];
-    Geometry geometry = dive(longer, max_segments, num_packs, step, finder, work);
+    Geometry geometry = dive(longer, max_segments, num_packs, step, finder, work, lots);
     if (geometry.num_packs() >= num_packs) continue;
     num_packs = geometry.num_packs();
     best = std::move(geometry);

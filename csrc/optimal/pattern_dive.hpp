@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "base/random.hpp"
 #include "base/work.hpp"
 #include "optimal/prices.hpp"
 #include "types/geometry.hpp"
@@ -25,8 +26,9 @@ struct PatternPlan {
 //
 // step: the share of the packs that are left which is rounded up at once, and a pack at least.
 // finder: in which each of the lengths is a piece of its own.
+// lots: decide between packs that are nearly as near to one, where given.
 Geometry dive(LengthHistogram histogram, std::int64_t max_segments, std::int64_t num_packs,
-              double step, PriceFinder& finder, Work& work);
+              double step, PriceFinder& finder, Work& work, Random* lots = nullptr);
 
 // Solves the program of Gilmore and Gomory (Operations Research 9, 1961; 11, 1963) and packs by its
 // fractional plan, as dive() does.
@@ -38,6 +40,7 @@ Geometry dive(LengthHistogram histogram, std::int64_t max_segments, std::int64_t
 // num_packs: of the best plan so far. lower_bound: that is known.
 PatternPlan pack_by_patterns(LengthHistogram histogram, std::int64_t max_segments,
                              std::int64_t num_packs, std::int64_t lower_bound,
-                             std::int64_t max_classes, int dives, Work& work);
+                             std::int64_t max_classes, int dives, Work& work,
+                             Random* lots = nullptr);
 
 }  // namespace packing

@@ -2,8 +2,9 @@
 // Never more packs than a decreasing strategy. Closes rows exactly, packs rows with gaps again, and
 // where the lower bound is still not met finds prices (optimal/prices.hpp), which may prove that it
 // cannot be met, and packs by them; then by the patterns of the program that the prices belong to
-// (optimal/pattern_dive.hpp). The limits on work are fixed numbers of steps, so that the result is
-// the same everywhere: about 2 seconds with the default effort, 20 with effort high.
+// (optimal/pattern_dive.hpp), in the end by lots where there are few lengths. The limits on work
+// are fixed numbers of steps, so that the result is the same everywhere: about 2 seconds with the
+// default effort, 20 with effort high.
 
 #include <algorithm>
 #include <limits>
@@ -50,6 +51,7 @@ struct Limits {
   // Where all lengths are classes of their own, a first one goes before pack_near_patterns.
   PatternStage few_lengths;
   std::vector<PatternStage> patterns;
+  PatternStage by_lots;  // the last, where all lengths are classes of their own
 };
 
 Limits default_limits() {
@@ -62,7 +64,8 @@ Limits default_limits() {
           {{64}, {64}, {128}, {64}, {64}, {128}, {256}, {128}},
           kMostUnits,
           {300, 1'000'000'000, 12},
-          {{300, 3'000'000'000, 12}, {600, 3'000'000'000, 12}}};
+          {{300, 3'000'000'000, 12}, {600, 3'000'000'000, 12}},
+          {300, 400'000'000, 1000}};
 }
 
 // Dives go from careless to careful: a careful one may still end worse.
@@ -81,7 +84,8 @@ Limits high_limits() {
           {{64}, {64}, {128}, {128}, {256}, {256}, {64}, {64}, {128}, {128}, {256}, {256}},
           kMostUnits,
           {300, 1'000'000'000, 12},
-          {{300, 8'000'000'000, 10}, {600, 10'000'000'000, 10}, {1200, 16'000'000'000, 10}}};
+          {{300, 8'000'000'000, 10}, {600, 10'000'000'000, 10}, {1200, 16'000'000'000, 10}},
+          {300, 4'000'000'000, 10'000}};
 }
 
 // Steps of the searches that close rows exactly, where they count (kSmallRow).
@@ -103,7 +107,14 @@ Limits scaled(Limits limits, std::int64_t num_segments) {
 
 // The geometry must not depend on the seed of a plan, which deals documents to places only.
 constexpr std::uint64_t kSeed = 0;
-enum Stream : std::uint64_t { kGaps, kCheapRows, kFirstDive, kLastGaps = 1000, kNearPatterns };
+enum Stream : std::uint64_t {
+  kGaps,
+  kCheapRows,
+  kFirstDive,
+  kLastGaps = 1000,
+  kNearPatterns,
+  kLots
+};
 
 // Whether a row could hold more segments than it may.
 bool is_limited(const LengthHistogram& histogram, std::int64_t max_segments) {
@@ -290,6 +301,13 @@ PackedLengths optimal(const LengthHistogram& histogram, const PlanSettings& sett
   Work last_gaps(limits.gaps, monitor);
   close_gaps(best.geometry, histogram.capacity(), max_segments, best.lower_bound, last_random,
              last_gaps);
+  num_packs = best.geometry.num_packs();
+  if (is_optimal() || histogram.num_lengths() > limits.few_lengths.classes) return best;
+  Random lots(kSeed, kLots);
+  Work drawn(limits.by_lots.steps, monitor);
+  PatternPlan plan = pack_by_patterns(histogram, max_segments, num_packs, best.lower_bound,
+                                      limits.by_lots.classes, limits.by_lots.dives, drawn, &lots);
+  if (plan.geometry.num_patterns() > 0) keep_better(std::move(plan.geometry));
   return best;
 }
 

@@ -191,10 +191,18 @@ def triplets(count, row, seed):
     return np.concatenate([longest, middle, row - longest - middle])
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, 1, 2, 9, 14])  # the last two by lots
 def test_triplets_that_fill_their_rows_are_found(seed):
     plan = plan_packs(triplets(20, 1000, seed), 1000)
     assert plan.num_packs == plan.lower_bound == 20
+
+
+@pytest.mark.parametrize("seed", [3, 11])
+def test_lots_find_what_dives_do_not(seed):
+    """Lengths as Schwerin and Waescher's: five or six in a row."""
+    lengths = np.random.default_rng(seed).integers(150, 201, 100)
+    plan = plan_packs(lengths, 1000)
+    assert plan.num_packs == plan.lower_bound == 18
 
 
 @pytest.mark.parametrize("most", [None, 3])
