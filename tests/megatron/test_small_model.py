@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.trainer import needs_trainer, run_script
 
 pytestmark = needs_trainer
@@ -120,7 +121,7 @@ def answers(tmp_path_factory):
     cases["device"] = {"words": ["--megatron-flags", DENSE, "--device", "cuda"]}
     path = folder / "cases.json"
     path.write_text(json.dumps(list(cases.values())))
-    run = run_script([str(SCRIPT), str(path)], 1, timeout=240)
+    run = run_script([str(SCRIPT), str(path)], 1, timeout=280)
     assert run.status == 0, run.output[-3000:]
     (line,) = re.findall(r"^ANSWERS (.*)$", run.output, re.MULTILINE)
     return dict(zip(cases, json.loads(line), strict=True))
@@ -170,3 +171,11 @@ def test_a_file_of_a_command_is_read_and_what_chooses_no_layers_is_named(answers
 
 def test_a_gpu_that_is_not_there_is_said(answers):
     assert answers["device"]["error"].endswith("--device is cuda, but torch finds no GPU; give cpu")
+
+
+def test_the_page_shows_what_is_said_of_a_leak(answers):
+    page = (ROOT / "docs" / "check-model.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^megatron-packing: error: .* with layers of your own: .*$", page, re.M)
+    figure = r"\d\.\de[+-]\d\d"
+    said = answers["leaks", "own layers"]["error"]
+    assert re.sub(figure, "F", shown) == re.sub(figure, "F", said)
