@@ -6,6 +6,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import megatron_packing.needs.megatron_core
+import megatron_packing.needs.torch  # noqa: F401
+
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.enums import AttnBackend

@@ -29,7 +29,8 @@ CHECKED = _names(
         heterogeneous_layers_config_encoded_json heterogeneous_layers_config_path
         hybrid_layer_pattern hybrid_override_pattern layernorm_zero_centered_gamma
         linear_attention_freq log_max_attention_logit micro_batch_size moe_layer_freq
-        moe_router_enable_expert_bias moe_router_load_balancing_type multi_latent_attention
+        moe_router_enable_expert_bias moe_router_load_balancing_type mtp_num_layers
+        multi_latent_attention
         no_rope_freq non_persistent_global_ckpt_dir position_embedding_type
         pretrained_checkpoint qk_clip rotary_interleaved softmax_type spec
         step_batch_size_schedule transformer_impl use_grouped_gemm_for_dense_mlp
