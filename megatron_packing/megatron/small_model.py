@@ -35,6 +35,7 @@ from megatron_packing.megatron.small_flags import arguments_of_small_model
 from megatron_packing.megatron.small_rows import random_sample
 from megatron_packing.megatron.small_sizes import VOCABULARY
 from megatron_packing.megatron.trainer import (
+    check_own_layers,
     give_multi_token_layers,
     set_fields_that_megatron_skips,
     use_packed_layers,
@@ -147,10 +148,7 @@ def _build(args: Namespace, *, on_cpu: bool) -> Any:
     """Return the model of arguments, in training mode and on its device."""
     is_hybrid = args.hybrid_layer_pattern is not None
     config = hybrid_config_from_args(args) if is_hybrid else gpt_config_from_args(args)
-    if args.spec is not None:
-        _check_own_layers(
-            config.hybrid_stack_spec if is_hybrid else config.transformer_layer_spec, args
-        )
+    check_own_layers(config, args)
     if args.spec is not None or on_cpu:
         set_fields_that_megatron_skips(config, args)
     else:
@@ -166,15 +164,6 @@ def _build(args: Namespace, *, on_cpu: bool) -> Any:
     config.finalize()
     groups = ProcessGroupCollection.use_mpu_process_groups()
     return on_device(config.get_builder_cls()(config).build_model(groups))
-
-
-def _check_own_layers(spec: Any, args: Namespace) -> None:
-    """Refuse --spec where Megatron could not import it, and would build its own layers."""
-    if spec is None:
-        raise InputError(
-            f"--spec {' '.join(args.spec)} cannot be imported; give a module on PYTHONPATH and a "
-            f"name in it"
-        )
 
 
 def on_device(model: Any) -> Any:

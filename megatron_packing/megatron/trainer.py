@@ -200,6 +200,7 @@ def use_packed_layers(model_config: Any, args: Namespace) -> None:
     set_fields_that_megatron_skips(model_config, args)
     backend = choose_backend(model_config.transformer, args.packing_attention_backend)
     if backend == "transformer_engine":
+        check_own_layers(model_config, args)
         return
     for name in ("spec", "heterogeneous_layers_config_path"):
         if flag_value(args, name) is not None:
@@ -242,6 +243,22 @@ def give_multi_token_layers(model_config: Any, layers: Callable[[int | None], An
         return layers(vp_stage)
 
     megatron.training.models.gpt.mtp_block_spec = mtp_block_spec
+
+
+def check_own_layers(model_config: Any, args: Namespace) -> None:
+    """Refuse --spec where Megatron could not import it, and would build its own layers.
+
+    Raises:
+        InputError: It says so.
+    """
+    own = flag_value(args, "spec")
+    is_hybrid = isinstance(model_config, HybridModelConfig)
+    found = model_config.hybrid_stack_spec if is_hybrid else model_config.transformer_layer_spec
+    if own is not None and found is None:
+        raise InputError(
+            f"--spec {' '.join(own)} cannot be imported; give a module on PYTHONPATH and a name in "
+            f"it"
+        )
 
 
 def _check_class(is_hybrid: bool, args: Namespace) -> None:
