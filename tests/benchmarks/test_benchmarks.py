@@ -137,11 +137,11 @@ def test_right_packing_is_right_and_wrong_packing_is_wrong(tmp_path):
     for result in [*dense[:2], multi_token[0]]:
         assert result["loss"] < 3e-6
         assert result["grad_norm"] < 3e-5
-    for result in [*dense[2:], *experts]:
+    for result in dense[2:]:
         assert result["loss"] > 5e-3
         assert result["grad_norm"] > 1e-2
-    (megatrons_own,) = multi_token[1:]
-    assert megatrons_own["grad_norm"] > 1e-3
+    for result in [*multi_token[1:], *experts]:  # Megatron's own, of losses beside the main one
+        assert result["grad_norm"] > 1e-3
 
 
 @pytest.mark.slow
