@@ -86,7 +86,12 @@ def test_the_host_waits_nowhere_in_a_step(run, option):
 
 
 @pytest.mark.parametrize(
-    "option", ["grouped queries", "unfused rotation", "latent, yarn", "multi-token prediction"]
+    "option",
+    [
+        *(pytest.param(option, marks=pytest.mark.slow) for option in ("latent, yarn", "yarn")),
+        pytest.param("unfused rotation", marks=pytest.mark.slow),
+        "multi-token prediction",
+    ],
 )
 def test_no_shape_and_no_value_of_a_step_depends_on_the_pack(run, option):
     """So a captured CUDA graph could be replayed on any pack."""
