@@ -18,7 +18,7 @@ from megatron_packing.bridge.model_kinds import check_inputs, check_recurrent_la
 from megatron_packing.errors import InputError
 from megatron_packing.isolation.result import ModelCheck
 from megatron_packing.megatron.any_attention import AnyAttention
-from megatron_packing.megatron.gpu_layers import check_gpu_layers
+from megatron_packing.megatron.gpu_layers import ON_CPU, check_gpu_layers
 from megatron_packing.megatron.hybrid_layer_spec import local_hybrid_spec
 from megatron_packing.megatron.layer_pattern import layer_pattern
 from megatron_packing.megatron.small_flags import default_arguments
@@ -51,21 +51,12 @@ _IN_ONE_PROCESS: dict[str, Any] = {
     "should_pad_vocab": False,
     "seq_length": POSITIONS,
 }
-_ON_CPU: dict[str, Any] = {
-    "transformer_impl": "local",
-    "use_cpu_initialization": True,
+_ON_CPU = ON_CPU | {
     "params_dtype": torch.float32,
     "attention_backend": AttnBackend.auto,
-    **dict.fromkeys(("bf16", "fp16", "fp32_residual_connection", "enable_autocast"), False),
-    **dict.fromkeys(("fp8", "fp4")),
-    **dict.fromkeys(("apply_rope_fusion", "gradient_accumulation_fusion"), False),
-    **dict.fromkeys(("masked_softmax_fusion", "bias_dropout_fusion", "qk_clip"), False),
-    **dict.fromkeys(("bias_activation_fusion", "moe_grouped_gemm", "persist_layer_norm"), False),
-    **dict.fromkeys(("moe_permute_fusion", "moe_router_fusion"), False),
-    **dict.fromkeys(("cross_entropy_loss_fusion", "layernorm_zero_centered_gamma"), False),
-    **dict.fromkeys(("memory_efficient_layer_norm", "use_transformer_engine_op_fuser"), False),
+    **dict.fromkeys(("bias_activation_fusion", "persist_layer_norm", "enable_autocast"), False),
+    "use_transformer_engine_op_fuser": False,
 }
-"""What needs kernels for GPUs, and what is taken in its place."""
 
 _MEGATRONS = {
     *("default_layer_spec", "transformer_engine_layer_spec", "local_layer_spec"),

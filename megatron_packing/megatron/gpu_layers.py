@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows the layers that a small check cannot run on a CPU."""
+"""Knows what a small check cannot run on a CPU: kernels, which others replace, and layers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,21 @@ from megatron.core.ssm import mamba_mixer
 
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.layer_pattern import all_symbols, layer_pattern
+
+ON_CPU: dict[str, Any] = {
+    "transformer_impl": "local",
+    "use_cpu_initialization": True,
+    **dict.fromkeys(("bf16", "fp16", "fp32_residual_connection", "fp8_output_proj"), False),
+    **dict.fromkeys(("fp8", "fp4"), None),
+    **dict.fromkeys(("apply_rope_fusion", "gradient_accumulation_fusion"), False),
+    **dict.fromkeys(("masked_softmax_fusion", "bias_dropout_fusion"), False),
+    **dict.fromkeys(("moe_grouped_gemm", "moe_permute_fusion", "moe_router_fusion"), False),
+    **dict.fromkeys(("cross_entropy_loss_fusion", "qk_clip"), False),
+    # Only for what the weights of norms begin with, which is the same.
+    **dict.fromkeys(("layernorm_zero_centered_gamma", "memory_efficient_layer_norm"), False),
+}
+"""Settings of Megatron's arguments and of Bridge's providers that need kernels for GPUs, and what
+is taken in their place."""
 
 
 def check_gpu_layers(settings: Any) -> None:

@@ -18,7 +18,7 @@ from megatron_packing.errors import InputError
 from megatron_packing.megatron.arguments import add_packing_arguments
 from megatron_packing.megatron.checks import check_packing_arguments
 from megatron_packing.megatron.flags import flag_of
-from megatron_packing.megatron.gpu_layers import check_gpu_layers
+from megatron_packing.megatron.gpu_layers import ON_CPU, check_gpu_layers
 from megatron_packing.megatron.small_rows import POSITIONS
 from megatron_packing.megatron.small_sizes import VOCABULARY, small_sizes
 
@@ -47,21 +47,10 @@ _HOW = {
 }
 """Fields of the configuration that say how and where it is computed, or are set for the check."""
 
-_ON_CPU: dict[str, Any] = {
-    "transformer_impl": "local",
-    "use_cpu_initialization": True,
-    **dict.fromkeys(("bf16", "fp16", "fp32_residual_connection", "fp8_output_proj"), False),
-    **dict.fromkeys(("fp8", "fp4"), None),
-    **dict.fromkeys(("apply_rope_fusion", "gradient_accumulation_fusion"), False),
-    **dict.fromkeys(("masked_softmax_fusion", "bias_dropout_fusion"), False),
-    **dict.fromkeys(("bias_swiglu_fusion", "bias_gelu_fusion", "moe_grouped_gemm"), False),
-    **dict.fromkeys(("moe_permute_fusion", "moe_router_fusion"), False),
-    **dict.fromkeys(("cross_entropy_loss_fusion", "qk_clip"), False),
-    # Only for what the weights of norms begin with, which is the same.
-    **dict.fromkeys(("layernorm_zero_centered_gamma", "memory_efficient_layer_norm"), False),
+_ON_CPU = ON_CPU | {
+    **dict.fromkeys(("bias_swiglu_fusion", "bias_gelu_fusion"), False),
     "no_persist_layer_norm": True,
 }
-"""What needs kernels for GPUs, and what is taken in its place."""
 
 _CANNOT = {
     "heterogeneous_layers_config_path": "it gives each layer sizes of its own",
