@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.study.table5 import prepare  # noqa: E402
 from megatron_packing.report.console import console  # noqa: E402
-from tests.trainer import Run, train  # noqa: E402
+from tests.trainer import FromCheckpoint, PaddedRuns, Run, train  # noqa: E402
 
 ROW = 256
 DOCUMENTS = 4008
@@ -77,7 +77,7 @@ def compare(steps: int, vocabulary: int | None) -> dict[str, list[Difference]]:
         corpus = prepare(Path(folder), DOCUMENTS, vocabulary)
         flags = (
             f"{TRAINING} --vocab-size {vocabulary or 32768} --data-path {corpus.prefix} "
-            f"--data-cache-path {folder}/cache --train-iters {steps}"
+            f"--data-cache-path {folder}/cache"
         )
         # With a mask that trains no first token, Megatron's own count of targets is right.
         everything = Path(folder) / "all_trained"
@@ -85,20 +85,10 @@ def compare(steps: int, vocabulary: int | None) -> dict[str, list[Difference]]:
             shutil.copy(f"{corpus.prefix}.{suffix}", f"{everything}.{suffix}")
         multi_token = f"{MULTI_TOKEN} --data-path {everything}"
 
-        def begin(model: str = "") -> str:
-            """Flags of a model, and of the checkpoint that all of its runs start from."""
-            place = f"{folder}/checkpoint{len(model)}"
-            if not Path(place).exists():
-                train(f"{flags} {model} --train-iters 1 --save {place} --save-interval 1")
-            return f"{flags} {model} --load {place} --finetune"
+        begin = FromCheckpoint(flags, Path(folder), steps)
 
         def padded(script: str, model: str = "") -> Run:
-            return train(
-                f"{begin(model)} --global-batch-size {PADDED_ROWS}",
-                script=MEGATRON / script,
-                environment={"PACKED_GLOBAL_BATCH_SIZE": "4"},
-                timeout=400,
-            )
+            return PaddedRuns(MEGATRON / script, begin, PADDED_ROWS, timeout=400)(model=model)
 
         def wrong(mistake: str, flags: str, ranks: int = 1) -> Run:
             script = MEGATRON / "pretrain_wrongly.py"

@@ -181,6 +181,61 @@ def train(flags: str, ranks: int = 1, **options) -> Run:
     return run
 
 
+class FromCheckpoint:
+    """Flags of runs that start from one checkpoint a model.
+
+    Without one, initial weights would depend on the layout.
+    """
+
+    def __init__(self, flags: str, folder: Path, steps: int) -> None:
+        """Train nothing yet.
+
+        Args:
+            flags: Of all runs.
+            folder: Gets the checkpoints.
+            steps: Of each run.
+        """
+        self._flags, self._folder, self._steps = flags, folder, steps
+        self._models: dict[str, str] = {}
+
+    def __call__(self, model: str = "") -> str:
+        """Return the flags of a run of a model, which has these flags of its own."""
+        if model not in self._models:
+            path = self._folder / f"checkpoint{len(self._models)}"
+            flags = f"{self._flags} {model}"
+            train(f"{flags} --train-iters 1 --save {path} --save-interval 1")
+            self._models[model] = f"{flags} --load {path} --finetune --train-iters {self._steps}"
+        return self._models[model]
+
+
+class PaddedRuns:
+    """Padded runs of the documents of packed ones, on one rank. Each is trained once."""
+
+    def __init__(self, script: Path, begin: FromCheckpoint, rows: int, **options) -> None:
+        """Train nothing yet.
+
+        Args:
+            script: tests/megatron/pretrain_padded_gpt.py, or one like it.
+            begin: Gives the flags.
+            rows: In a step: at least the documents of the four packs in a packed step.
+            options: As for ``pretrain``.
+        """
+        self._script, self._begin, self._rows, self._options = script, begin, rows, options
+        self._runs: dict[tuple[str, str], Run] = {}
+
+    def __call__(self, normaliser: str = "token", model: str = "") -> Run:
+        """Return the run of a model."""
+        if (normaliser, model) not in self._runs:
+            self._runs[normaliser, model] = train(
+                f"{self._begin(model)} --global-batch-size {self._rows} "
+                f"--packing-normaliser {normaliser}",
+                script=self._script,
+                environment={"PACKED_GLOBAL_BATCH_SIZE": "4"},
+                **self._options,
+            )
+        return self._runs[normaliser, model]
+
+
 def _step(step: int, grad_norm: float, **logged: float) -> Step:  # noqa: ARG001
     return Step(logged.pop("lm loss"), grad_norm, logged)
 

@@ -15,6 +15,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 from megatron_packing.cli import main
 from tests.megatron import plain_mamba
@@ -23,17 +24,7 @@ from tests.megatron import plain_mamba
 def forget_seq_idx():
     from megatron_packing.megatron import batch
 
-    return _replaced(batch, "_with_segment_index", lambda _, batch: batch.packed_seq_params)
-
-
-@contextlib.contextmanager
-def _replaced(owner, name, value):
-    was = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, was)
+    return patch.object(batch, "_with_segment_index", lambda _, batch: batch.packed_seq_params)
 
 
 def run(words: list[str], bug: str | None) -> dict:

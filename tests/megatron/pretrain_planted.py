@@ -6,11 +6,11 @@ after "PLANTED name:". Then it runs without any, and training goes on. With ROUN
 round to FP8, and the check is told so.
 """
 
-import contextlib
 import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 
@@ -28,16 +28,7 @@ from megatron_packing.megatron.layer_spec import ReferenceAttention
 from tests.megatron import plain_mamba, rounded_linear
 
 check = isolation.check_isolation
-
-
-@contextlib.contextmanager
-def replaced(owner, name, value):
-    was = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, was)
+replaced = patch.object
 
 
 def with_boundaries(batch, offsets, longest=None):

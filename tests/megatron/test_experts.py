@@ -13,7 +13,7 @@ pytest.importorskip("megatron.core")
 from megatron_packing.corpus.corpus import loss_mask_prefix
 from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
 from tests.conftest import chat_like_lengths, write_corpus
-from tests.trainer import ROW, Run, needs_trainer, train
+from tests.trainer import ROW, FromCheckpoint, Run, needs_trainer, train
 
 pytestmark = needs_trainer
 
@@ -87,21 +87,12 @@ def test_no_normaliser_changes_their_weight(equally_trained, normaliser):
 def uneven(tmp_path_factory):
     """Flags of runs of a model on rows with padding that start from one checkpoint."""
     folder = tmp_path_factory.mktemp("layouts")
-    checkpoints: dict[str, Path] = {}
     corpus = write_corpus(folder / "corpus", chat_like_lengths(150, longest=ROW // 2))
     flags = (
         f"--data-path {corpus.prefix} --data-cache-path {folder / 'cache'} {EXPERTS} "
         f"--packing-alignment 4 --packing-strategy padding"
     )
-
-    def begin(model: str) -> str:
-        if model not in checkpoints:
-            path = folder / f"checkpoint{len(checkpoints)}"
-            train(f"{flags} {model} --train-iters 1 --save {path} --save-interval 1")
-            checkpoints[model] = path
-        return f"{flags} {model} --load {checkpoints[model]} --finetune --train-iters 3"
-
-    return begin
+    return FromCheckpoint(flags, folder, 3)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +140,7 @@ RECOMPUTED = "--recompute-granularity full --recompute-method uniform --recomput
     ],
 )
 def test_they_are_the_same_in_every_layout(uneven, one_rank, balancing, layout, ranks):
-    assert_equal(train(f"{uneven('')} {balancing} {layout}", ranks), one_rank(balancing, ""))
+    assert_equal(train(f"{uneven()} {balancing} {layout}", ranks), one_rank(balancing, ""))
 
 
 @pytest.mark.slow

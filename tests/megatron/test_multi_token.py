@@ -14,7 +14,7 @@ import torch
 from megatron_packing.megatron.multi_token import next_positions
 from megatron_packing.thd.context_parallel import partition_indices
 from tests.conftest import chat_like_lengths, write_corpus
-from tests.trainer import ROW, Run, needs_trainer, train
+from tests.trainer import ROW, FromCheckpoint, PaddedRuns, Run, needs_trainer, train
 
 STEPS = 3
 PADDED = Path(__file__).with_name("pretrain_padded_multi_token.py")
@@ -61,34 +61,13 @@ def begin(tmp_path_factory):
     folder = tmp_path_factory.mktemp("multi_token")
     corpus = write_corpus(folder / "corpus", chat_like_lengths(150, longest=ROW))
     data = f"--data-path {corpus.prefix} --data-cache-path {folder / 'cache'} --packing-alignment 4"
-    checkpoints: dict[str, Path] = {}
-
-    def flags(model: str) -> str:
-        if model not in checkpoints:
-            path = folder / f"checkpoint{len(checkpoints)}"
-            train(f"{data} {model} --train-iters 1 --save {path} --save-interval 1")
-            checkpoints[model] = path
-        return f"{data} {model} --load {checkpoints[model]} --finetune --train-iters {STEPS}"
-
-    return flags
+    return FromCheckpoint(data, folder, STEPS)
 
 
 @pytest.fixture(scope="module")
 def padded(begin):
     """A padded run of the same documents on one rank, with losses that are written out."""
-    runs: dict[tuple[str, str], Run] = {}
-
-    def run(normaliser: str, model: str) -> Run:
-        if (normaliser, model) not in runs:
-            runs[normaliser, model] = train(
-                f"{begin(model)} --global-batch-size {PADDED_ROWS} "
-                f"--packing-normaliser {normaliser}",
-                script=PADDED,
-                environment={"PACKED_GLOBAL_BATCH_SIZE": "4"},
-            )
-        return runs[normaliser, model]
-
-    return run
+    return PaddedRuns(PADDED, begin, PADDED_ROWS)
 
 
 def assert_equal(run: Run, reference: Run) -> None:

@@ -9,7 +9,15 @@ import pytest
 
 from megatron_packing.thd.loss_weights import NORMALISERS
 from tests.conftest import chat_like_lengths, write_corpus
-from tests.trainer import PRETRAIN_PACKED, ROW, Run, needs_trainer, train
+from tests.trainer import (
+    PRETRAIN_PACKED,
+    ROW,
+    FromCheckpoint,
+    PaddedRuns,
+    Run,
+    needs_trainer,
+    train,
+)
 
 pytestmark = needs_trainer
 
@@ -72,35 +80,13 @@ def data(corpus):
 
 @pytest.fixture(scope="module")
 def begin(data, corpus):
-    """Flags that start a run from one checkpoint: initial weights depend on the layout."""
-    checkpoints: dict[str, str] = {}
-
-    def flags(model: str = "") -> str:
-        if model not in checkpoints:
-            path = corpus.prefix.parent / f"checkpoint{len(checkpoints)}"
-            train(f"{data} {model} --train-iters 1 --save {path} --save-interval 1")
-            checkpoints[model] = f"{data} {model} --load {path} --finetune --train-iters {STEPS}"
-        return checkpoints[model]
-
-    return flags
+    return FromCheckpoint(data, corpus.prefix.parent, STEPS)
 
 
 @pytest.fixture(scope="module")
 def padded(begin):
     """A padded run of the same documents on one rank, by Megatron's own attention."""
-    runs: dict[tuple[str, str], Run] = {}
-
-    def run(normaliser: str = "token", model: str = "") -> Run:
-        if (normaliser, model) not in runs:
-            runs[normaliser, model] = train(
-                f"{begin(model)} --global-batch-size {PADDED_ROWS} "
-                f"--packing-normaliser {normaliser}",
-                script=PADDED,
-                environment={"PACKED_GLOBAL_BATCH_SIZE": "4"},
-            )
-        return runs[normaliser, model]
-
-    return run
+    return PaddedRuns(PADDED, begin, PADDED_ROWS)
 
 
 # Four units in the last place of a float32 between 4 and 8, which losses are here: processors add
