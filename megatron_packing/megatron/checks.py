@@ -163,6 +163,8 @@ def _model_problems(args: Namespace) -> Iterator[str]:
 
 
 def _multi_token_problems(args: Namespace) -> Iterator[str]:
+    if args.mtp_num_layers < 0:
+        yield f"--mtp-num-layers is {args.mtp_num_layers}; give at least 1, or leave it out"
     if args.packing_attention == "pack":
         yield (
             "--mtp-num-layers predicts tokens within a document, but with --packing-attention pack "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from megatron_packing.errors import InputError
 from megatron_packing.megatron.layer_pattern import layer_pattern, layer_symbols
 
 VOCABULARY = 512
@@ -58,7 +59,14 @@ def small_sizes(settings: Any) -> dict[str, Any]:
 
     Args:
         settings: Megatron's arguments, or a model provider of Megatron-Bridge.
+
+    Raises:
+        InputError: A size is below 1.
     """
+    for name in ("num_layers", "hidden_size", "num_attention_heads", "ffn_hidden_size"):
+        size = _number(settings, name)
+        if size is not None and size < 1:
+            raise InputError(f"{name.replace('_', ' ')} is {size}; give at least 1")
     small: dict[str, Any] = {
         name: size for name, size in _SIZES.items() if _number(settings, name) is not None
     }

@@ -189,6 +189,13 @@ def test_layers_of_multi_token_prediction_on_another_stage_than_the_last_are_ref
         check_packing_arguments(right)
 
 
+def test_fewer_than_no_layers_of_multi_token_prediction_are_refused(right):
+    right.mtp_num_layers = -1
+    right.pipeline_model_parallel_layout = None
+    with pytest.raises(InputError, match="--mtp-num-layers is -1; give at least 1"):
+        check_packing_arguments(right)
+
+
 def test_all_wrong_flags_are_named_at_once(right):
     right.sft = right.fim_data = True
     right.packing_alignment = 3

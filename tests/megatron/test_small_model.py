@@ -91,6 +91,7 @@ LEAKS = {
 REFUSED = {
     f"{DENSE} --num-layer 3": r"neither Megatron nor this package has --num-layer; did you mean --",
     f"{DENSE} --num-experts many": r"--megatron-flags: argument --num-experts: invalid int value",
+    f"{DENSE} --hidden-size 0": r"hidden size is 0; give at least 1",
     "--num-layers 32": r"--megatron-flags: Megatron refuses them: .*hidden_size",
     f"{DENSE} --squared-relu": r"the small model cannot be built on a CPU \(.*--packing-check",
     f"{DENSE} --moe-expert-capacity-factor 1": r"--moe-expert-capacity-factor is not supported w",
