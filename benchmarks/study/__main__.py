@@ -29,7 +29,13 @@ from transformers import PreTrainedModel
 from benchmarks.study.batches import lay, plan_steps, rows_of
 from benchmarks.study.conditions import CAUSES, MAIN, NORMALISERS, Condition
 from benchmarks.study.data import Data, make_tokenizer, prepare, read_conversations, text_of
-from benchmarks.study.models import hash_weights, load_model, make_tiny_model, single_loss
+from benchmarks.study.models import (
+    compute_in_bfloat16,
+    hash_weights,
+    load_model,
+    make_tiny_model,
+    single_loss,
+)
 from benchmarks.study.results import Result, append_result, read_results
 from benchmarks.study.train import Trained, Training, train
 from megatron_packing import Corpus, PackIndex
@@ -84,7 +90,7 @@ STUDIES = {
     "smollm2": Study(
         conditions=[one for one in MAIN if not one.padded],
         seeds=3,
-        epochs=2,
+        epochs=1,
         documents=600,
         held_out=200,
         row=1024,
@@ -156,7 +162,12 @@ def held_out_trained(data: Data) -> np.ndarray:
 
 
 def missing_runs(
-    study: Study, seeds: Iterable[int], csv: Path, base: str, data: str, only: str | None
+    study: Study,
+    seeds: Iterable[int],
+    csv: Path,
+    base: str,
+    data: str,
+    only: list[str] | None,
 ) -> Iterator[tuple[Condition, int]]:
     """Yield the runs from these weights, on these data, that the CSV file lacks, seed by seed."""
     for seed in seeds:
@@ -168,13 +179,21 @@ def missing_runs(
                 for result in read_results(csv)
                 if (result.base, result.data) == (base, data)
             }
-            if (condition.name, seed) not in has and only in (None, condition.name):
+            if (condition.name, seed) not in has and (only is None or condition.name in only):
                 yield condition, seed
 
 
-def describe(device: str) -> str:
-    """Say what computes."""
-    return "threads: 1" if device == "cpu" else torch.cuda.get_device_name(device)
+def placed_model(folder: Path, device: str, bfloat16: bool) -> PreTrainedModel:
+    """Load a model onto a device."""
+    model = load_model(folder).to(device)
+    return compute_in_bfloat16(model) if bfloat16 else model
+
+
+def describe(device: str, bfloat16: bool) -> str:
+    """Say what computes, and in which precision."""
+    if device == "cpu":
+        return f"1 CPU thread, {'bfloat16' if bfloat16 else 'float32'}"
+    return f"{torch.cuda.get_device_name(device)}, {'bfloat16' if bfloat16 else 'TF32'}"
 
 
 def _index(corpus: Corpus, strategy: str, row: int, seed: int) -> PackIndex:
@@ -196,11 +215,16 @@ def main() -> None:
     parser.add_argument("--tune", type=Path, nargs="+", required=True, metavar="FILE")
     parser.add_argument("--csv", type=Path, required=True)
     parser.add_argument("--folder", type=Path, default=Path(".study"), metavar="DIR")
-    parser.add_argument("--only", metavar="CONDITION", help="run this condition alone")
+    parser.add_argument("--only", nargs="+", metavar="CONDITION", help="run these conditions alone")
     parser.add_argument(
         "--seeds", type=int, nargs="+", metavar="N", help="these alone (default: as the study says)"
     )
     parser.add_argument("--device", default="cpu", help="cpu, or cuda (default: cpu)")
+    parser.add_argument(
+        "--bfloat16",
+        action="store_true",
+        help="compute in bfloat16, with layers compiled by a C++ compiler (default: float32)",
+    )
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
@@ -218,19 +242,20 @@ def main() -> None:
     )
     trained = held_out_trained(data)
     fingerprint = Corpus(data.training).fingerprint[:12]
-    model = load_model(base)
-    digest = hash_weights(model)
-    model.to(args.device)
+    digest = hash_weights(load_model(base))
+    model = placed_model(base, args.device, args.bfloat16)
     before = np.dot(measure(model, data, study), trained) / trained.sum()
     comment = (
         f"python -m benchmarks.study {' '.join(sys.argv[1:])}\n"
-        f"held-out loss before: {before:.4f}; {describe(args.device)}; torch {torch.__version__}"
+        f"held-out loss before: {before:.4f}; {describe(args.device, args.bfloat16)}; "
+        f"torch {torch.__version__}"
     )
     for condition, seed in missing_runs(study, seeds, args.csv, digest, fingerprint, args.only):
         logging.info("%s, seed %d", condition.name, seed)
         run_folder = folder / f"{condition.name}, seed {seed}"
         run_folder.mkdir(exist_ok=True)
-        run = tune_once(load_model(base).to(args.device), condition, data, run_folder, study, seed)
+        model = placed_model(base, args.device, args.bfloat16)
+        run = tune_once(model, condition, data, run_folder, study, seed)
         tokens = np.array(run.trained_tokens)
         losses = np.array(run.measured)  # epochs, documents
         means = losses @ trained / trained.sum()

@@ -18,6 +18,7 @@ from benchmarks.study import __main__ as study  # noqa: E402
 from benchmarks.study.batches import count_trained, lay, plan_steps, rows_of  # noqa: E402
 from benchmarks.study.conditions import CAUSES, MAIN, NORMALISERS, Condition  # noqa: E402
 from benchmarks.study.models import (  # noqa: E402
+    compute_in_bfloat16,
     make_tiny_model,
     packed_loss,
     padded_loss,
@@ -135,6 +136,23 @@ def test_packed_and_padded_losses_are_those_of_single_documents(corpus, normalis
     assert packed == pytest.approx(expected, rel=1e-6)
     assert masked == pytest.approx(expected, rel=1e-6)
     assert padded == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.slow  # compiles
+def test_losses_in_bfloat16_are_near_those_in_float32(corpus):
+    condition = Condition(name="", strategy="optimal")
+    stream = stream_of(condition, corpus)
+    rows = [lay(stream, stream.segments(number)) for number in range(3)]
+    exact, near = (make_tiny_model(VOCABULARY, ROW, seed=0, layers=2) for _ in range(2))
+    compute_in_bfloat16(near)
+    for compute in (packed_loss, padded_loss):
+        losses = [compute(model, rows) for model in (exact, near)]
+        for loss in losses:
+            loss.backward()
+        assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-3)
+        for one, other in zip(exact.parameters(), near.parameters(), strict=True):
+            assert other.grad.dtype == torch.float32
+            assert torch.linalg.norm(one.grad - other.grad) < 0.02 * torch.linalg.norm(one.grad)
 
 
 def test_documents_without_a_mask_see_those_before_them(corpus):
