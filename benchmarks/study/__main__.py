@@ -243,13 +243,15 @@ def main() -> None:
     trained = held_out_trained(data)
     fingerprint = Corpus(data.training).fingerprint[:12]
     digest = hash_weights(load_model(base))
-    model = placed_model(base, args.device, args.bfloat16)
-    before = np.dot(measure(model, data, study), trained) / trained.sum()
-    comment = (
-        f"python -m benchmarks.study {' '.join(sys.argv[1:])}\n"
-        f"held-out loss before: {before:.4f}; {describe(args.device, args.bfloat16)}; "
-        f"torch {torch.__version__}"
-    )
+    comment = ""
+    if not args.csv.exists():
+        model = placed_model(base, args.device, args.bfloat16)
+        before = np.dot(measure(model, data, study), trained) / trained.sum()
+        comment = (
+            f"python -m benchmarks.study {' '.join(sys.argv[1:])}\n"
+            f"held-out loss before: {before:.4f}; {describe(args.device, args.bfloat16)}; "
+            f"torch {torch.__version__}"
+        )
     for condition, seed in missing_runs(study, seeds, args.csv, digest, fingerprint, args.only):
         logging.info("%s, seed %d", condition.name, seed)
         run_folder = folder / f"{condition.name}, seed {seed}"

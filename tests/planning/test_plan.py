@@ -250,9 +250,11 @@ def test_many_lengths_between_a_quarter_and_half_of_a_row_meet_their_bound(
 @pytest.mark.one_thread
 def test_the_search_by_patterns_looks_at_ctrl_c():
     looks = [time.process_time()]
-    lengths = np.random.default_rng(0).integers(2049, 4096, 20_000)
+    lengths = np.random.default_rng(0).integers(2049, 4096, 50_000)
     plan_packs(lengths, 8192, progress=lambda _: looks.append(time.process_time()))
-    assert np.diff(looks).max() < 1
+    looks.append(time.process_time())
+    between = 0.2  # looks are 100 ms apart, in which two threads work
+    assert np.diff(looks).max() < 0.5 * (looks[-1] - looks[0]) + between
 
 
 def test_packs_by_price_beat_first_fit_decreasing_by_far_on_a_hard_set():
