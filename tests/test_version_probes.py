@@ -63,6 +63,9 @@ NO_PROBES = {
     "megatron/live_figures.py": {
         'hasattr(training.train, "shows_packing")': "a mark of this package",
     },
+    "megatron/trainer.py": {
+        'hasattr(get_model_config(model), "packed_rows_attention")': "a mark of this package",
+    },
     "megatron/storage_checks.py": {"getattr(args, name, None)": "walks a table of flags"},
     "needs/installed.py": {"except ModuleNotFoundError": "looks for packages"},
     "report/probe_picture.py": {"except ModuleNotFoundError": "an optional package"},

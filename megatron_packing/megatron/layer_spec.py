@@ -62,6 +62,7 @@ def choose_backend(config: TransformerConfig, told: str | None = None) -> Backen
         backend = told
     else:
         raise InputError(f"the attention backend is {told!r}; use one of {', '.join(BACKENDS)}")
+    config.packed_rows_attention = backend  # without it forward_step refuses the model
     if backend == "transformer_engine":
         if config.transformer_impl != "transformer_engine":
             raise InputError(

@@ -338,7 +338,8 @@ def _check_layers(model: Any) -> None:
     """
     if getattr(model, "takes_packed_rows", False):
         return
-    if any(isinstance(module, DotProductAttention) for module in model.modules()):
+    was_chosen = hasattr(get_model_config(model), "packed_rows_attention")
+    if not was_chosen or any(isinstance(one, DotProductAttention) for one in model.modules()):
         raise InputError(
             "the model's layers do not support packed rows: call use_packed_layers(model_config, "
             "args) of megatron_packing.megatron.trainer before pretrain()"

@@ -139,7 +139,7 @@ def _alignment(lengths: NDArray[np.integer], simulation: Simulation | None) -> A
     costs = {alignment: _aligned(lengths, alignment) for alignment in (4, 8, 16, 64)}
     found = ", ".join(f"{alignment}: {share:.1%}" for alignment, share in costs.items())
     needed = simulation.alignment if simulation else 1
-    text = "--alignment 1, unless context parallelism (2 * CP) or FP8 needs more"
+    text = "--alignment 1, unless context parallelism needs more (2 * CP)"
     if needed > 1:
         text = f"--alignment {needed}, as the layout's context parallelism needs"
     return Advice("alignment", text, f"padding that alignment adds: {found}")

@@ -13,6 +13,8 @@ from megatron.training import get_args
 from megatron.training.argument_utils import gpt_config_from_args as hybrid_config_from_args
 from megatron.training.utils import get_blend_and_blend_per_split
 
+from megatron_packing.megatron.layer_spec import attention_of, local_layer_spec
+
 __all__ = ["hybrid_config_from_args"]  # pretrain_gpt.py builds a GPTModel in any case
 
 KEYS = ("tokens", "labels", "loss_mask", "position_ids", "attention_mask", "cu_seqlens")
@@ -28,6 +30,15 @@ def check_packing_arguments(args):
 
 def use_packed_layers(model_config, args):
     """There is none."""
+
+
+def unchecked_layers(model_config, args):  # noqa: ARG001
+    """Give layers that support packed rows, without looking at flags and model."""
+
+    def layer_spec(model_config, vp_stage=None):
+        return local_layer_spec(model_config.transformer, vp_stage, attention_of("reference"))
+
+    model_config.transformer_layer_spec = layer_spec
 
 
 def datasets_provider(num_samples, vp_stage=None):  # noqa: ARG001

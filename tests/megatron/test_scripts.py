@@ -48,6 +48,12 @@ def data(tmp_path_factory):
         ),
         ("use_packed_layers", "", 1, "call use_packed_layers(model_config, args)"),
         (
+            "use_packed_layers=unchecked_layers",
+            "",
+            1,
+            "call use_packed_layers(model_config, args)",
+        ),
+        (
             "hybrid_config_from_args",
             "--hybrid-layer-pattern *-*-",
             1,
@@ -66,7 +72,16 @@ def data(tmp_path_factory):
             "--packing-alignment is 3: give a multiple of 1",
         ),
     ],
-    ids=["forward step", "forward step, TP=2", "datasets", "layers", "class", "flags", "check"],
+    ids=[
+        "forward step",
+        "forward step, TP=2",
+        "datasets",
+        "layers",
+        "checks of layers",
+        "class",
+        "flags",
+        "check",
+    ],
 )
 def test_a_part_that_was_left_out_is_named(data, left_out, flags, ranks, message):
     run = pretrain(
