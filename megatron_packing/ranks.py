@@ -80,6 +80,6 @@ def open_index_and_corpus(
         UnreadableError: One of them was missing for ``STALE_SECONDS``.
         InputError: They do not belong together.
     """
-    index = open_on_every_rank(lambda: PackIndex.open(path), Path(path))
+    index = open_on_every_rank(lambda: PackIndex.open(path, trust="manifest"), Path(path))
     where = _first(str(corpus or index.corpus.prefix))
     return index, open_on_every_rank(lambda: open_source(index, corpus, "record"), where)

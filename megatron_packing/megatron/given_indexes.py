@@ -35,7 +35,7 @@ class GivenIndexes:
         for place in config.packing_indexes:
             path = local_index(place, config.object_storage_cache_path)
             say(f"opening {place}")
-            index = open_on_every_rank(partial(PackIndex.open, path), path)
+            index = open_on_every_rank(partial(PackIndex.open, path, trust="manifest"), path)
             self._by_fingerprint[index.corpus.fingerprint].append(index)
 
     def find(self, corpus: Corpus | JoinedCorpus, documents: range, split: Split) -> PackIndex:

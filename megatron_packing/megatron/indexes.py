@@ -214,7 +214,7 @@ def _find_or_make(
     path = folder / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     if not (path / MANIFEST).exists():
         _build(corpus, settings, path, documents, config)
-    index = PackIndex.open(path)
+    index = PackIndex.open(path, trust="manifest")
     if index.plan != settings:
         raise InputError(
             f"the pack index {path} has a different plan than its name says; remove the folder"

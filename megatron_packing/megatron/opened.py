@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from megatron_packing.corpus.corpus import Corpus, KnownCorpus, Trust
 from megatron_packing.corpus.joined import JoinedCorpus
@@ -63,7 +66,7 @@ class OpenedData:
             for one in corpus.corpora
         }
         folders = {index.path.parent for index in self.indexes.values()}
-        return json.dumps(
+        text = json.dumps(
             {
                 "host": socket.gethostname(),
                 "names": list(self.corpora),
@@ -71,13 +74,14 @@ class OpenedData:
                     prefix: [one.files.as_json(), one.places] for prefix, one in known.items()
                 },
                 "indexes": [
-                    [*key, str(index.path), index.known_digest(), index.place()]
+                    [*key, str(index.path), index.known_digest(), *index.seen()]
                     for key, index in self.indexes.items()
                 ],
                 "folders": {str(folder): _numbers_of(folder) for folder in folders},
                 "shape": None if self.shape is None else [self.shape.width, self.shape.max_seqlen],
             }
         )
+        return base64.b64encode(zlib.compress(text.encode())).decode()
 
     def adopt(self, text: str) -> None:
         """Open what rank 0 has opened.
@@ -90,7 +94,7 @@ class OpenedData:
         Raises:
             InputError: This rank does not see a file, or sees another one.
         """
-        found = json.loads(text)
+        found = json.loads(zlib.decompress(base64.b64decode(text)))
         known = {
             prefix: KnownCorpus(
                 record=None, files=KnownFiles.from_json(files, _refuse), places=places
@@ -103,10 +107,10 @@ class OpenedData:
                 one.check_same(known[str(one.prefix)].files)
         others = {folder: _find_difference(numbers) for folder, numbers in found["folders"].items()}
         opened: dict[str, PackIndex] = {}
-        for name, start, stop, training, path, digest, place in found["indexes"]:
+        for name, start, stop, training, path, digest, *seen in found["indexes"]:
             if path not in opened:
                 other = others[str(Path(path).parent)]
-                opened[path] = _open_shared(Path(path), digest, place, other, found["host"])
+                opened[path] = _open_shared(Path(path), digest, seen, other, found["host"])
             self.indexes[name, start, stop, training] = opened[path]
         if found["shape"] is not None:
             self.shape = RowShape(*found["shape"])
@@ -127,16 +131,16 @@ def _numbers_of(folder: Path) -> list[tuple[str, int]]:
     return numbers
 
 
-def _open_same(path: Path, digest: str, place: list[int]) -> PackIndex:
+def _open_same(path: Path, digest: str, manifest: dict[str, Any], place: list[int]) -> PackIndex:
     """Open the index that rank 0 opened, or a copy of it."""
-    index = PackIndex.open_known(path, digest)
+    index = PackIndex.open_known(path, digest, (manifest, place))
     if index.place() != place:
         PackIndex.open(path)  # checks the arrays of a copy
     return index
 
 
 def _open_shared(
-    path: Path, digest: str, place: list[int], other_folder: str | None, host: str
+    path: Path, digest: str, seen: list[Any], other_folder: str | None, host: str
 ) -> PackIndex:
     """Open an index that rank 0 made or opened on a host.
 
@@ -145,7 +149,7 @@ def _open_shared(
     """
     seconds = STALE_SECONDS if other_folder is None else APART_SECONDS
     try:
-        return open_patiently(lambda: _open_same(path, digest, place), path.parent, seconds)
+        return open_patiently(lambda: _open_same(path, digest, *seen), path.parent, seconds)
     except UnreadableError as error:
         if other_folder is None:
             raise
