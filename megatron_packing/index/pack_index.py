@@ -201,17 +201,21 @@ class PackIndex:
         manifest = read_manifest(path / MANIFEST, found)
         if found.get(DIGEST) != digest_of(found):
             return None  # arrays may say more
-        for name, entry in manifest.arrays.items():
-            length = entry.shape[0]
-            size = size_of_header(entry.dtype, length) + length * np.dtype(entry.dtype).itemsize
-            try:
-                array = look_at(array_path(path, name))
-            except InputError:
-                return None  # opening it says more
-            if array.st_size != size or array.st_mtime_ns > status.st_mtime_ns:
-                return None
         index = cls(path, manifest, digest_of(found))
         index._see(found, status)
+        for name, entry in manifest.arrays.items():
+            file, length = array_path(path, name), entry.shape[0]
+            size = size_of_header(entry.dtype, length) + length * np.dtype(entry.dtype).itemsize
+            try:
+                if name == "length_offsets":  # a small one, which every run needs
+                    offsets, array = open_array(file, entry.dtype, length, ADVICE)
+                    index.longest_segment = index._longest_in(offsets)
+                else:
+                    array = look_at(file)
+            except InputError:
+                return None  # opening all of them says more
+            if array.st_size != size or array.st_mtime_ns > status.st_mtime_ns:
+                return None
         return index
 
     def _see(self, found: dict[str, Any], status: os.stat_result) -> None:
@@ -310,17 +314,6 @@ class PackIndex:
             newest = max(newest, status.st_mtime_ns)
         return arrays, newest
 
-    def _length_offsets_alone(self) -> NDArray[np.int64]:
-        """Return ``length_offsets`` without mapping the other arrays, if it is as written."""
-        if self._arrays is None:
-            name = "length_offsets"
-            entry = self.manifest.arrays[name]
-            path = array_path(self.path, name)
-            offsets, status = open_array(path, entry.dtype, entry.shape[0], ADVICE)
-            if status.st_mtime_ns <= self._written_ns:
-                return offsets
-        return self.length_offsets
-
     @property
     def num_bytes(self) -> int:
         """Bytes of all arrays."""
@@ -372,7 +365,10 @@ class PackIndex:
     @cached_property
     def longest_segment(self) -> int:
         """Positions that the longest segment takes in a row: a multiple of the alignment."""
-        units = np.flatnonzero(np.diff(self._length_offsets_alone()))
+        return self._longest_in(self.length_offsets)
+
+    def _longest_in(self, length_offsets: NDArray[np.int64]) -> int:
+        units = np.flatnonzero(np.diff(length_offsets))
         return int(units[-1]) * self.plan.alignment if len(units) else self.plan.alignment
 
     def __reduce__(self) -> tuple[Any, tuple[Path, str]]:

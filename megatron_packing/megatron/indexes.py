@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find the pack index of each split, or make it.
+"""Finds the pack index of each split, or has it made.
 
 Rank 0 does so while the other ranks wait for what it finds. No rank waits in a collective
 operation, which NCCL would abort after some minutes.
@@ -9,34 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import torch
 from megatron.core.datasets.utils import Split
 
 from megatron_packing.corpus.corpus import Corpus
-from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
-from megatron_packing.errors import InputError, SettingError
+from megatron_packing.corpus.joined import JoinedCorpus
+from megatron_packing.counted import counted
+from megatron_packing.errors import InputError
 from megatron_packing.first_rank import is_several, on_every_rank, on_first_rank, say
-from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.manifest import MANIFEST
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.source import check_source
+from megatron_packing.megatron.cached_indexes import CachedIndexes
 from megatron_packing.megatron.config import PackedDatasetConfig
-from megatron_packing.megatron.flags import flag_of_setting
 from megatron_packing.megatron.given_indexes import GivenIndexes
 from megatron_packing.megatron.object_storage import MegatronStorage
 from megatron_packing.megatron.opened import OpenedData
-from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.thd.row_shape import RowShape
-
-logger = logging.getLogger(__name__)
 
 _CACHE_FOLDER = "pack_indexes"
 _PROGRESS_SECONDS = 10
@@ -121,6 +113,7 @@ def corpora_of(config: PackedDatasetConfig) -> list[Corpus]:
         InputError: A corpus cannot be opened.
     """
     opened = opened_data(config)
+    _open_ahead(config, opened)
     prefixes = dict.fromkeys(prefix for prefix, _, _ in _corpora_and_splits(config))
     found = [one for prefix in prefixes for one in opened.corpus(prefix).corpora]
     return list({one.prefix: one for one in found}.values())
@@ -173,19 +166,21 @@ def _name_of(config: PackedDatasetConfig) -> str:
 
 
 def _open_or_make(config: PackedDatasetConfig, opened: OpenedData) -> None:
-    given = GivenIndexes(config) if config.packing_indexes else None
+    _open_ahead(config, opened)
+    splits = []
     for prefixes, split, bounds in _corpora_and_splits(config):
-        say(f"opening {prefixes}")
         corpus = opened.corpus(prefixes)
         documents = documents_of(len(corpus), bounds)
         key = _key(prefixes, documents, split)
-        if not documents or key in opened.indexes:
-            continue
-        if given is not None:
-            index = given.find(corpus, documents, split)
-        else:
-            index = _find_or_make(corpus, documents, split, config)
-        opened.indexes[key] = _check(index, corpus, config)
+        if documents and key not in opened.indexes:
+            splits.append((key, corpus, documents, split))
+    found = (
+        GivenIndexes(config)
+        if config.packing_indexes
+        else CachedIndexes(config, opened.storage, [one[1:] for one in splits])
+    )
+    for key, corpus, documents, split in splits:
+        opened.indexes[key] = _check(found.find(corpus, documents, split), corpus, config)
     if opened.indexes and opened.shape is None:
         opened.shape = RowShape.of(opened.indexes.values(), config.packing_attention)
 
@@ -204,87 +199,11 @@ def _corpora_and_splits(
             yield prefix, split, (0.0, 1.0)
 
 
-def _find_or_make(
-    corpus: Corpus | JoinedCorpus, documents: range, split: Split, config: PackedDatasetConfig
-) -> PackIndex:
-    """Find the pack index of a split in the cache, or make it."""
-    settings = config.plan_settings(training=split is Split.train)
-    folder = Path(config.path_to_cache or corpus.folder / "cache") / _CACHE_FOLDER
-    identity = [corpus.fingerprint, documents.start, documents.stop, asdict(settings)]
-    path = folder / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
-    if not (path / MANIFEST).exists():
-        _build(corpus, settings, path, documents, config)
-    index = PackIndex.open(path, trust="manifest")
-    if index.plan != settings:
-        raise InputError(
-            f"the pack index {path} has a different plan than its name says; remove the folder"
-        )
-    return index
-
-
-def _build(
-    corpus: Corpus | JoinedCorpus,
-    settings: PlanSettings,
-    path: Path,
-    documents: range,
-    config: PackedDatasetConfig,
-) -> None:
-    _check_writable(path.parent)
-    started = time.monotonic()
-    say(f"reading {corpus.prefix}")
-    checked = open_corpus(corpus.prefix, storage_of(config))  # its documents are read in any case
-    try:
-        index = build_pack_index(
-            checked,
-            settings,
-            path,
-            documents=documents,
-            progress=_log_progress(f"packing {corpus.prefix}"),
-            reading=_log_progress(f"reading {corpus.prefix}"),
-        )
-    except SettingError as error:
-        raise InputError(error.naming(flag_of_setting)) from error
-    except InputError:
-        if not (path / MANIFEST).exists():  # otherwise another job has just made it
-            raise
-    else:
-        seconds = time.monotonic() - started
-        logger.info(
-            f"packed {len(documents):,} documents of {corpus.prefix} into {len(index):,} rows, "
-            f"lower bound {index.figures.lower_bound:,} "
-            f"({index.figures.utilisation:.2%} used) in {seconds:.2f} s: {path}"
-        )
-
-
-def _check_writable(folder: Path) -> None:
-    """Refuse a folder that is not writable before packing starts.
-
-    Raises:
-        InputError: The message names the flag that chooses another folder.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"pack indexes cannot be written to {folder} ({error.strerror or error}); use "
-            f"--data-cache-path to name a writable folder that all nodes share"
-        ) from error
-
-
-def _log_progress(what: str) -> Callable[[float], None]:
-    """Return a function that tells the other ranks of progress, and logs it every few seconds."""
-    last = time.monotonic()
-
-    def log(share: float) -> None:
-        nonlocal last
-        say(f"{what}: {share:.0%}")
-        if time.monotonic() - last >= _PROGRESS_SECONDS:
-            last = time.monotonic()
-            logger.info(f"{what}: {share:.0%}")
-
-    return log
+def _open_ahead(config: PackedDatasetConfig, opened: OpenedData) -> None:
+    """Open the corpora of all splits at once."""
+    names = dict.fromkeys(prefixes for prefixes, _, _ in _corpora_and_splits(config))
+    say(f"opening {counted(len(names), 'corpus', 'corpora')}")
+    opened.open_ahead(names)
 
 
 def _check(

@@ -7,17 +7,20 @@ import base64
 import json
 import socket
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from megatron_packing.corpus.corpus import Corpus, KnownCorpus, Trust
-from megatron_packing.corpus.joined import JoinedCorpus
+from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
 from megatron_packing.corpus.known_files import KnownFiles
-from megatron_packing.corpus.storage import corpus_path
+from megatron_packing.corpus.storage import corpus_path, is_remote
 from megatron_packing.errors import InputError, UnreadableError
+from megatron_packing.files.at_once import try_at_once
 from megatron_packing.files.whole import open_patiently
+from megatron_packing.first_rank import say
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.megatron.object_storage import MegatronStorage
 from megatron_packing.ranks import STALE_SECONDS, open_corpus_on_every_rank
@@ -53,6 +56,28 @@ class OpenedData:
         if prefixes not in self.corpora:
             self.corpora[prefixes] = open_corpus_on_every_rank(prefixes, self.storage, trust)
         return self.corpora[prefixes]
+
+    def open_ahead(self, names: Iterable[str]) -> None:
+        """Open corpora at once and find their fingerprints, as ``corpus`` does one after another.
+
+        Leaves out what is in an object store, and what cannot be opened.
+        """
+
+        def open_one(prefixes: str) -> Corpus | JoinedCorpus:
+            say(f"opening {prefixes}")
+            corpus = open_corpus(prefixes, self.storage, lambda _: "record")
+            _ = corpus.fingerprint
+            return corpus
+
+        wanted = [
+            name
+            for name in names
+            if name not in self.corpora and not any(map(is_remote, name.split(",")))
+        ]
+        found = try_at_once(partial(open_one, name) for name in wanted)
+        self.corpora |= {
+            name: corpus for name, corpus in zip(wanted, found, strict=True) if corpus is not None
+        }
 
     def as_text(self) -> str:
         """Return what another rank needs to open the same without reading it.

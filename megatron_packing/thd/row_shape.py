@@ -42,10 +42,7 @@ class RowShape:
         row = max(index.plan.sequence_length for index in indexes)
         alignments = {index.plan.alignment for index in indexes}
         documents = max(index.figures.max_documents_per_pack for index in indexes)
-        longest = row if attention == "pack" else 0
-        for index in indexes:
-            if longest < row:  # else no index has a longer one, and none is opened
-                longest = max(longest, index.longest_segment)
+        longest = row if attention == "pack" else max(index.longest_segment for index in indexes)
         parts = -(-row // longest)
         # The parts of each index's tail are multiples of its own alignment.
         longest = max(-(-longest // alignment) * alignment for alignment in alignments)

@@ -156,9 +156,9 @@ def test_other_ranks_start_with_a_few_operations_for_each_corpus(tmp_path):
     )
     # .idx and .bin are looked at, the manifest is opened. The folder is looked at once.
     assert other == 3 * corpora + 1
-    # Record, .idx and manifest are opened and read, the .bin, four arrays and both files of a loss
-    # mask are looked at. The array that has the longest segment is opened and read.
-    assert first == (3 * 2 + 1 + 4 + 2 + 2) * corpora + 1
+    # Record, .idx, manifest and the array that has the longest segment are opened and read. The
+    # .bin, three arrays and both files of a loss mask are looked at.
+    assert first == (4 * 2 + 1 + 3 + 2) * corpora + 1
     for role in ("first", "other"):
         assert found[role]["descriptors"] < 10
         assert found[role]["private bytes"] < 50e6
