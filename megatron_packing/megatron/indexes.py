@@ -63,6 +63,9 @@ def prepare_indexes(config: PackedDatasetConfig, *, reads: bool = True) -> None:
 def open_indexes(config: PackedDatasetConfig, *, reads: bool = True) -> None:
     """Do as ``prepare_indexes``, but do not wait until every rank has done so.
 
+    A config whose ``packing_opened`` is that of an earlier one has nothing opened anew, unless this
+    rank reads data now and did not before. Every rank must do alike.
+
     Raises:
         InputError: As ``prepare_indexes``.
     """
@@ -72,14 +75,16 @@ def open_indexes(config: PackedDatasetConfig, *, reads: bool = True) -> None:
         _open_or_make(config, opened)
         return opened.as_text() if is_several() else ""
 
-    found = on_first_rank(
-        _numbered(f"pack {_name_of(config)}"),
-        work,
-        "pack the data",
-        silence_seconds=60 * config.packing_build_minutes,
-    )
-    if reads and is_several() and torch.distributed.get_rank() != 0:
-        opened.adopt(found)
+    if opened.handed_on is None:
+        opened.handed_on = on_first_rank(
+            _numbered(f"pack {_name_of(config)}"),
+            work,
+            "pack the data",
+            silence_seconds=60 * config.packing_build_minutes,
+        )
+    is_other = is_several() and torch.distributed.get_rank() != 0
+    if reads and is_other and not opened.indexes:
+        opened.adopt(opened.handed_on)
     if config.packing_shape is None:
         config.packing_shape = opened.shape
 

@@ -44,6 +44,8 @@ class OpenedData:
     """By the text that names them: ``PREFIX[:EPOCHS],...``."""
     indexes: dict[Key, PackIndex] = field(default_factory=dict)
     shape: RowShape | None = None
+    handed_on: str | None = None
+    """The result of ``as_text`` on rank 0, once it is known."""
 
     def corpus(
         self, prefixes: str, trust: Callable[[str], Trust] = lambda _: "record"

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from argparse import ArgumentParser
 from dataclasses import MISSING, Field, fields, replace
 from itertools import pairwise
@@ -28,7 +29,7 @@ from megatron_packing.megatron.arguments import add_packing_arguments, dataset_c
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.dataset import PackedDataset
 from megatron_packing.megatron.dataset_builder import PackedDatasetBuilder
-from megatron_packing.megatron.indexes import prepare_indexes
+from megatron_packing.megatron.indexes import open_indexes, prepare_indexes
 from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.thd.alignment import segment_alignment
 from tests.conftest import chat_like_lengths, write_corpus
@@ -335,6 +336,18 @@ def test_another_plan_in_the_same_config_gets_indexes_of_its_own(corpus, tmp_pat
     (second,) = config.packing_opened.indexes.values()
     assert (first.plan.strategy, second.plan.strategy) == ("optimal", "greedy")
     assert replace(config).packing_opened is None
+
+
+def test_the_config_of_another_model_chunk_opens_nothing_anew(corpus, tmp_path):
+    settings = config_settings() | {"path_to_cache": str(tmp_path / "cache")}
+    first, second = (make_config(**settings, blend=([str(corpus.prefix)], None)) for _ in range(2))
+    prepare_indexes(first)
+    shutil.rmtree(tmp_path / "cache")
+    corpus.prefix.with_name("corpus.idx").unlink()
+    second.packing_opened = first.packing_opened
+    open_indexes(second)
+    assert second.packing_shape == first.packing_shape
+    assert second.packing_opened is first.packing_opened
 
 
 def test_an_index_of_another_tokenizer_than_its_corpus_is_refused(corpus, tmp_path):
