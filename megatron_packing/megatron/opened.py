@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import socket
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +12,6 @@ from typing import Any
 
 from megatron_packing.corpus.corpus import Corpus, KnownCorpus, Trust
 from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
-from megatron_packing.corpus.known_files import KnownFiles
 from megatron_packing.corpus.storage import corpus_path, is_remote
 from megatron_packing.errors import InputError, UnreadableError
 from megatron_packing.files.at_once import try_at_once
@@ -23,7 +19,13 @@ from megatron_packing.files.whole import open_patiently
 from megatron_packing.first_rank import say
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.megatron.object_storage import MegatronStorage
-from megatron_packing.ranks import STALE_SECONDS, open_corpus_on_every_rank
+from megatron_packing.ranks import (
+    STALE_SECONDS,
+    open_corpus_on_every_rank,
+    packed,
+    refuse_other_release,
+    unpacked,
+)
 from megatron_packing.thd.row_shape import RowShape
 
 APART_SECONDS = 5
@@ -93,13 +95,11 @@ class OpenedData:
             for one in corpus.corpora
         }
         folders = {index.path.parent for index in self.indexes.values()}
-        text = json.dumps(
+        return packed(
             {
                 "host": socket.gethostname(),
                 "names": list(self.corpora),
-                "corpora": {
-                    prefix: [one.files.as_json(), one.places] for prefix, one in known.items()
-                },
+                "corpora": {prefix: one.as_json() for prefix, one in known.items()},
                 "indexes": [
                     [*key, str(index.path), index.known_digest(), *index.seen()]
                     for key, index in self.indexes.items()
@@ -108,7 +108,6 @@ class OpenedData:
                 "shape": None if self.shape is None else [self.shape.width, self.shape.max_seqlen],
             }
         )
-        return base64.b64encode(zlib.compress(text.encode())).decode()
 
     def adopt(self, text: str) -> None:
         """Open what rank 0 has opened.
@@ -121,12 +120,10 @@ class OpenedData:
         Raises:
             InputError: This rank does not see a file, or sees another one.
         """
-        found = json.loads(zlib.decompress(base64.b64decode(text)))
+        found = unpacked(text)
         known = {
-            prefix: KnownCorpus(
-                record=None, files=KnownFiles.from_json(files, _refuse), places=places
-            )
-            for prefix, (files, places) in found["corpora"].items()
+            prefix: KnownCorpus.from_json(one, refuse_other_release)
+            for prefix, one in found["corpora"].items()
         }
         for prefixes in found["names"]:
             corpus = self.corpus(prefixes, lambda prefix: known[str(corpus_path(prefix))])
@@ -141,10 +138,6 @@ class OpenedData:
             self.indexes[name, start, stop, training] = opened[path]
         if found["shape"] is not None:
             self.shape = RowShape(*found["shape"])
-
-
-def _refuse(name: str, value: object) -> InputError:
-    return InputError(f"rank 0 said {value!r:.80} for {name}: it runs another release")
 
 
 def _numbers_of(folder: Path) -> list[tuple[str, int]]:
