@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import torch
 from megatron.core.datasets.utils import Split
@@ -32,6 +34,10 @@ from megatron_packing.thd.row_shape import RowShape
 
 _CACHE_FOLDER = "pack_indexes"
 _PROGRESS_SECONDS = 10
+
+_ORDERS_FOLDER = "orders"
+
+logger = logging.getLogger(__name__)
 
 _calls: Counter[str] = Counter()
 
@@ -85,6 +91,7 @@ def open_indexes(config: PackedDatasetConfig, *, reads: bool = True) -> None:
     is_other = is_several() and torch.distributed.get_rank() != 0
     if reads and is_other and not opened.indexes:
         opened.adopt(opened.handed_on)
+        _share_orders(config, opened, makes=False)
     if config.packing_shape is None:
         config.packing_shape = opened.shape
 
@@ -179,6 +186,7 @@ def _open_or_make(config: PackedDatasetConfig, opened: OpenedData) -> None:
         key = _key(prefixes, documents, split)
         if documents and key not in opened.indexes:
             splits.append((key, corpus, documents, split))
+    _share_orders(config, opened, makes=True)
     found = (
         GivenIndexes(config)
         if config.packing_indexes
@@ -188,6 +196,25 @@ def _open_or_make(config: PackedDatasetConfig, opened: OpenedData) -> None:
         opened.indexes[key] = _check(found.find(corpus, documents, split), corpus, config)
     if opened.indexes and opened.shape is None:
         opened.shape = RowShape.of(opened.indexes.values(), config.packing_attention)
+
+
+def _share_orders(config: PackedDatasetConfig, opened: OpenedData, *, makes: bool) -> None:
+    """Let all ranks read how fractions of corpora (``A:0.5``) change, which one of them computes.
+
+    Args:
+        config: The dataset config.
+        opened: What this rank has opened.
+        makes: Whether this rank makes the files.
+    """
+    for corpus in opened.corpora.values():
+        if not isinstance(corpus, JoinedCorpus) or not corpus.changes_each_epoch:
+            continue
+        corpus.share_orders(Path(config.path_to_cache or corpus.folder / "cache") / _ORDERS_FOLDER)
+        if not makes:
+            continue
+        say(f"sorting the documents of {corpus.prefix}")
+        if problem := corpus.keep_orders():
+            logger.warning(f"each process sorts the documents of {corpus.prefix} itself: {problem}")
 
 
 def _corpora_and_splits(

@@ -338,6 +338,16 @@ def test_another_plan_in_the_same_config_gets_indexes_of_its_own(corpus, tmp_pat
     assert replace(config).packing_opened is None
 
 
+def test_a_fraction_of_a_corpus_is_sorted_once_for_all_ranks(corpus, tmp_path, monkeypatch):
+    first, _, _ = build([f"{corpus.prefix}:1.5"], tmp_path)
+    (orders,) = (tmp_path / "cache" / "orders").iterdir()
+    assert orders.stat().st_size == 4 * (200 + 100) + 32
+    monkeypatch.setattr("megatron_packing.corpus.changing_part._mix", None)  # to sort
+    again, _, _ = build([f"{corpus.prefix}:1.5"], tmp_path)
+    for row in range(2 * len(first.index)):
+        assert torch.equal(first[row]["tokens"], again[row]["tokens"])
+
+
 def test_the_config_of_another_model_chunk_opens_nothing_anew(corpus, tmp_path):
     settings = config_settings() | {"path_to_cache": str(tmp_path / "cache")}
     first, second = (make_config(**settings, blend=([str(corpus.prefix)], None)) for _ in range(2))
