@@ -248,9 +248,7 @@ def _serve(
             seed=config.seed,
             new_order_each_epoch=is_training,
             order=(
-                EvenOrder.of_index(part.index, part.corpus.num_tokens, even, config.seed)
-                if even
-                else None
+                EvenOrder.of_index(part.index, part.corpus, even, config.seed) if even else None
             ),
             attention=config.attention,
             position_ids=positions_of(config.attention),

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_packing.corpus.kept_orders import Orders, read_orders, write_orders
 from megatron_packing.errors import InputError
+from megatron_packing.files.kept_array import read_kept, write_kept
 
 
 class Lengths(Protocol):
@@ -45,7 +45,7 @@ class ChangingPart:
     count: int
     """Documents in an epoch, more than 0 and fewer than ``n``."""
     kept: Path | None = None
-    """The file that may have the orders below; see ``kept_orders``."""
+    """The file that may have all documents by length, and the rank by length of each slot."""
 
     def keep(self) -> InputError | None:
         """Make the file that is to have the orders, if it is missing, or else check it.
@@ -57,9 +57,9 @@ class ChangingPart:
             InputError: It is damaged.
         """
         assert self.kept is not None
-        if read_orders(self.kept, len(self.lengths), self.count, checks=True) is None:
+        if self._read_kept(self.kept, checks=True) is None:
             try:
-                write_orders(self.kept, (self._sort_documents(), self._draw_ranks()))
+                write_kept(self.kept, self._dtype, (self._sort_documents(), self._draw_ranks()))
             except InputError as error:
                 return error
         return None
@@ -77,12 +77,19 @@ class ChangingPart:
         chosen: NDArray[np.integer] = self._by_length[ranks]
         return chosen
 
+    @property
+    def _dtype(self) -> np.dtype[Any]:
+        return np.dtype("<i4" if len(self.lengths) <= np.iinfo(np.int32).max else "<i8")
+
+    def _read_kept(self, path: Path, *, checks: bool = False) -> NDArray[np.integer] | None:
+        return read_kept(path, self._dtype, len(self.lengths) + self.count, checks=checks)
+
     @cached_property
-    def _orders(self) -> Orders:
-        found = None
-        if self.kept is not None:
-            found = read_orders(self.kept, len(self.lengths), self.count)
-        return (self._sort_documents(), self._draw_ranks()) if found is None else found
+    def _orders(self) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+        found = None if self.kept is None else self._read_kept(self.kept)
+        if found is None:
+            return self._sort_documents(), self._draw_ranks()
+        return found[: len(self.lengths)], found[len(self.lengths) :]
 
     @property
     def _by_length(self) -> NDArray[np.integer]:

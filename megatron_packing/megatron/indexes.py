@@ -30,6 +30,7 @@ from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.given_indexes import GivenIndexes
 from megatron_packing.megatron.object_storage import MegatronStorage
 from megatron_packing.megatron.opened import OpenedData
+from megatron_packing.stream.even_order import EvenSettings, keep_work
 from megatron_packing.thd.row_shape import RowShape
 
 _CACHE_FOLDER = "pack_indexes"
@@ -193,7 +194,9 @@ def _open_or_make(config: PackedDatasetConfig, opened: OpenedData) -> None:
         else CachedIndexes(config, opened.storage, [one[1:] for one in splits])
     )
     for key, corpus, documents, split in splits:
-        opened.indexes[key] = _check(found.find(corpus, documents, split), corpus, config)
+        index = opened.indexes[key] = _check(found.find(corpus, documents, split), corpus, config)
+        if config.packing_even_order and split is Split.train:
+            _keep_work(config, index, corpus, config.packing_even_order)
     if opened.indexes and opened.shape is None:
         opened.shape = RowShape.of(opened.indexes.values(), config.packing_attention)
 
@@ -209,12 +212,41 @@ def _share_orders(config: PackedDatasetConfig, opened: OpenedData, *, makes: boo
     for corpus in opened.corpora.values():
         if not isinstance(corpus, JoinedCorpus) or not corpus.changes_each_epoch:
             continue
-        corpus.share_orders(Path(config.path_to_cache or corpus.folder / "cache") / _ORDERS_FOLDER)
+        corpus.share_orders(_orders_folder(config, corpus))
         if not makes:
             continue
         say(f"sorting the documents of {corpus.prefix}")
         if problem := corpus.keep_orders():
             logger.warning(f"each process sorts the documents of {corpus.prefix} itself: {problem}")
+
+
+def _orders_folder(config: PackedDatasetConfig, corpus: Corpus | JoinedCorpus) -> Path:
+    return Path(config.path_to_cache or corpus.folder / "cache") / _ORDERS_FOLDER
+
+
+def work_path(
+    config: PackedDatasetConfig,
+    index: PackIndex,
+    corpus: Corpus | JoinedCorpus,
+    settings: EvenSettings,
+) -> Path:
+    """Return the file with the work of each pack of an index, which rank 0 makes."""
+    of = [index.digest, index.corpus.fingerprint, settings.per_token, settings.per_squared_length]
+    name = hashlib.sha256(json.dumps(of).encode()).hexdigest()[:32]
+    return _orders_folder(config, corpus) / name
+
+
+def _keep_work(
+    config: PackedDatasetConfig,
+    index: PackIndex,
+    corpus: Corpus | JoinedCorpus,
+    settings: EvenSettings,
+) -> None:
+    """Let all ranks read the work of packs, which this one computes."""
+    say(f"computing the work of the packs of {index.path}")
+    path = work_path(config, index, corpus, settings)
+    if problem := keep_work(path, index, corpus.num_tokens, settings.work_model):
+        logger.warning(f"each rank computes the work of the packs of {index.path}: {problem}")
 
 
 def _corpora_and_splits(

@@ -31,6 +31,7 @@ from megatron_packing.megatron.dataset import PackedDataset
 from megatron_packing.megatron.dataset_builder import PackedDatasetBuilder
 from megatron_packing.megatron.indexes import open_indexes, prepare_indexes
 from megatron_packing.planning.settings import PlanSettings
+from megatron_packing.stream.even_order import EvenSettings
 from megatron_packing.thd.alignment import segment_alignment
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.index.manifest_file import edit_manifest, set_field
@@ -346,6 +347,22 @@ def test_a_fraction_of_a_corpus_is_sorted_once_for_all_ranks(corpus, tmp_path, m
     again, _, _ = build([f"{corpus.prefix}:1.5"], tmp_path)
     for row in range(2 * len(first.index)):
         assert torch.equal(first[row]["tokens"], again[row]["tokens"])
+
+
+def test_the_work_of_packs_is_computed_once_for_all_ranks(corpus, tmp_path, monkeypatch):
+    order = EvenSettings(ranks=2, batch=8, per_token=3, per_squared_length=1)
+    first, _, _ = build([corpus.prefix], tmp_path, packing_even_order=order)
+    (work,) = (tmp_path / "cache" / "orders").iterdir()
+    assert work.stat().st_size == 8 * len(first.index) + 32
+    monkeypatch.setattr("megatron_packing.stream.even_order.work_of_packs", None)
+    again, _, _ = build([corpus.prefix], tmp_path, packing_even_order=order)
+    for row in range(2 * len(first.index)):
+        assert torch.equal(first[row]["tokens"], again[row]["tokens"])
+    content = bytearray(work.read_bytes())
+    content[0] ^= 1
+    work.write_bytes(content)
+    with pytest.raises(InputError, match=r"orders/\w+ is damaged \(its hash differs\); remove it"):
+        build([corpus.prefix], tmp_path, packing_even_order=order)
 
 
 def test_the_config_of_another_model_chunk_opens_nothing_anew(corpus, tmp_path):
