@@ -6,14 +6,15 @@
 
 The tokens of the corpora are sparse files, and all have the same
 ``.idx`` and the same packs, by hard links, under fingerprints of their own. So the page cache is
-warm, as where the ranks of a node start one after another.
+warm, as where the ranks of a node start one after another. Of more than a million documents a
+recorded corpus and its packs are sparse files too, because the start does not read them.
 
 The first rank opens and checks everything and hands on what it found; another rank opens what was
 handed on. Both build Megatron's datasets, of one blend. "recorded" corpora have their fingerprint
 in their record, and given indexes; "unrecorded" ones are read by the first rank, and their indexes
-were made before. The last rank of many has started when the
-first one is done and it has opened its own files, each operation with the latency of a file server,
-none at the same time as another of the same rank; the first rank hands on its text at 1 GB/s.
+were made before. Both ranks are started once more with a file server that is far away: each
+operation takes 2 ms longer. The last rank of many has started when the first one is done and it has
+opened its own files; the first rank hands on its text at 1 GB/s.
 """
 
 from __future__ import annotations
@@ -35,20 +36,34 @@ from rich.console import Console
 from rich.table import Table
 
 from megatron_packing.corpus.corpus import Corpus, corpus_record_path
-from megatron_packing.corpus.indexed_dataset import data_path, index_path, write_index
+from megatron_packing.corpus.indexed_dataset import (
+    DTYPE_CODES,
+    HEADER,
+    MAGIC,
+    VERSION,
+    data_path,
+    index_path,
+    write_index,
+)
+from megatron_packing.corpus.known_files import KnownFiles, KnownPair
+from megatron_packing.index.array_file import array_path
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.manifest import MANIFEST
+from megatron_packing.index.manifest import MANIFEST, Manifest
+from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.planning.settings import PlanSettings
 
 ROW = 4096
 HERE = Path(__file__).parent
+MOST_REAL = 1_000_000
+PER_SEGMENT = ("document_ids", "places_by_length")
 STORE_BYTES_A_SECOND = 1e9
 console = Console(highlight=False)
 
 
 def make_corpora(folder: Path, count: int, documents: int, recorded: bool) -> list[str]:
     """Make corpora of so many documents each, and a pack index of each."""
-    lengths = np.random.default_rng(0).integers(100, 1500, documents, np.int32)
+    real = min(documents, MOST_REAL) if recorded else documents
+    lengths = np.random.default_rng(0).integers(100, 1500, real, np.int32)
     first = folder / "corpus"
     folder.mkdir(parents=True)
     write_index(index_path(first), np.dtype(np.int32), lengths)
@@ -59,6 +74,9 @@ def make_corpora(folder: Path, count: int, documents: int, recorded: bool) -> li
     settings = PlanSettings(strategy="greedy", sequence_length=ROW, seed=1)
     packs = build_pack_index(corpus, settings, folder / "corpus_packs")
     files = corpus.known().files
+    manifest = packs.manifest
+    if real < documents:
+        files, manifest = stretch(first, files, packs, documents)
     prefixes = []
     for number in range(count):
         prefix = folder / f"corpus{number:03}"
@@ -73,14 +91,53 @@ def make_corpora(folder: Path, count: int, documents: int, recorded: bool) -> li
         place.mkdir()
         for path in packs.path.glob("*.npy"):
             os.link(path, place / path.name)
-        reference = replace(packs.corpus, fingerprint=fingerprint, prefix=str(prefix))
-        manifest = replace(packs.manifest, corpus=reference)
-        (place / MANIFEST).write_text(manifest.as_json())
+        reference = replace(manifest.corpus, fingerprint=fingerprint, prefix=str(prefix))
+        (place / MANIFEST).write_text(replace(manifest, corpus=reference).as_json())
         prefixes.append(str(prefix))
     return prefixes
 
 
-def start(library: Path, folder: Path, role: str, blend: list[str], flags: list[str], text: str):
+def stretch(
+    prefix: Path, files: KnownFiles, packs: PackIndex, documents: int
+) -> tuple[KnownFiles, Manifest]:
+    """Make sparse files of many documents out of real ones, for starts that do not read them."""
+    times = documents // files.tokens.num_documents
+    documents = times * files.tokens.num_documents
+    code = DTYPE_CODES[np.dtype(np.int32)]
+    header = HEADER.pack(MAGIC, VERSION, code, documents, documents + 1)
+    tokens = KnownPair(
+        data_bytes=times * files.tokens.data_bytes,
+        index_bytes=len(header) + 12 * documents + 8 * (documents + 1),
+        index_header=header.hex(),
+        num_documents=documents,
+    )
+    index_path(prefix).write_bytes(header)
+    os.truncate(index_path(prefix), tokens.index_bytes)
+    os.truncate(data_path(prefix), tokens.data_bytes)
+    figures = replace(packs.figures, num_packs=times * len(packs))
+    lengths = {"pack_offsets": figures.num_packs + 1} | dict.fromkeys(PER_SEGMENT, documents)
+    arrays = dict(packs.manifest.arrays)
+    for name, length in lengths.items():
+        arrays[name] = replace(arrays[name], shape=(length,))
+        dtype = np.dtype(arrays[name].dtype)
+        with array_path(packs.path, name).open("wb") as file:
+            form = {"descr": dtype.str, "fortran_order": False, "shape": (length,)}
+            np.lib.format.write_array_header_1_0(file, form)
+            file.truncate(file.tell() + length * dtype.itemsize)
+    corpus = replace(packs.corpus, num_documents=documents)
+    manifest = replace(packs.manifest, corpus=corpus, figures=figures, arrays=arrays)
+    return replace(files, tokens=tokens), manifest
+
+
+def start(
+    library: Path,
+    folder: Path,
+    role: str,
+    blend: list[str],
+    flags: list[str],
+    text: str = "",
+    delay: float = 0.0,
+) -> tuple[dict[str, Any], str]:
     """Start one rank; return its figures and what it hands on."""
     process = subprocess.run(
         [sys.executable, HERE / "startup_rank.py", folder, role, " ".join(blend), *flags],
@@ -88,6 +145,7 @@ def start(library: Path, folder: Path, role: str, blend: list[str], flags: list[
             **os.environ,
             "LD_PRELOAD": str(library),
             "COUNT_FILES_IN": str(folder),
+            "DELAY_FILES": str(delay),
             "OMP_NUM_THREADS": "1",
         },
         input=text,
@@ -113,11 +171,13 @@ def main() -> None:
     parser.add_argument("--documents", type=float, default=1e6, help="of each corpus")
     parser.add_argument("--kinds", nargs="+", default=["recorded"])
     parser.add_argument("--ranks", type=int, default=1000)
-    parser.add_argument("--latency", type=float, default=0.002, help="seconds of an operation")
+    parser.add_argument(
+        "--latency", type=float, default=0.002, help="seconds of an operation far away"
+    )
     parser.add_argument("--folder", type=Path, help="where corpora are made (default: /tmp)")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    table = Table("corpora", "index", "rank", "seconds", "operations", "MB read", "private MB")
+    table = Table("corpora", "rank", "seconds", "CPU", "far", "operations", "MB read", "private MB")
     table.add_column(f"last of {args.ranks:,} ranks")
     results = []
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
@@ -136,9 +196,10 @@ def main() -> None:
                     figures = found[role]
                     table.add_row(
                         f"{count} {kind}",
-                        "given" if flags else "cached",
                         role,
                         f"{figures['seconds']:.2f}",
+                        f"{figures['processor seconds']:.2f}",
+                        f"{figures['seconds far away']:.2f}",
                         f"{operations(figures):,}",
                         f"{figures['bytes read'] / 1e6:.1f}",
                         f"{figures['private bytes'] / 1e6:.1f}",
@@ -153,12 +214,16 @@ def main() -> None:
 def measure(
     library: Path, folder: Path, blend: list[str], flags: list[str], args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Start the first rank, once to make what it caches, and another one."""
-    start(library, folder, "first", blend, flags, "")
-    first, text = start(library, folder, "first", blend, flags, "")
+    """Start the first rank, once to make what it caches, and another one; then both far away."""
+    start(library, folder, "first", blend, flags)
+    first, text = start(library, folder, "first", blend, flags)
     other, _ = start(library, folder, "other", blend, flags, text)
-    last = sum(one["seconds"] + args.latency * operations(one) for one in (first, other))
-    last += args.ranks * len(text) / STORE_BYTES_A_SECOND
+    far = [
+        start(library, folder, role, blend, flags, text, args.latency)[0]["seconds"]
+        for role in ("first", "other")
+    ]
+    first["seconds far away"], other["seconds far away"] = far
+    last = sum(far) + args.ranks * len(text) / STORE_BYTES_A_SECOND
     return {"first": first, "other": other, "last rank": last}
 
 

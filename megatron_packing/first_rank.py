@@ -55,6 +55,13 @@ def is_several() -> bool:
     return bool(torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1)
 
 
+def is_rank_0() -> bool:
+    """Whether this process is rank 0 or runs alone; before torch.distributed, by the launcher."""
+    if torch.distributed.is_initialized():
+        return int(torch.distributed.get_rank()) == 0
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(what: str) -> None:
     """Let the ranks that wait know what this one does, such as "packing chat: 40%".
 

@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
 import os
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import megatron_packing.needs.torch  # noqa: F401
 
 import torch
 
-from megatron_packing.corpus.corpus import Corpus, Trust
+from megatron_packing.corpus.corpus import Corpus, KnownCorpus, Trust
 from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
 from megatron_packing.corpus.storage import Storage
+from megatron_packing.errors import InputError
 from megatron_packing.files.whole import open_patiently
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.source import open_source
@@ -67,6 +71,21 @@ def _first(prefixes: str) -> Path:
     return Path(prefixes.split(",")[0])
 
 
+def packed(values: Any) -> str:
+    """Return JSON values as a short text, for the store of a run."""
+    return base64.b64encode(zlib.compress(json.dumps(values).encode())).decode()
+
+
+def unpacked(text: str) -> Any:
+    """Return what was ``packed``."""
+    return json.loads(zlib.decompress(base64.b64decode(text)))
+
+
+def refuse_other_release(name: str, value: object) -> InputError:
+    """Return the error for a value that rank 0 cannot have handed on."""
+    return InputError(f"rank 0 said {value!r:.80} for {name}: it runs another release")
+
+
 def open_index_and_corpus(
     path: str | Path, corpus: str | Path | None = None
 ) -> tuple[PackIndex, Corpus | JoinedCorpus]:
@@ -80,6 +99,20 @@ def open_index_and_corpus(
         UnreadableError: One of them was missing for ``STALE_SECONDS``.
         InputError: They do not belong together.
     """
-    index = open_on_every_rank(lambda: PackIndex.open(path), Path(path))
+    index = open_index_on_every_rank(path)
+    return index, open_source_on_every_rank(index, corpus)
+
+
+def open_index_on_every_rank(path: str | Path) -> PackIndex:
+    """Open a pack index; see ``open_on_every_rank``."""
+    return open_on_every_rank(lambda: PackIndex.open(path, trust="manifest"), Path(path))
+
+
+def open_source_on_every_rank(
+    index: PackIndex,
+    corpus: str | Path | None = None,
+    trust: Trust | Sequence[KnownCorpus] = "record",
+) -> Corpus | JoinedCorpus:
+    """Open the corpus of an index as ``open_source`` does; see ``open_on_every_rank``."""
     where = _first(str(corpus or index.corpus.prefix))
-    return index, open_on_every_rank(lambda: open_source(index, corpus, "record"), where)
+    return open_on_every_rank(lambda: open_source(index, corpus, trust), where)

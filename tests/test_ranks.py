@@ -11,7 +11,7 @@ pytest.importorskip("megatron.core")
 
 from megatron_packing.errors import InputError
 from megatron_packing.index.build import build_pack_index
-from megatron_packing.megatron import indexes
+from megatron_packing.megatron import cached_indexes
 from tests.conftest import ROOT, chat_like_lengths, write_corpus
 from tests.megatron.test_dataset import ROW, build
 from tests.ranks import run_ranks
@@ -57,10 +57,10 @@ def test_packing_at_the_start_says_how_far_it_is(tmp_path, monkeypatch, caplog):
             progress(share)
         return build_pack_index(*arguments, progress=progress, **options)
 
-    monkeypatch.setattr(indexes, "_PROGRESS_SECONDS", 0)
-    monkeypatch.setattr(indexes, "build_pack_index", build_in_steps)
+    monkeypatch.setattr(cached_indexes, "_PROGRESS_SECONDS", 0)
+    monkeypatch.setattr(cached_indexes, "build_pack_index", build_in_steps)
     corpus = write_corpus(tmp_path / "corpus", chat_like_lengths(200, longest=ROW))
-    with caplog.at_level("INFO", indexes.logger.name):
+    with caplog.at_level("INFO", cached_indexes.logger.name):
         build([corpus.prefix], tmp_path)
     for text in (f"packing {corpus.prefix}: 25%", f"{corpus.prefix}: 50%", "packed 200 documents"):
         assert text in caplog.text

@@ -25,23 +25,24 @@ from megatron_packing.thd.rows import PackedRows
 _SAMPLED_ROWS = 128
 
 
-def check_trained(index: PackIndex, corpus: Corpus | JoinedCorpus) -> None:
+def check_trained(part: Packs) -> None:
     """Refuse an index without any trained token.
 
     Raises:
         InputError: No pack has a trained token.
     """
+    index = part.index
     untrained = index.figures.num_packs_untrained
-    if untrained is None and corpus.has_loss_mask:
-        rows = _rows(index, corpus)
+    if untrained is None and part.corpus.has_loss_mask:
+        rows = _rows(index, part.corpus)
         trains = any(rows.row(pack)["loss_mask"].any() for pack in range(len(index)))
     else:
         trains = untrained is None or untrained < len(index)
     if not trains:
         raise InputError(
             f"{index.path} has no trained token in any pack, so training would learn nothing; "
-            f"check the loss mask of {corpus.prefix}, and whether truncation cut off all trained "
-            f"tokens"
+            f"check the loss mask of {part.corpus.prefix}, and whether truncation cut off all "
+            f"trained tokens"
         )
 
 

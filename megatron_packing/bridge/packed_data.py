@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +14,12 @@ from megatron_packing.bridge.containers import show_settings_when_validated
 from megatron_packing.bridge.dataset import PackedRowDataset
 from megatron_packing.bridge.even_order import check_even_order, even_settings_of
 from megatron_packing.bridge.moved_names import PackedSequenceSpecs
-from megatron_packing.bridge.splits import Split, open_splits, shape_of
-from megatron_packing.bridge.stream import Beginning, is_first_rank, keep_stream, recorded_order
+from megatron_packing.bridge.splits import Split, open_as_rank_0, open_splits, shape_of
+from megatron_packing.bridge.stream import Beginning, keep_stream, recorded_order
 from megatron_packing.bridge.versions import takes_padding_mask
 from megatron_packing.bridge.vocabulary import check_tokens
 from megatron_packing.errors import InputError
+from megatron_packing.first_rank import is_rank_0, on_first_rank
 from megatron_packing.megatron.packed_rotation import index_rotary_positions
 from megatron_packing.report.console import console
 from megatron_packing.stream.even_order import EvenOrder, EvenSettings
@@ -29,6 +32,8 @@ from megatron_packing.thd.rows import PackedRows
 # unreliable: the stream is endless.
 _ENDLESS = 2**62
 
+_calls = itertools.count()
+
 Datasets = tuple[PackedRowDataset | None, PackedRowDataset | None, PackedRowDataset | None]
 
 show_settings_when_validated()
@@ -39,15 +44,30 @@ class _Watcher:
 
     _cfg: Any = None
     _is_described: bool = False
+    _opened: tuple[Any, dict[str, Split]] | None = None
 
-    def remember(self, cfg: Any, *, is_described: bool = False) -> None:
-        """Keep Bridge's ``ConfigContainer``, and whether the description of the run was printed."""
+    def remember(self, cfg: Any, splits: dict[str, Split], *, is_described: bool = False) -> None:
+        """Keep the settings and what was opened for them.
+
+        Args:
+            cfg: Bridge's ``ConfigContainer``.
+            splits: The result of ``open_splits``.
+            is_described: Whether the description of the run was printed.
+        """
         self._cfg = cfg
+        self._opened = self._asked(), splits
         self._is_described = self._is_described or is_described
+
+    def _asked(self) -> Any:
+        """What decides which files are opened."""
+        raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a copy, without the settings: a copy may belong to another run."""
-        return {name: value for name, value in vars(self).items() if name != "_cfg"}
+        return {name: value for name, value in vars(self).items() if name not in _OF_THIS_RUN}
+
+
+_OF_THIS_RUN = ("_cfg", "_opened")
 
 
 @dataclass(kw_only=True)
@@ -110,12 +130,18 @@ class PackedData(_Watcher):
         return {"pad_to_max_length": True}
 
     def open_splits(self) -> dict[str, Split]:
-        """Open the indexes of all splits.
+        """Open the indexes of all splits, unless they were opened before.
 
         Raises:
             InputError: An index cannot be opened.
         """
-        return open_splits(
+        asked = self._asked()
+        if self._opened is None or self._opened[0] != asked:
+            self._opened = asked, open_splits(*asked)
+        return self._opened[1]
+
+    def _asked(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return (
             {"train": self.train, "validation": self.validation, "test": self.test},
             {
                 "train": self.train_corpus,
@@ -130,8 +156,9 @@ class PackedData(_Watcher):
         Raises:
             InputError: Names the setting; or an index cannot be opened.
         """
-        self.remember(cfg)
-        check_run(cfg, self.open_splits())
+        splits = self.open_splits()
+        self.remember(cfg, splits)
+        check_run(cfg, splits)
 
 
 def build_datasets(config: PackedData, tokenizer: Any) -> Datasets:
@@ -156,24 +183,21 @@ def build_datasets(config: PackedData, tokenizer: Any) -> Datasets:
         )
     splits = config.open_splits()
     check_run(cfg, splits)
-    for split in splits.values():
-        for part in split.parts:
-            check_trained(part.index, part.corpus)
-            check_tokens(
-                part.corpus,
-                tokenizer,
-                cfg.model,
-                allow_other_tokenizer=config.allow_other_tokenizer,
-            )
+    open_as_rank_0(splits)
+    on_first_rank(
+        f"check splits {next(_calls)}",
+        lambda: _check_documents(config, splits, tokenizer),
+        "train on the packs",
+    )
     index_rotary_positions()  # most of Bridge's recipes do not fuse rotary embeddings
     for line in check_kernels(cfg, splits):
-        if is_first_rank():
+        if is_rank_0():
             console.print(line)
     even = _even_settings(cfg, splits["train"])
     beginning = keep_stream(
         cfg, splits["train"], config.seed, order=even, new_stream=config.new_stream
     )
-    if not config._is_described and is_first_rank():
+    if not config._is_described and is_rank_0():
         for line in advise(cfg, splits):
             console.print(line)
     shape = shape_of(splits, config.attention)
@@ -182,6 +206,19 @@ def build_datasets(config: PackedData, tokenizer: Any) -> Datasets:
         _serve(config, splits.get("validation"), shape),
         _serve(config, splits.get("test"), shape),
     )
+
+
+def _check_documents(config: PackedData, splits: Mapping[str, Split], tokenizer: Any) -> None:
+    """Refuse documents that the run cannot be trained on."""
+    for split in splits.values():
+        for part in split.parts:
+            check_trained(part)
+            check_tokens(
+                part.corpus,
+                tokenizer,
+                config._cfg.model,
+                allow_other_tokenizer=config.allow_other_tokenizer,
+            )
 
 
 def _even_settings(cfg: Any, train: Split) -> EvenSettings | None:
@@ -211,9 +248,7 @@ def _serve(
             seed=config.seed,
             new_order_each_epoch=is_training,
             order=(
-                EvenOrder.of_index(part.index, part.corpus.num_tokens, even, config.seed)
-                if even
-                else None
+                EvenOrder.of_index(part.index, part.corpus, even, config.seed) if even else None
             ),
             attention=config.attention,
             position_ids=positions_of(config.attention),

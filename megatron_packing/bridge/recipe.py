@@ -23,6 +23,7 @@ from megatron_packing.bridge.versions import (
 )
 from megatron_packing.corpus.corpus import recorded_tokenizer
 from megatron_packing.errors import InputError
+from megatron_packing.first_rank import is_rank_0
 from megatron_packing.report.console import console
 from megatron_packing.stream.order import PACK_ORDERS, PackOrder
 from megatron_packing.thd.layout import ATTENTION, Attention
@@ -127,7 +128,7 @@ def use_packed_data(
     row = splits["train"].indexes[0].plan.sequence_length
     for split in splits.values():
         for part in split.parts:
-            check_trained(part.index, part.corpus)
+            check_trained(part)
             check_index(part.index, row, cfg)
     check_width(shape_of(splits, attention), cfg)
     batch, batch_why = _global_batch(cfg, splits["train"], keep, documents_per_row)
@@ -155,8 +156,8 @@ def use_packed_data(
         },
     )
     changes = list(_change(cfg, data, batch, batch_why, splits["train"]))
-    data.remember(cfg, is_described=True)
-    if not quiet and os.environ.get("RANK", "0") == "0":
+    data.remember(cfg, splits, is_described=True)
+    if not quiet and is_rank_0():
         console.print("changed for packed data:")
         for change in changes:
             console.print(f"  cfg.{change.setting}: {change.was} -> {change.now} ({change.why})")

@@ -3,22 +3,32 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import megatron_packing.needs.megatron_core  # noqa: F401
 
 from megatron.core.datasets.utils import get_blend_from_list, normalize
 
-from megatron_packing.corpus.corpus import Corpus
+from megatron_packing.corpus.corpus import Corpus, KnownCorpus
 from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.counted import counted
 from megatron_packing.errors import InputError
+from megatron_packing.first_rank import is_rank_0, on_every_rank, on_first_rank
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.megatron.blends import check_weight, is_number
-from megatron_packing.ranks import open_index_and_corpus
+from megatron_packing.ranks import (
+    open_index_on_every_rank,
+    open_source_on_every_rank,
+    packed,
+    refuse_other_release,
+    unpacked,
+)
 from megatron_packing.thd.layout import Attention
 from megatron_packing.thd.row_shape import RowShape
 
@@ -26,12 +36,54 @@ Blend = str | Path | Sequence[str | Path | float]
 """A pack index, or several with weights as in Megatron's ``--data-path``: ``[0.3, A, 0.7, B]``."""
 
 
-@dataclass(frozen=True, slots=True)
 class Packs:
-    """A pack index and its corpus."""
+    """A pack index and its corpus, which is opened when it is first asked for."""
 
-    index: PackIndex
-    corpus: Corpus | JoinedCorpus
+    def __init__(self, path: str | Path, corpus: str | Path | None) -> None:
+        """Open the index.
+
+        Args:
+            path: The index.
+            corpus: Where its corpus is; see ``index.source.open_source``.
+
+        Raises:
+            InputError: The index cannot be opened.
+        """
+        self._given = corpus
+        self.index = open_index_on_every_rank(path)
+
+    @cached_property
+    def corpus(self) -> Corpus | JoinedCorpus:
+        """The corpus.
+
+        Raises:
+            InputError: It cannot be opened, or is another one than that of the index.
+        """
+        return open_source_on_every_rank(self.index, self._given)
+
+    def known(self) -> list[Any]:
+        """Return what ``adopt`` takes on another rank, as JSON values."""
+        corpora = [one.known().as_json() for one in self.corpus.corpora]
+        return [self.index.known_digest(), *self.index.seen(), corpora]
+
+    def adopt(self, digest: str, manifest: dict[str, Any], place: list[int], known: Any) -> None:
+        """Open what rank 0 opened, or a copy of it.
+
+        Args:
+            digest: As the next three, what ``known`` is there.
+            manifest: See above.
+            place: See above.
+            known: See above.
+
+        Raises:
+            InputError: This rank does not see it, or sees something else.
+        """
+        self.index = PackIndex.open_known(self.index.path, digest, (manifest, place))
+        corpora = [KnownCorpus.from_json(one, refuse_other_release) for one in known]
+        self.corpus = open_source_on_every_rank(self.index, self._given, corpora)
+
+
+_calls = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +115,9 @@ class Split:
 def open_split(name: str, blend: Blend, corpora: Blend | None = None) -> Split:
     """Open the indexes of a split; any number of ranks may call this at once.
 
+    Corpora are opened on rank 0. Other ranks open one when it is first asked for; see
+    ``open_as_rank_0``.
+
     Args:
         name: The split's name for messages: ``train``, ``validation`` or ``test``.
         blend: The indexes, with or without weights. Without weights every row weighs the same.
@@ -79,10 +134,10 @@ def open_split(name: str, blend: Blend, corpora: Blend | None = None) -> Split:
             f"{counted(len(paths), 'pack index', 'pack indexes')}; give one corpus for each index, "
             f"or leave {name}_corpus out if the corpora did not move"
         )
-    parts = tuple(
-        Packs(*open_index_and_corpus(path, prefix))
-        for path, prefix in zip(paths, prefixes, strict=True)
-    )
+    parts = tuple(Packs(path, prefix) for path, prefix in zip(paths, prefixes, strict=True))
+    if is_rank_0():
+        for part in parts:
+            _ = part.corpus
     if weights is None:
         weights = [float(len(part.index)) for part in parts]
     shares = [1.0] if len(parts) == 1 else [float(share) for share in normalize(weights)]
@@ -98,6 +153,28 @@ def open_splits(
         for name, blend in blends.items()
         if blend is not None
     }
+
+
+def open_as_rank_0(splits: Mapping[str, Split]) -> None:
+    """Open what rank 0 has opened, on every rank, once torch.distributed is there.
+
+    Every rank must call this, with the splits of the same settings.
+
+    Raises:
+        InputError: A rank does not see what rank 0 sees. Every rank gets the sentence.
+    """
+    parts = [part for split in splits.values() for part in split.parts]
+    number = next(_calls)
+    known = on_first_rank(
+        f"open splits {number}", lambda: packed([part.known() for part in parts]), "open the packs"
+    )
+
+    def adopt() -> None:
+        for part, found in zip(parts, unpacked(known), strict=True):
+            part.adopt(*found)
+
+    work = (lambda: None) if is_rank_0() else adopt
+    on_every_rank(f"see splits {number}", work, "open the packs")
 
 
 def shape_of(splits: Mapping[str, Split], attention: Attention) -> RowShape:

@@ -20,6 +20,7 @@ from megatron_packing.bridge.checkpoint_record import write_into_checkpoints
 from megatron_packing.bridge.splits import Split
 from megatron_packing.bridge.versions import skips_training
 from megatron_packing.errors import InputError
+from megatron_packing.first_rank import is_rank_0
 from megatron_packing.megatron.endless import count_samples
 from megatron_packing.stream.even_order import EvenSettings
 from megatron_packing.stream.record import (
@@ -119,7 +120,7 @@ def keep_stream(
     if save is not None:
         if not new_stream and (resumed is None or save.resolve() != resumed.folder.resolve()):
             _refuse_other_checkpoints(save, stream)
-        if is_first_rank():
+        if is_rank_0():
             write_streams(save, streams)
         write_into_checkpoints(streams)
     return _beginning(streams[-1])
@@ -147,7 +148,7 @@ def _go_on(resumed: _Resumed, stream: Stream, new_stream: bool) -> list[Stream]:
     if resumed.consumed == _UNKNOWN:
         raise _unknown_rows(resumed)
     streams = begin_new(record, stream, resumed.consumed, count_samples)
-    if is_first_rank():
+    if is_rank_0():
         rows = " and ".join(
             f"row {packs['first row']:,} of {packs['packs']:,}" for packs in streams[-1]["datasets"]
         )
@@ -173,7 +174,7 @@ def _go_on_without_record(
             f"copy it from where the checkpoint was saved, or give new_stream=True to start the "
             f"packs of this run at their first rows"
         )
-    if is_first_rank():
+    if is_rank_0():
         logger.warning(
             f"{path} does not exist and the checkpoint does not say how many rows it consumed, so "
             f"the packs of this run may differ from the checkpoint's"
@@ -238,8 +239,3 @@ def _read_checkpoint(folder: Path, path: Path) -> _Resumed:
 def _local(folder: Any) -> Path | None:
     """Return a local folder, or None: there is no record in object stores (``msc://``)."""
     return None if not folder or is_url(folder) else Path(folder)
-
-
-def is_first_rank() -> bool:
-    """Whether this process is rank 0 or runs alone."""
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0

@@ -11,7 +11,6 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from megatron_packing.bridge.stream import is_first_rank
 from megatron_packing.corpus.content import find_largest_token
 from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus
@@ -64,9 +63,6 @@ def check_model_vocabulary(corpus: Corpus, model: Any) -> None:
     size = padded_vocabulary(model)
     if size is None:
         return
-    is_recorded = corpus.record is not None and corpus.record.largest_token is not None
-    if not is_recorded and not is_first_rank():
-        return  # the first rank reads all tokens; if it fails, the launcher ends the others
     largest = find_largest_token(corpus)
     check_vocabulary(
         str(corpus.prefix), largest, size, "the model (cfg.model.vocab_size, with its padding)"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -49,6 +50,18 @@ class KnownCorpus:
     files: KnownFiles
     places: list[list[int]] | None = None
     """``place_of`` its files, where they were opened; of none that are stored elsewhere."""
+
+    def as_json(self) -> list[Any]:
+        """Return JSON values, without the record."""
+        return [self.files.as_json(), self.places]
+
+    @classmethod
+    def from_json(
+        cls, found: list[Any], refuse: Callable[[str, object], InputError]
+    ) -> KnownCorpus:
+        """Read what ``as_json`` gave; see ``KnownFiles.from_json``."""
+        files, places = found
+        return cls(record=None, files=KnownFiles.from_json(files, refuse), places=places)
 
 
 Trust = Literal["nothing", "record"] | KnownCorpus

@@ -143,7 +143,7 @@ def open_index_file(path: Path) -> BinaryIO:
 
 
 def _open(path: Path, missing: str) -> BinaryIO:
-    return _explained(lambda: open_regular(path), missing)
+    return _explained(lambda: open_regular(path, looks_first=False), missing)
 
 
 def _explained(look: Callable[[], Found], missing: str) -> Found:

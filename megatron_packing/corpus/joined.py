@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,12 @@ class JoinedCorpus:
     planned. ``at_epoch`` returns other epochs, whose documents are never longer.
     """
 
-    def __init__(self, corpora: list[tuple[Corpus, float]]) -> None:
+    def __init__(self, corpora: list[tuple[Corpus, float]], orders: Path | None = None) -> None:
         """Join corpora.
 
         Args:
             corpora: Each corpus, and its epochs: how often its documents are included, over 0.
+            orders: See ``share_orders``.
 
         Raises:
             InputError: A corpus is too large for a fraction of an epoch.
@@ -65,9 +67,12 @@ class JoinedCorpus:
             self._parts += [(number, None)] * whole
             counts += [size] * whole
             if rest:
-                self._parts.append((number, ChangingPart(corpus.num_tokens, rest)))
+                self._parts.append((number, ChangingPart(_LengthsOf(corpus), rest)))
                 counts.append(rest)
         self._ends = np.cumsum(counts)
+        self._orders: Path | None = None
+        if orders is not None:
+            self.share_orders(orders)
 
     @property
     def folder(self) -> Path:
@@ -89,8 +94,33 @@ class JoinedCorpus:
         """Whether some document is included more than once, in one epoch or over several."""
         return any(epochs != 1 for _, epochs in self._corpora)
 
-    def __reduce__(self) -> tuple[type[JoinedCorpus], tuple[list[tuple[Corpus, float]]]]:
-        return JoinedCorpus, (self._corpora,)
+    def __reduce__(self) -> tuple[type[JoinedCorpus], tuple[Any, ...]]:
+        return JoinedCorpus, (self._corpora, self._orders)
+
+    def share_orders(self, folder: Path) -> None:
+        """Read from files of a folder how fractions of corpora change, where it has them.
+
+        Otherwise each process sorts the documents of such a corpus when one is asked for.
+        """
+        self._orders = folder
+        for at, (number, part) in enumerate(self._parts):
+            if part is not None:
+                corpus = self._corpora[number][0]
+                identity = f"{corpus.fingerprint} {len(corpus)} {part.count}"
+                name = hashlib.sha256(identity.encode()).hexdigest()[:32]
+                self._parts[at] = number, replace(part, kept=folder / name)
+
+    def keep_orders(self) -> InputError | None:
+        """Make the files of ``share_orders`` that are missing.
+
+        Returns:
+            Why one cannot be written; None if all are there.
+
+        Raises:
+            InputError: A file is damaged.
+        """
+        problems = [part.keep() for _, part in self._parts if part is not None]
+        return next((problem for problem in problems if problem is not None), None)
 
     def __len__(self) -> int:
         """The number of documents, each counted as often as it is included."""
@@ -171,6 +201,21 @@ class JoinedCorpus:
         if part is not None:
             own = int(part.documents(np.array([own]), self._epoch)[0])
         return self._corpora[number][0], own
+
+
+class _LengthsOf:
+    """The lengths of a corpus, which are mapped when they are used."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = corpus
+
+    def __len__(self) -> int:
+        return len(self._corpus)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy:
+            return np.array(self._corpus.num_tokens, dtype)
+        return np.asarray(self._corpus.num_tokens, dtype)
 
 
 def split_entry(entry: str) -> tuple[str, str | None]:

@@ -71,7 +71,7 @@ def read_record_and_time(prefix: Path) -> tuple[CorpusRecord | None, int]:
     """
     path = corpus_record_path(prefix)
     try:
-        fields, status = read_json_file(path, _ADVICE)
+        fields, status = read_json_file(path, _ADVICE, looks_first=False)
     except UnreadableError:
         if path.exists() or path.is_symlink():
             raise

@@ -28,22 +28,23 @@ _KINDS = (
 )
 
 
-def open_regular(path: Path, *, is_listed: bool = False) -> BinaryIO:
+def open_regular(path: Path, *, looks_first: bool = True) -> BinaryIO:
     """Open a regular file for reading.
 
     It does not wait for a pipe and does not open a device. It follows symbolic links.
 
     Args:
         path: The file.
-        is_listed: Its folder has just listed it as a regular file, see ``regular_names``, or it was
-            just read as one. Then it is not looked at before it is opened.
+        looks_first: False for a name that only this project gives to files, such as
+            ``manifest.json``. It is looked at when it is open, which saves one question to a file
+            server. A device of that name would be opened before it is refused.
 
     Raises:
         UnreadableError: The file does not exist, or a network file system does not show it yet.
         InputError: It is not a regular file, or this process may not open it.
     """
     try:
-        if not is_listed:
+        if looks_first:
             _refuse_irregular(path, path.stat())
         # The file may have been replaced meanwhile, so check again, and do not wait for a pipe.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -57,20 +58,6 @@ def open_regular(path: Path, *, is_listed: bool = False) -> BinaryIO:
     except BaseException:
         os.close(descriptor)
         raise
-
-
-def regular_names(folder: Path) -> frozenset[str]:
-    """Return the names that a folder lists as regular files; none if it cannot be listed.
-
-    One operation in place of one a file. A link is none, wherever it leads.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            return frozenset(
-                entry.name for entry in entries if entry.is_file(follow_symlinks=False)
-            )
-    except (OSError, ValueError):  # opening the file says more
-        return frozenset()
 
 
 def size_of(path: Path) -> int:
@@ -139,20 +126,20 @@ def read_json_object(path: Path, advice: str) -> dict[str, Any]:
 
 
 def read_json_file(
-    path: Path, advice: str, *, is_listed: bool = False
+    path: Path, advice: str, *, looks_first: bool = True
 ) -> tuple[dict[str, Any], os.stat_result]:
     """Read a JSON object from a regular file, and what the open file looks like.
 
     Args:
         path: The file.
         advice: What to do if it is damaged, such as "make the pack index again".
-        is_listed: See ``open_regular``.
+        looks_first: See ``open_regular``.
 
     Raises:
         UnreadableError: The file does not exist, or is not JSON, perhaps because it is incomplete.
         InputError: It is not a regular file, or does not hold an object.
     """
-    with open_regular(path, is_listed=is_listed) as file:
+    with open_regular(path, looks_first=looks_first) as file:
         try:
             status = os.fstat(file.fileno())
             content = file.read(status.st_size)  # without asking for more

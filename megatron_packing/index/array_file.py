@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,8 @@ _LONGEST_HEADER = 4096
 
 
 def open_array(
-    path: Path, dtype: str, length: int, advice: str, *, is_listed: bool = False
-) -> NDArray[Any]:
+    path: Path, dtype: str, length: int, advice: str
+) -> tuple[NDArray[Any], os.stat_result]:
     """Map a one-dimensional array.
 
     Nothing is unpickled or evaluated, and nothing is allocated for what a header claims.
@@ -34,18 +36,21 @@ def open_array(
         dtype: As numpy writes it, such as ``<i8``.
         length: How many values it must hold.
         advice: What to do where it is another file.
-        is_listed: See ``open_regular``.
+
+    Returns:
+        The array, and what its file looked like when it was mapped.
 
     Raises:
         UnreadableError: It is missing, or shorter than it says.
         InputError: It is another file, or holds something else.
     """
     try:
-        file = open_regular(path, is_listed=is_listed)
+        file = open_regular(path, looks_first=False)
     except UnreadableError as error:
         raise UnreadableError(f"{path} cannot be opened ({error}); {advice}") from error
     with file:
-        size = os.fstat(file.fileno()).st_size
+        status = os.fstat(file.fileno())
+        size = status.st_size
         prefix = file.read(len(_PREFIX) + 2)
         if len(prefix) < len(_PREFIX) + 2:
             raise UnreadableError(f"{path} cannot be opened (it has {size} bytes); {advice}")
@@ -69,7 +74,17 @@ def open_array(
             )
         if size > expected:
             raise InputError(f"{path} has {size} bytes where {expected} belong; {advice}")
-        return map_array(path, file, dtype, start, length)
+        return map_array(path, file, dtype, start, length), status
+
+
+@lru_cache(maxsize=64)
+def size_of_header(dtype: str, length: int) -> int:
+    """Return the bytes before the values of an array, as ``numpy.save`` writes them."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(  # type: ignore[no-untyped-call]
+        header, {"descr": dtype, "fortran_order": False, "shape": (length,)}
+    )
+    return len(header.getvalue())
 
 
 def array_path(path: Path, name: str) -> Path:

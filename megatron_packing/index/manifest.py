@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from megatron_packing.corpus.given_path import advise_for_index
 from megatron_packing.errors import InputError, UnreadableError
-from megatron_packing.files.regular_file import place_in, read_json_file
+from megatron_packing.files.regular_file import open_regular, place_in, read_json_file
 from megatron_packing.index.json_fields import ADVICE, read_fields, shortened
 from megatron_packing.planning.settings import PlanSettings
 
@@ -116,20 +117,14 @@ class Manifest:
 
 
 def load_manifest(path: Path) -> dict[str, Any]:
-    """The JSON of the manifest in the folder ``path``; see ``load_manifest_and_place``."""
-    return load_manifest_and_place(path)[0]
+    """The JSON of the manifest in the folder ``path``; see ``load_manifest_and_status``."""
+    return load_manifest_and_status(path)[0]
 
 
-def load_manifest_and_place(
-    path: Path, *, is_listed: bool = False
-) -> tuple[dict[str, Any], list[int]]:
-    """The JSON of the manifest in the folder ``path``, and ``place_of`` the file that was read.
+def load_manifest_and_status(path: Path) -> tuple[dict[str, Any], os.stat_result]:
+    """The JSON of the manifest in the folder ``path``, and what the file that was read looked like.
 
     ``read_manifest`` checks the parts.
-
-    Args:
-        path: The folder.
-        is_listed: See ``open_regular``.
 
     Raises:
         UnreadableError: There is none.
@@ -137,7 +132,7 @@ def load_manifest_and_place(
     """
     file = path / MANIFEST
     try:
-        manifest, status = read_json_file(file, ADVICE, is_listed=is_listed)
+        manifest, status = read_json_file(file, ADVICE, looks_first=False)
     except UnreadableError:
         if file.exists():
             raise
@@ -151,7 +146,30 @@ def load_manifest_and_place(
             f"{path} has format version {version!r:.20}; this release reads version "
             f"{FORMAT_VERSION}: make the pack index again"
         )
-    return manifest, place_in(status)
+    return manifest, status
+
+
+def load_known_manifest(
+    path: Path, known: dict[str, Any], place: list[int]
+) -> tuple[dict[str, Any], os.stat_result]:
+    """Do as ``load_manifest_and_status``, but do not read a file that another rank has read.
+
+    The file is opened, which shows whether this process may read it, and whether it is that file.
+
+    Args:
+        path: The folder.
+        known: What the other rank read.
+        place: ``place_of`` the file there.
+
+    Raises:
+        InputError: As ``load_manifest_and_status``.
+    """
+    try:
+        with open_regular(path / MANIFEST, looks_first=False) as file:
+            status = os.fstat(file.fileno())
+    except UnreadableError:
+        return load_manifest_and_status(path)
+    return (known, status) if place_in(status) == place else load_manifest_and_status(path)
 
 
 def read_manifest(file: Path, found: Mapping[str, Any]) -> Manifest:

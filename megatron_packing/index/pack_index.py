@@ -23,8 +23,9 @@ places anew: other neighbors in the same packs, computed from (seed, epoch), not
 
 Opening checks that the manifest is complete and consistent, is what was written and says nothing
 that this release does not know, and that each array has the dtype, the shape and the size that the
-manifest says. Up to 256 MiB of arrays (about 20 million documents) it checks their hashes too. What
-another rank has opened is known by its manifest alone, until it is used. Reading a pack checks that
+manifest says. Up to 256 MiB of arrays (about 20 million documents) it checks their hashes too. The
+start of a run checks hashes only where a file is newer than the manifest, which is written last.
+What another rank has opened is known by its manifest alone. Reading a pack checks that
 its segments are positions of the corpus and fit in a row. ``verify`` proves everything. A file that
 is cut off while it is mapped ends the process with SIGBUS, as for every memory-mapped file.
 """
@@ -33,8 +34,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,18 +45,20 @@ from numpy.typing import NDArray
 from megatron_packing import _core
 from megatron_packing.corpus.joined import has_fraction
 from megatron_packing.errors import InputError, UnreadableError
-from megatron_packing.files.regular_file import place_of, regular_names
-from megatron_packing.index.array_file import array_path, hash_of, open_array
+from megatron_packing.files.regular_file import look_at, place_in
+from megatron_packing.index.array_file import array_path, hash_of, open_array, size_of_header
 from megatron_packing.index.json_fields import ADVICE
 from megatron_packing.index.manifest import (
+    DIGEST,
     MANIFEST,
     CorpusReference,
     Figures,
     Manifest,
     check_digest,
     digest_of,
+    load_known_manifest,
     load_manifest,
-    load_manifest_and_place,
+    load_manifest_and_status,
     read_manifest,
 )
 from megatron_packing.index.segments import Segments as Segments
@@ -66,7 +71,8 @@ _ATTEMPTS = 5
 class PackIndex:
     """A pack index, memory-mapped.
 
-    An index that another rank has opened and checked maps its arrays when one is first used.
+    An index that another rank has opened and checked, or whose files' times say that they are those
+    that were written, maps its arrays when one is first used.
     """
 
     def __init__(self, path: Path, manifest: Manifest, digest: str | None = None) -> None:
@@ -81,7 +87,9 @@ class PackIndex:
         self.path = path
         self.manifest = manifest
         self._digest = digest
+        self._found: dict[str, Any] | None = None
         self._place: list[int] | None = None
+        self._written_ns = 0
         self._arrays: dict[str, NDArray[Any]] | None = None
 
     @property
@@ -140,11 +148,19 @@ class PackIndex:
         return self.manifest.has_digest
 
     @classmethod
-    def open(cls, path: str | Path, *, hashed_bytes: int | None = None) -> PackIndex:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        trust: Literal["nothing", "manifest"] = "nothing",
+        hashed_bytes: int | None = None,
+    ) -> PackIndex:
         """Open the folder ``path``.
 
         Args:
             path: The folder.
+            trust: With "manifest", arrays are only looked at if they have the sizes that belong to
+                the manifest and none is newer. They are opened when they are first used.
             hashed_bytes: The hashes of arrays are checked if these have no more bytes; None is
                 ``HASHED_BYTES``.
 
@@ -154,48 +170,90 @@ class PackIndex:
         """
         path = Path(path)
         hashed_bytes = HASHED_BYTES if hashed_bytes is None else hashed_bytes
-        found, place = load_manifest_and_place(path)
+        found, status = load_manifest_and_status(path)
+        if trust == "manifest" and (known := cls._as_written(path, found, status)):
+            return known
         for _ in range(_ATTEMPTS):
             try:
                 index = cls._open_once(path, found, hashed_bytes)
             except InputError:
                 before = found
-                found, place = load_manifest_and_place(path, is_listed=True)
+                found, status = load_manifest_and_status(path)
                 if found == before:
                     raise
                 continue
             before = found
-            found, now = load_manifest_and_place(path, is_listed=True)
+            found, now = load_manifest_and_status(path)
             if found == before:  # else another index took its place while arrays were opened
-                index._place = place
+                index._see(found, status)
                 return index
-            place = now
+            status = now
         raise UnreadableError(
             f"{path} was replaced by another pack index {_ATTEMPTS} times while it was opened; "
             f"open it once it is written"
         )
 
     @classmethod
-    def open_known(cls, path: str | Path, digest: str) -> PackIndex:
+    def _as_written(
+        cls, path: Path, found: dict[str, Any], status: os.stat_result
+    ) -> PackIndex | None:
+        """Return the index if its files are those that were written, by their sizes and times."""
+        manifest = read_manifest(path / MANIFEST, found)
+        if found.get(DIGEST) != digest_of(found):
+            return None  # arrays may say more
+        index = cls(path, manifest, digest_of(found))
+        index._see(found, status)
+        for name, entry in manifest.arrays.items():
+            file, length = array_path(path, name), entry.shape[0]
+            size = size_of_header(entry.dtype, length) + length * np.dtype(entry.dtype).itemsize
+            try:
+                if name == "length_offsets":  # a small one, which every run needs
+                    offsets, array = open_array(file, entry.dtype, length, ADVICE)
+                    index.longest_segment = index._longest_in(offsets)
+                else:
+                    array = look_at(file)
+            except InputError:
+                return None  # opening all of them says more
+            if array.st_size != size or array.st_mtime_ns > status.st_mtime_ns:
+                return None
+        return index
+
+    def _see(self, found: dict[str, Any], status: os.stat_result) -> None:
+        """Keep what was read of the manifest, and what its file looks like."""
+        self._found = found
+        self._place = place_in(status)
+        self._written_ns = status.st_mtime_ns
+
+    @classmethod
+    def open_known(
+        cls,
+        path: str | Path,
+        digest: str,
+        seen: tuple[dict[str, Any], list[int]] | None = None,
+    ) -> PackIndex:
         """Open an index that another process has checked; its arrays are mapped when used.
 
         Args:
             path: The folder.
             digest: What ``known_digest`` is there.
+            seen: What ``seen`` is there. The manifest is not read if it is the very same file.
 
         Raises:
             UnreadableError: There is none.
             InputError: It is another one.
         """
         path = Path(path)
-        found, place = load_manifest_and_place(path)
+        if seen is None:
+            found, status = load_manifest_and_status(path)
+        else:
+            found, status = load_known_manifest(path, *seen)
         if digest_of(found) != digest:
             raise InputError(
                 f"{path} is another pack index here than where it was opened first (its manifest "
                 f"differs); give all nodes the same copy"
             )
         index = cls(path, read_manifest(path / MANIFEST, found), digest)
-        index._place = place
+        index._see(found, status)
         return index
 
     @classmethod
@@ -230,30 +288,31 @@ class PackIndex:
             InputError: One has another dtype or shape than the manifest says.
         """
         index = cls(path, manifest)
-        index._arrays = index._map()
+        index._arrays = index._map()[0]
         return index
 
     @property
     def _mapped(self) -> dict[str, NDArray[Any]]:
         if self._arrays is None:
-            arrays = self._map()
+            arrays, newest = self._map()
             if self._digest != digest_of(load_manifest(self.path)):
                 raise InputError(
                     f"{self.path} was replaced by another pack index after it was opened; start "
                     f"again with the one that is there now"
                 )
+            if newest > self._written_ns and self.num_bytes <= HASHED_BYTES:
+                self._compare_hashes(arrays)
             self._arrays = arrays
         return self._arrays
 
-    def _map(self) -> dict[str, NDArray[Any]]:
-        listed = regular_names(self.path)
-        arrays = {}
+    def _map(self) -> tuple[dict[str, NDArray[Any]], int]:
+        """Map the arrays; return them, and when one was last changed, in nanoseconds."""
+        arrays, newest = {}, 0
         for name, entry in self.manifest.arrays.items():
             path = array_path(self.path, name)
-            arrays[name] = open_array(
-                path, entry.dtype, entry.shape[0], ADVICE, is_listed=path.name in listed
-            )
-        return arrays
+            arrays[name], status = open_array(path, entry.dtype, entry.shape[0], ADVICE)
+            newest = max(newest, status.st_mtime_ns)
+        return arrays, newest
 
     @property
     def num_bytes(self) -> int:
@@ -270,12 +329,19 @@ class PackIndex:
         return self._digest
 
     def place(self) -> list[int]:
-        """Return ``place_of`` its manifest, as it was when the index was opened.
+        """Return ``place_of`` its manifest, as it was when the index was opened."""
+        return self.seen()[1]
+
+    def seen(self) -> tuple[dict[str, Any], list[int]]:
+        """Return what was read of its manifest, as JSON values, and ``place_of`` that file.
 
         Raises:
             UnreadableError: There is none.
         """
-        return place_of(self.path / MANIFEST) if self._place is None else self._place
+        if self._found is None or self._place is None:
+            self._see(*load_manifest_and_status(self.path))
+            return self.seen()
+        return self._found, self._place
 
     def __len__(self) -> int:
         """Packs."""
@@ -296,10 +362,13 @@ class PackIndex:
         left_out = self.figures.num_documents_dropped + self.figures.num_documents_empty
         return self.corpus.num_documents - left_out
 
-    @property
+    @cached_property
     def longest_segment(self) -> int:
         """Positions that the longest segment takes in a row: a multiple of the alignment."""
-        units = np.flatnonzero(np.diff(self.length_offsets))
+        return self._longest_in(self.length_offsets)
+
+    def _longest_in(self, length_offsets: NDArray[np.int64]) -> int:
+        units = np.flatnonzero(np.diff(length_offsets))
         return int(units[-1]) * self.plan.alignment if len(units) else self.plan.alignment
 
     def __reduce__(self) -> tuple[Any, tuple[Path, str]]:
@@ -405,8 +474,11 @@ class PackIndex:
         Raises:
             InputError: An array was changed after it was written.
         """
+        self._compare_hashes(self._mapped)
+
+    def _compare_hashes(self, arrays: dict[str, NDArray[Any]]) -> None:
         for name, expected in self.array_hashes.items():
-            if hash_of(getattr(self, name)) != expected:
+            if hash_of(arrays[name]) != expected:
                 raise InputError(
                     f"{array_path(self.path, name)} is not what was written (its hash differs); "
                     f"{ADVICE}"

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_packing.corpus.corpus import Corpus, Trust
+from megatron_packing.corpus.corpus import Corpus, KnownCorpus, Trust
 from megatron_packing.corpus.indexed_dataset import index_path
 from megatron_packing.corpus.joined import JoinedCorpus, open_corpus, split_entry
 from megatron_packing.errors import InputError, UnreadableError
@@ -13,7 +14,9 @@ from megatron_packing.index.pack_index import PackIndex
 
 
 def open_source(
-    index: PackIndex, prefix: str | Path | None = None, trust: Trust = "nothing"
+    index: PackIndex,
+    prefix: str | Path | None = None,
+    trust: Trust | Sequence[KnownCorpus] = "nothing",
 ) -> Corpus | JoinedCorpus:
     """Open the corpus of an index: the one named, a copy beside it, or the one it was made from.
 
@@ -23,7 +26,8 @@ def open_source(
             names in the folder that holds the index, as where both were copied to a node's own
             disk; where there are none, or of another corpus, where it was when the index was made,
             from the working folder or from a folder above the index.
-        trust: What is believed of the corpus in place of reading it; see ``Corpus``.
+        trust: What is believed of the corpus in place of reading it; see ``Corpus``. Of several
+            corpora that are joined, what is known of each, in their order.
 
     Raises:
         UnreadableError: There is none, or a part of it is missing.
@@ -62,8 +66,15 @@ def _in(folder: Path, *entries: str) -> str:
     return ",".join(f"{folder / entry}" for entry in entries)
 
 
-def _open(index: PackIndex, prefixes: str, trust: Trust) -> Corpus | JoinedCorpus:
-    corpus = open_corpus(prefixes, trust=lambda _: trust)
+def _open(
+    index: PackIndex, prefixes: str, trust: Trust | Sequence[KnownCorpus]
+) -> Corpus | JoinedCorpus:
+    if isinstance(trust, str | KnownCorpus):
+        corpus = open_corpus(prefixes, trust=lambda _: trust)
+    else:
+        names = [split_entry(entry)[0] for entry in prefixes.split(",")]
+        known = dict(zip(names, trust, strict=True))
+        corpus = open_corpus(prefixes, trust=lambda name: known[name])
     check_source(index, corpus)
     return corpus
 

@@ -15,7 +15,7 @@ from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus
 from megatron_packing.errors import InputError
 from megatron_packing.megatron.config import PackedDatasetConfig
-from megatron_packing.megatron.indexes import find_index, open_indexes, opened_data
+from megatron_packing.megatron.indexes import find_index, open_indexes, opened_data, work_path
 from megatron_packing.stream.even_order import EvenOrder
 from megatron_packing.thd.layout import positions_of
 from megatron_packing.thd.rows import PackedRows
@@ -106,9 +106,10 @@ class PackedDataset(MegatronDataset):
             order=(
                 EvenOrder.of_index(
                     self.index,
-                    self.corpus.num_tokens,
+                    self.corpus,
                     config.packing_even_order,
                     config.random_seed,
+                    work_path(config, self.index, self.corpus, config.packing_even_order),
                 )
                 if is_training and config.packing_even_order
                 else None

@@ -11,7 +11,9 @@ from megatron.core.datasets.utils import Split
 
 from megatron_packing.corpus.corpus import Corpus
 from megatron_packing.corpus.joined import JoinedCorpus
+from megatron_packing.counted import counted
 from megatron_packing.errors import InputError
+from megatron_packing.files.at_once import try_at_once
 from megatron_packing.first_rank import say
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.megatron.config import PackedDatasetConfig
@@ -32,10 +34,13 @@ class GivenIndexes:
         """
         self._config = config
         self._by_fingerprint: dict[str, list[PackIndex]] = defaultdict(list)
-        for place in config.packing_indexes:
-            path = local_index(place, config.object_storage_cache_path)
-            say(f"opening {place}")
-            index = open_on_every_rank(partial(PackIndex.open, path), path)
+        paths = [
+            local_index(place, config.object_storage_cache_path) for place in config.packing_indexes
+        ]
+        say(f"opening {counted(len(paths), 'pack index', 'pack indexes')}")
+        openers = [partial(PackIndex.open, path, trust="manifest") for path in paths]
+        for path, opener, found in zip(paths, openers, try_at_once(openers), strict=True):
+            index = open_on_every_rank(opener, path) if found is None else found
             self._by_fingerprint[index.corpus.fingerprint].append(index)
 
     def find(self, corpus: Corpus | JoinedCorpus, documents: range, split: Split) -> PackIndex:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find the pack index of each split, or make it.
+"""Finds the pack index of each split, or has it made.
 
 Rank 0 does so while the other ranks wait for what it finds. No rank waits in a collective
 operation, which NCCL would abort after some minutes.
@@ -10,10 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,25 +19,26 @@ import torch
 from megatron.core.datasets.utils import Split
 
 from megatron_packing.corpus.corpus import Corpus
-from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
-from megatron_packing.errors import InputError, SettingError
+from megatron_packing.corpus.joined import JoinedCorpus
+from megatron_packing.counted import counted
+from megatron_packing.errors import InputError
 from megatron_packing.first_rank import is_several, on_every_rank, on_first_rank, say
-from megatron_packing.index.build import build_pack_index
-from megatron_packing.index.manifest import MANIFEST
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.source import check_source
+from megatron_packing.megatron.cached_indexes import CachedIndexes
 from megatron_packing.megatron.config import PackedDatasetConfig
-from megatron_packing.megatron.flags import flag_of_setting
 from megatron_packing.megatron.given_indexes import GivenIndexes
 from megatron_packing.megatron.object_storage import MegatronStorage
 from megatron_packing.megatron.opened import OpenedData
-from megatron_packing.planning.settings import PlanSettings
+from megatron_packing.stream.even_order import EvenSettings, keep_work
 from megatron_packing.thd.row_shape import RowShape
-
-logger = logging.getLogger(__name__)
 
 _CACHE_FOLDER = "pack_indexes"
 _PROGRESS_SECONDS = 10
+
+_ORDERS_FOLDER = "orders"
+
+logger = logging.getLogger(__name__)
 
 _calls: Counter[str] = Counter()
 
@@ -71,6 +70,9 @@ def prepare_indexes(config: PackedDatasetConfig, *, reads: bool = True) -> None:
 def open_indexes(config: PackedDatasetConfig, *, reads: bool = True) -> None:
     """Do as ``prepare_indexes``, but do not wait until every rank has done so.
 
+    A config whose ``packing_opened`` is that of an earlier one has nothing opened anew, unless this
+    rank reads data now and did not before. Every rank must do alike.
+
     Raises:
         InputError: As ``prepare_indexes``.
     """
@@ -80,14 +82,17 @@ def open_indexes(config: PackedDatasetConfig, *, reads: bool = True) -> None:
         _open_or_make(config, opened)
         return opened.as_text() if is_several() else ""
 
-    found = on_first_rank(
-        _numbered(f"pack {_name_of(config)}"),
-        work,
-        "pack the data",
-        silence_seconds=60 * config.packing_build_minutes,
-    )
-    if reads and is_several() and torch.distributed.get_rank() != 0:
-        opened.adopt(found)
+    if opened.handed_on is None:
+        opened.handed_on = on_first_rank(
+            _numbered(f"pack {_name_of(config)}"),
+            work,
+            "pack the data",
+            silence_seconds=60 * config.packing_build_minutes,
+        )
+    is_other = is_several() and torch.distributed.get_rank() != 0
+    if reads and is_other and not opened.indexes:
+        opened.adopt(opened.handed_on)
+        _share_orders(config, opened, makes=False)
     if config.packing_shape is None:
         config.packing_shape = opened.shape
 
@@ -121,6 +126,7 @@ def corpora_of(config: PackedDatasetConfig) -> list[Corpus]:
         InputError: A corpus cannot be opened.
     """
     opened = opened_data(config)
+    _open_ahead(config, opened)
     prefixes = dict.fromkeys(prefix for prefix, _, _ in _corpora_and_splits(config))
     found = [one for prefix in prefixes for one in opened.corpus(prefix).corpora]
     return list({one.prefix: one for one in found}.values())
@@ -173,21 +179,74 @@ def _name_of(config: PackedDatasetConfig) -> str:
 
 
 def _open_or_make(config: PackedDatasetConfig, opened: OpenedData) -> None:
-    given = GivenIndexes(config) if config.packing_indexes else None
+    _open_ahead(config, opened)
+    splits = []
     for prefixes, split, bounds in _corpora_and_splits(config):
-        say(f"opening {prefixes}")
         corpus = opened.corpus(prefixes)
         documents = documents_of(len(corpus), bounds)
         key = _key(prefixes, documents, split)
-        if not documents or key in opened.indexes:
-            continue
-        if given is not None:
-            index = given.find(corpus, documents, split)
-        else:
-            index = _find_or_make(corpus, documents, split, config)
-        opened.indexes[key] = _check(index, corpus, config)
+        if documents and key not in opened.indexes:
+            splits.append((key, corpus, documents, split))
+    _share_orders(config, opened, makes=True)
+    found = (
+        GivenIndexes(config)
+        if config.packing_indexes
+        else CachedIndexes(config, opened.storage, [one[1:] for one in splits])
+    )
+    for key, corpus, documents, split in splits:
+        index = opened.indexes[key] = _check(found.find(corpus, documents, split), corpus, config)
+        if config.packing_even_order and split is Split.train:
+            _keep_work(config, index, corpus, config.packing_even_order)
     if opened.indexes and opened.shape is None:
         opened.shape = RowShape.of(opened.indexes.values(), config.packing_attention)
+
+
+def _share_orders(config: PackedDatasetConfig, opened: OpenedData, *, makes: bool) -> None:
+    """Let all ranks read how fractions of corpora (``A:0.5``) change, which one of them computes.
+
+    Args:
+        config: The dataset config.
+        opened: What this rank has opened.
+        makes: Whether this rank makes the files.
+    """
+    for corpus in opened.corpora.values():
+        if not isinstance(corpus, JoinedCorpus) or not corpus.changes_each_epoch:
+            continue
+        corpus.share_orders(_orders_folder(config, corpus))
+        if not makes:
+            continue
+        say(f"sorting the documents of {corpus.prefix}")
+        if problem := corpus.keep_orders():
+            logger.warning(f"each process sorts the documents of {corpus.prefix} itself: {problem}")
+
+
+def _orders_folder(config: PackedDatasetConfig, corpus: Corpus | JoinedCorpus) -> Path:
+    return Path(config.path_to_cache or corpus.folder / "cache") / _ORDERS_FOLDER
+
+
+def work_path(
+    config: PackedDatasetConfig,
+    index: PackIndex,
+    corpus: Corpus | JoinedCorpus,
+    settings: EvenSettings,
+) -> Path:
+    """Return the file with the work of each pack of an index, which rank 0 makes."""
+    of = [index.digest, index.corpus.fingerprint, settings.per_token, settings.per_squared_length]
+    name = hashlib.sha256(json.dumps(of).encode()).hexdigest()[:32]
+    return _orders_folder(config, corpus) / name
+
+
+def _keep_work(
+    config: PackedDatasetConfig,
+    index: PackIndex,
+    corpus: Corpus | JoinedCorpus,
+    settings: EvenSettings,
+) -> None:
+    """Let all ranks read the work of packs, which this one computes."""
+    say(f"computing the work of the packs of {index.path}")
+    path = work_path(config, index, corpus, settings)
+    if problem := keep_work(path, index, corpus.num_tokens, settings.work_model):
+        logger.warning(f"each rank computes the work of the packs of {index.path}: {problem}")
 
 
 def _corpora_and_splits(
@@ -204,87 +263,11 @@ def _corpora_and_splits(
             yield prefix, split, (0.0, 1.0)
 
 
-def _find_or_make(
-    corpus: Corpus | JoinedCorpus, documents: range, split: Split, config: PackedDatasetConfig
-) -> PackIndex:
-    """Find the pack index of a split in the cache, or make it."""
-    settings = config.plan_settings(training=split is Split.train)
-    folder = Path(config.path_to_cache or corpus.folder / "cache") / _CACHE_FOLDER
-    identity = [corpus.fingerprint, documents.start, documents.stop, asdict(settings)]
-    path = folder / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
-    if not (path / MANIFEST).exists():
-        _build(corpus, settings, path, documents, config)
-    index = PackIndex.open(path)
-    if index.plan != settings:
-        raise InputError(
-            f"the pack index {path} has a different plan than its name says; remove the folder"
-        )
-    return index
-
-
-def _build(
-    corpus: Corpus | JoinedCorpus,
-    settings: PlanSettings,
-    path: Path,
-    documents: range,
-    config: PackedDatasetConfig,
-) -> None:
-    _check_writable(path.parent)
-    started = time.monotonic()
-    say(f"reading {corpus.prefix}")
-    checked = open_corpus(corpus.prefix, storage_of(config))  # its documents are read in any case
-    try:
-        index = build_pack_index(
-            checked,
-            settings,
-            path,
-            documents=documents,
-            progress=_log_progress(f"packing {corpus.prefix}"),
-            reading=_log_progress(f"reading {corpus.prefix}"),
-        )
-    except SettingError as error:
-        raise InputError(error.naming(flag_of_setting)) from error
-    except InputError:
-        if not (path / MANIFEST).exists():  # otherwise another job has just made it
-            raise
-    else:
-        seconds = time.monotonic() - started
-        logger.info(
-            f"packed {len(documents):,} documents of {corpus.prefix} into {len(index):,} rows, "
-            f"lower bound {index.figures.lower_bound:,} "
-            f"({index.figures.utilisation:.2%} used) in {seconds:.2f} s: {path}"
-        )
-
-
-def _check_writable(folder: Path) -> None:
-    """Refuse a folder that is not writable before packing starts.
-
-    Raises:
-        InputError: The message names the flag that chooses another folder.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"pack indexes cannot be written to {folder} ({error.strerror or error}); use "
-            f"--data-cache-path to name a writable folder that all nodes share"
-        ) from error
-
-
-def _log_progress(what: str) -> Callable[[float], None]:
-    """Return a function that tells the other ranks of progress, and logs it every few seconds."""
-    last = time.monotonic()
-
-    def log(share: float) -> None:
-        nonlocal last
-        say(f"{what}: {share:.0%}")
-        if time.monotonic() - last >= _PROGRESS_SECONDS:
-            last = time.monotonic()
-            logger.info(f"{what}: {share:.0%}")
-
-    return log
+def _open_ahead(config: PackedDatasetConfig, opened: OpenedData) -> None:
+    """Open the corpora of all splits at once."""
+    names = dict.fromkeys(prefixes for prefixes, _, _ in _corpora_and_splits(config))
+    say(f"opening {counted(len(names), 'corpus', 'corpora')}")
+    opened.open_ahead(names)
 
 
 def _check(

@@ -3,21 +3,29 @@
 
 from __future__ import annotations
 
-import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from megatron_packing.corpus.corpus import Corpus, KnownCorpus, Trust
-from megatron_packing.corpus.joined import JoinedCorpus
-from megatron_packing.corpus.known_files import KnownFiles
-from megatron_packing.corpus.storage import corpus_path
+from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
+from megatron_packing.corpus.storage import corpus_path, is_remote
 from megatron_packing.errors import InputError, UnreadableError
+from megatron_packing.files.at_once import try_at_once
 from megatron_packing.files.whole import open_patiently
+from megatron_packing.first_rank import say
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.megatron.object_storage import MegatronStorage
-from megatron_packing.ranks import STALE_SECONDS, open_corpus_on_every_rank
+from megatron_packing.ranks import (
+    STALE_SECONDS,
+    open_corpus_on_every_rank,
+    packed,
+    refuse_other_release,
+    unpacked,
+)
 from megatron_packing.thd.row_shape import RowShape
 
 APART_SECONDS = 5
@@ -38,6 +46,8 @@ class OpenedData:
     """By the text that names them: ``PREFIX[:EPOCHS],...``."""
     indexes: dict[Key, PackIndex] = field(default_factory=dict)
     shape: RowShape | None = None
+    handed_on: str | None = None
+    """The result of ``as_text`` on rank 0, once it is known."""
 
     def corpus(
         self, prefixes: str, trust: Callable[[str], Trust] = lambda _: "record"
@@ -51,6 +61,28 @@ class OpenedData:
             self.corpora[prefixes] = open_corpus_on_every_rank(prefixes, self.storage, trust)
         return self.corpora[prefixes]
 
+    def open_ahead(self, names: Iterable[str]) -> None:
+        """Open corpora at once and find their fingerprints, as ``corpus`` does one after another.
+
+        Leaves out what is in an object store, and what cannot be opened.
+        """
+
+        def open_one(prefixes: str) -> Corpus | JoinedCorpus:
+            say(f"opening {prefixes}")
+            corpus = open_corpus(prefixes, self.storage, lambda _: "record")
+            _ = corpus.fingerprint
+            return corpus
+
+        wanted = [
+            name
+            for name in names
+            if name not in self.corpora and not any(map(is_remote, name.split(",")))
+        ]
+        found = try_at_once(partial(open_one, name) for name in wanted)
+        self.corpora |= {
+            name: corpus for name, corpus in zip(wanted, found, strict=True) if corpus is not None
+        }
+
     def as_text(self) -> str:
         """Return what another rank needs to open the same without reading it.
 
@@ -63,15 +95,13 @@ class OpenedData:
             for one in corpus.corpora
         }
         folders = {index.path.parent for index in self.indexes.values()}
-        return json.dumps(
+        return packed(
             {
                 "host": socket.gethostname(),
                 "names": list(self.corpora),
-                "corpora": {
-                    prefix: [one.files.as_json(), one.places] for prefix, one in known.items()
-                },
+                "corpora": {prefix: one.as_json() for prefix, one in known.items()},
                 "indexes": [
-                    [*key, str(index.path), index.known_digest(), index.place()]
+                    [*key, str(index.path), index.known_digest(), *index.seen()]
                     for key, index in self.indexes.items()
                 ],
                 "folders": {str(folder): _numbers_of(folder) for folder in folders},
@@ -90,12 +120,10 @@ class OpenedData:
         Raises:
             InputError: This rank does not see a file, or sees another one.
         """
-        found = json.loads(text)
+        found = unpacked(text)
         known = {
-            prefix: KnownCorpus(
-                record=None, files=KnownFiles.from_json(files, _refuse), places=places
-            )
-            for prefix, (files, places) in found["corpora"].items()
+            prefix: KnownCorpus.from_json(one, refuse_other_release)
+            for prefix, one in found["corpora"].items()
         }
         for prefixes in found["names"]:
             corpus = self.corpus(prefixes, lambda prefix: known[str(corpus_path(prefix))])
@@ -103,17 +131,13 @@ class OpenedData:
                 one.check_same(known[str(one.prefix)].files)
         others = {folder: _find_difference(numbers) for folder, numbers in found["folders"].items()}
         opened: dict[str, PackIndex] = {}
-        for name, start, stop, training, path, digest, place in found["indexes"]:
+        for name, start, stop, training, path, digest, *seen in found["indexes"]:
             if path not in opened:
                 other = others[str(Path(path).parent)]
-                opened[path] = _open_shared(Path(path), digest, place, other, found["host"])
+                opened[path] = _open_shared(Path(path), digest, seen, other, found["host"])
             self.indexes[name, start, stop, training] = opened[path]
         if found["shape"] is not None:
             self.shape = RowShape(*found["shape"])
-
-
-def _refuse(name: str, value: object) -> InputError:
-    return InputError(f"rank 0 said {value!r:.80} for {name}: it runs another release")
 
 
 def _numbers_of(folder: Path) -> list[tuple[str, int]]:
@@ -127,16 +151,16 @@ def _numbers_of(folder: Path) -> list[tuple[str, int]]:
     return numbers
 
 
-def _open_same(path: Path, digest: str, place: list[int]) -> PackIndex:
+def _open_same(path: Path, digest: str, manifest: dict[str, Any], place: list[int]) -> PackIndex:
     """Open the index that rank 0 opened, or a copy of it."""
-    index = PackIndex.open_known(path, digest)
+    index = PackIndex.open_known(path, digest, (manifest, place))
     if index.place() != place:
         PackIndex.open(path)  # checks the arrays of a copy
     return index
 
 
 def _open_shared(
-    path: Path, digest: str, place: list[int], other_folder: str | None, host: str
+    path: Path, digest: str, seen: list[Any], other_folder: str | None, host: str
 ) -> PackIndex:
     """Open an index that rank 0 made or opened on a host.
 
@@ -145,7 +169,7 @@ def _open_shared(
     """
     seconds = STALE_SECONDS if other_folder is None else APART_SECONDS
     try:
-        return open_patiently(lambda: _open_same(path, digest, place), path.parent, seconds)
+        return open_patiently(lambda: _open_same(path, digest, *seen), path.parent, seconds)
     except UnreadableError as error:
         if other_folder is None:
             raise

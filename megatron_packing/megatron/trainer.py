@@ -61,6 +61,7 @@ from megatron_packing.megatron.live_counts import trained_rows
 from megatron_packing.megatron.live_figures import show_live_figures
 from megatron_packing.megatron.loss import loss_func
 from megatron_packing.megatron.multi_token import has_multi_token_layers
+from megatron_packing.megatron.opened import OpenedData
 from megatron_packing.megatron.packed_rotation import describe_rotation
 from megatron_packing.megatron.plain_errors import show_input_errors_as_sentences
 from megatron_packing.megatron.start_report import describe_start, parts_of
@@ -77,6 +78,9 @@ from megatron_packing.megatron.versions import (
 )
 from megatron_packing.megatron.vocabulary import check_tokenizer, check_tokens
 
+_opened: OpenedData | None = None
+"""By the datasets of the first model chunk; Megatron builds datasets once per chunk."""
+
 
 def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tuple[Any, Any, Any]:
     """Build this rank's training, validation and test datasets; each is None if not read here.
@@ -85,6 +89,7 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
         num_samples: Numbers of rows that training, validation and test will read.
         vp_stage: The model chunk under virtual pipeline parallelism.
     """
+    global _opened
     args = get_args()
     show_input_errors_as_sentences()
     check_packing_arguments(args)
@@ -113,11 +118,13 @@ def datasets_provider(num_samples: list[int], vp_stage: int | None = None) -> tu
     config.packing_for_own_step = True
     print_rank_0("> packing the training, validation and test documents ...")
     is_built = partial(is_dataset_built_on_rank, vp_stage=vp_stage)
-    # Megatron builds datasets once per model chunk; ranks that read no data open no files.
+    # Ranks that read no data open no files.
     if vp_stage:
+        config.packing_opened = _opened
         open_indexes(config, reads=is_built())
     else:
         prepare_indexes(config, reads=is_built())
+        _opened = config.packing_opened
     builder = PackedDatasetBuilder(PackedDataset, num_samples, is_built, config)
     splits = builder.build()
     _on_first_rank("check", vp_stage, lambda: _check_and_report(splits, args))

@@ -16,11 +16,15 @@ seed and the sample's number.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megatron_packing import _core
+from megatron_packing.corpus.documents import Documents
+from megatron_packing.errors import InputError
+from megatron_packing.files.kept_array import read_kept, write_kept
 from megatron_packing.flops.model import WorkModel
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.rows import rows_of_index
@@ -30,6 +34,7 @@ from megatron_packing.stream.recent import keep_recent
 FEWEST_MICRO_BATCHES = 2
 """Micro-batches of a rank, at least: with one, batches would be sorted by length."""
 
+_WORK = np.dtype("<f8")
 _LOOSE, _NEIGHBORS, _FIRST_STRATUM = 0, 1, 2  # uses of an epoch's key
 # Before runs are cut, the packs of neighboring ones change places: of this share of all runs, and
 # of this many, at most, so that packs of a run stay alike.
@@ -94,6 +99,31 @@ def work_of_packs(
     return model.total(rows.positions.astype(np.float64), rows.squares.astype(np.float64))
 
 
+def keep_work(
+    path: Path, index: PackIndex, num_tokens: NDArray[np.integer], model: WorkModel
+) -> InputError | None:
+    """Write the work of each pack to a file, if it is missing, or else check the file.
+
+    Args:
+        path: The file, which ``EvenOrder.of_index`` reads.
+        index: As the next two, see ``work_of_packs``.
+        num_tokens: See above.
+        model: See above.
+
+    Returns:
+        Why the file cannot be written; None if it is there.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    if read_kept(path, _WORK, len(index), checks=True) is None:
+        try:
+            write_kept(path, _WORK, [work_of_packs(index, num_tokens, model)])
+        except InputError as error:
+            return error
+    return None
+
+
 class EvenOrder:
     """The packs of an endless stream of samples."""
 
@@ -114,17 +144,29 @@ class EvenOrder:
 
     @classmethod
     def of_index(
-        cls, index: PackIndex, num_tokens: NDArray[np.integer], settings: EvenSettings, seed: int
+        cls,
+        index: PackIndex,
+        corpus: Documents,
+        settings: EvenSettings,
+        seed: int,
+        kept: Path | None = None,
     ) -> EvenOrder:
         """Return the order of the packs of an index.
 
         Args:
             index: The pack index.
-            num_tokens: Tokens of each document of the corpus.
+            corpus: What it was made from.
             settings: What the order is made for.
             seed: Decides which runs meet in a batch.
+            kept: A file of ``keep_work``. With it, no lengths of documents are read.
+
+        Raises:
+            InputError: The file is damaged.
         """
-        return cls(work_of_packs(index, num_tokens, settings.work_model), settings, seed)
+        work = None if kept is None else read_kept(kept, _WORK, len(index))
+        if work is None:
+            work = work_of_packs(index, corpus.num_tokens, settings.work_model)
+        return cls(work, settings, seed)
 
     def pack_at(self, sample: int) -> int:
         """Return the pack of a sample. Every ``num_packs`` samples hold each pack once.

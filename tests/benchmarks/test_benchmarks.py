@@ -154,11 +154,11 @@ def test_other_ranks_start_with_a_few_operations_for_each_corpus(tmp_path):
         sum(found[role][name] for name in ("opened", "looked at", "listed", "reads"))
         for role in ("first", "other")
     )
-    # Two files and a manifest are looked at; it is read. The folder is looked at once.
-    assert other == 5 * corpora + 1
-    # Record, .idx, manifest: look, open, read. Four arrays: open and read, after a listing of their
-    # folder. The .bin and both files of a loss mask. And the manifest is read again.
-    assert first == (3 * 3 + 4 * 2 + 1 + 1 + 2 + 2) * corpora + 1
+    # .idx and .bin are looked at, the manifest is opened. The folder is looked at once.
+    assert other == 3 * corpora + 1
+    # Record, .idx, manifest and the array that has the longest segment are opened and read. The
+    # .bin, three arrays and both files of a loss mask are looked at.
+    assert first == (4 * 2 + 1 + 3 + 2) * corpora + 1
     for role in ("first", "other"):
         assert found[role]["descriptors"] < 10
         assert found[role]["private bytes"] < 50e6

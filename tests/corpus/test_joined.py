@@ -161,3 +161,52 @@ def test_lengths_are_those_of_the_documents_however_they_are_taken(corpora):
     assert np.array_equal(lengths[chosen], whole[chosen])
     assert lengths[chosen].dtype == whole.dtype == first.num_tokens.dtype
     assert np.asarray(lengths, np.int64).dtype == np.int64
+
+
+def all_epochs(corpus):
+    return [corpus.at_epoch(epoch).num_tokens.tolist() for epoch in range(5)]
+
+
+def test_a_part_of_a_corpus_is_opened_without_its_lengths(corpora, monkeypatch):
+    """They are read where a document is asked for."""
+    monkeypatch.setattr(Corpus, "num_tokens", None)
+    joined = open_corpus(f"{corpora[0].prefix}:1.5,{corpora[1].prefix}:0.7")
+    assert len(joined) == 4 + 2 + 2
+    assert joined.changes_each_epoch
+
+
+def test_orders_that_one_process_keeps_are_read_by_all_others(corpora, tmp_path, monkeypatch):
+    names = f"{corpora[0].prefix}:1.5,{corpora[1].prefix}:0.7"
+    expected = all_epochs(open_corpus(names))
+    folder = tmp_path / "cache" / "orders"
+    first, other = open_corpus(names), open_corpus(names)
+    for corpus in (other, first):
+        corpus.share_orders(folder)
+    assert first.keep_orders() is None
+    assert len(list(folder.iterdir())) == 2
+    pickled = pickle.loads(pickle.dumps(other))
+    monkeypatch.setattr("megatron_packing.corpus.changing_part._mix", None)  # to sort
+    for corpus in (first, other, pickled):
+        assert corpus.keep_orders() is None
+        assert all_epochs(corpus) == expected
+
+
+def test_orders_that_cannot_be_kept_are_computed_and_damaged_ones_are_refused(corpora, tmp_path):
+    names = f"{corpora[0].prefix}:1.5"
+    expected = all_epochs(open_corpus(names))
+    (tmp_path / "file").write_bytes(b"")
+    joined = open_corpus(names)
+    joined.share_orders(tmp_path / "file" / "orders")
+    assert "cannot be written" in str(joined.keep_orders())
+    assert all_epochs(joined) == expected
+    joined.share_orders(tmp_path / "orders")
+    assert joined.keep_orders() is None
+    (path,) = (tmp_path / "orders").iterdir()
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"is damaged \(its hash differs\); remove it"):
+        joined.keep_orders()
+    path.write_bytes(content[:-1])
+    with pytest.raises(InputError, match=r"has 55 bytes where 56 belong; remove it"):
+        all_epochs(joined)

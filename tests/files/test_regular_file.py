@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from megatron_packing.errors import InputError, UnreadableError
-from megatron_packing.files.regular_file import map_array, open_regular, regular_names
+from megatron_packing.files.regular_file import map_array, open_regular
 
 DESCRIPTORS = Path("/proc/self/fd")
 CAUSES = {
@@ -74,15 +74,15 @@ def test_a_file_that_is_cut_off_is_not_mapped(data):
         map_array(data, file, "<i4", 0, 10_001)
 
 
-def test_a_listed_name_is_a_regular_file_and_what_took_its_place_is_refused(tmp_path):
+@pytest.mark.parametrize("looks_first", [True, False])
+def test_what_is_no_file_is_refused_without_waiting(tmp_path, looks_first):
     (tmp_path / "data").write_bytes(b"1")
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("data")
     os.mkfifo(tmp_path / "pipe")
-    assert regular_names(tmp_path) == {"data"}
-    assert regular_names(tmp_path / "none") == frozenset()
-    with open_regular(tmp_path / "data", is_listed=True) as file:
-        assert file.read() == b"1"
+    for name in ("data", "link"):
+        with open_regular(tmp_path / name, looks_first=looks_first) as file:
+            assert file.read() == b"1"
     for name, kind in (("folder", "a folder"), ("pipe", "a pipe")):
         with pytest.raises(InputError, match=f"{name} is {kind}, not a regular file"):
-            open_regular(tmp_path / name, is_listed=True)
+            open_regular(tmp_path / name, looks_first=looks_first)

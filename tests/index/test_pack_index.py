@@ -455,10 +455,11 @@ def test_an_index_that_is_replaced_while_it_is_opened_is_not_mixed(corpus, index
         def open_and_replace(*arguments, **named):
             nonlocal num_opened
             num_opened += 1
-            array = np.array(open_array(*arguments, **named))  # as if it were another file's
+            array, status = open_array(*arguments, **named)
+            array = np.array(array)  # as if it were another file's
             if num_opened % 4 == 2 and num_opened // 4 < times:
                 replace(num_opened // 4 + 1)
-            return array
+            return array, status
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("megatron_packing.index.pack_index.open_array", open_and_replace)
@@ -517,3 +518,51 @@ def test_a_known_index_that_is_another_one_is_refused(corpus, index, tmp_path):
         _ = late.pack_offsets
     with pytest.raises(InputError, match=r"is another pack index here"):
         pickle.loads(pickled)
+
+
+def test_a_run_looks_at_arrays_as_old_as_their_manifest_and_hashes_others(index, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(PackIndex, "_compare_hashes", lambda *_: hashed.append(1))
+    looked = PackIndex.open(index.path, trust="manifest")
+    assert looked._arrays is None
+    assert np.array_equal(looked.document_ids, index.document_ids)
+    assert hashed == []
+    manifest = index.path / "manifest.json"
+    os.utime(manifest, ns=(0, 0))  # as copied before the arrays
+    assert np.array_equal(
+        PackIndex.open(index.path, trust="manifest").document_ids, index.document_ids
+    )
+    assert hashed == [1]
+
+
+def test_an_array_that_was_changed_is_refused_at_the_start_or_where_it_is_first_used(index):
+    opened = PackIndex.open(index.path, trust="manifest")
+    path = index.path / "document_ids.npy"
+    content = bytearray(path.read_bytes())
+    content[-4] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"document_ids.npy is not what was written \(its hash"):
+        _ = opened.document_ids
+    with pytest.raises(InputError, match=r"document_ids.npy is not what was written \(its hash"):
+        PackIndex.open(index.path, trust="manifest")
+    path.write_bytes(content[:-4])
+    with pytest.raises(UnreadableError, match=r"document_ids.npy cannot be opened \(it has"):
+        PackIndex.open(index.path, trust="manifest")
+    path.unlink()
+    with pytest.raises(UnreadableError, match=r"document_ids.npy does not exist"):
+        PackIndex.open(index.path, trust="manifest")
+
+
+def test_a_manifest_that_another_rank_read_is_read_again_only_if_it_is_another_file(
+    index, tmp_path, monkeypatch
+):
+    opened = PackIndex.open(index.path)
+    digest, seen = opened.known_digest(), opened.seen()
+    copy = tmp_path / "copy"
+    shutil.copytree(index.path, copy)
+    assert PackIndex.open_known(copy, digest, seen).place() != opened.place()
+    monkeypatch.setattr("megatron_packing.index.manifest.read_json_file", None)
+    known = PackIndex.open_known(index.path, digest, seen)
+    assert known.manifest == opened.manifest
+    with pytest.raises(TypeError):
+        PackIndex.open_known(copy, digest, seen)

@@ -24,7 +24,7 @@ import torch
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 
 from megatron_packing.errors import InputError
-from megatron_packing.megatron import indexes
+from megatron_packing.megatron import cached_indexes, indexes
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.dataset import PackedDataset
 from tests.megatron.test_dataset import ROW, null_tokenizer
@@ -42,14 +42,14 @@ def main() -> None:
     torch.distributed.distributed_c10d._set_pg_timeout(limit, group)
     assert group._get_backend(torch.device("cpu")).options._timeout == limit
     built = []
-    build = indexes.build_pack_index
+    build = cached_indexes.build_pack_index
 
     def build_slowly(*arguments, **options):
         time.sleep(seconds)
         built.append(build(*arguments, **options))
         return built[-1]
 
-    indexes.build_pack_index = build_slowly
+    cached_indexes.build_pack_index = build_slowly
     cache = folder / "cache"
     config = PackedDatasetConfig(
         random_seed=7,

@@ -26,7 +26,7 @@ sys.path[:0] = [str(ROOT)]
 import torch
 
 from megatron_packing.errors import InputError
-from megatron_packing.megatron import indexes
+from megatron_packing.megatron import cached_indexes, indexes
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.dataset import PackedDataset
 from megatron_packing.megatron.dataset_builder import PackedDatasetBuilder
@@ -50,7 +50,7 @@ def leave_descriptors(count: int) -> None:
 def spoil(run: str, rank: int, folder: Path) -> None:
     """Make one rank fail."""
     if run == "killed" and rank == 0:
-        indexes.build_pack_index = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+        cached_indexes.build_pack_index = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
     if run == "apart":  # one name, two folders: as on disks of two nodes
         own = folder / f"node {min(rank, 1)}"
         own.mkdir(exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from argparse import ArgumentParser
 from dataclasses import MISSING, Field, fields, replace
 from itertools import pairwise
@@ -28,8 +29,9 @@ from megatron_packing.megatron.arguments import add_packing_arguments, dataset_c
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.dataset import PackedDataset
 from megatron_packing.megatron.dataset_builder import PackedDatasetBuilder
-from megatron_packing.megatron.indexes import prepare_indexes
+from megatron_packing.megatron.indexes import open_indexes, prepare_indexes
 from megatron_packing.planning.settings import PlanSettings
+from megatron_packing.stream.even_order import EvenSettings
 from megatron_packing.thd.alignment import segment_alignment
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.index.manifest_file import edit_manifest, set_field
@@ -335,6 +337,44 @@ def test_another_plan_in_the_same_config_gets_indexes_of_its_own(corpus, tmp_pat
     (second,) = config.packing_opened.indexes.values()
     assert (first.plan.strategy, second.plan.strategy) == ("optimal", "greedy")
     assert replace(config).packing_opened is None
+
+
+def test_a_fraction_of_a_corpus_is_sorted_once_for_all_ranks(corpus, tmp_path, monkeypatch):
+    first, _, _ = build([f"{corpus.prefix}:1.5"], tmp_path)
+    (orders,) = (tmp_path / "cache" / "orders").iterdir()
+    assert orders.stat().st_size == 4 * (200 + 100) + 32
+    monkeypatch.setattr("megatron_packing.corpus.changing_part._mix", None)  # to sort
+    again, _, _ = build([f"{corpus.prefix}:1.5"], tmp_path)
+    for row in range(2 * len(first.index)):
+        assert torch.equal(first[row]["tokens"], again[row]["tokens"])
+
+
+def test_the_work_of_packs_is_computed_once_for_all_ranks(corpus, tmp_path, monkeypatch):
+    order = EvenSettings(ranks=2, batch=8, per_token=3, per_squared_length=1)
+    first, _, _ = build([corpus.prefix], tmp_path, packing_even_order=order)
+    (work,) = (tmp_path / "cache" / "orders").iterdir()
+    assert work.stat().st_size == 8 * len(first.index) + 32
+    monkeypatch.setattr("megatron_packing.stream.even_order.work_of_packs", None)
+    again, _, _ = build([corpus.prefix], tmp_path, packing_even_order=order)
+    for row in range(2 * len(first.index)):
+        assert torch.equal(first[row]["tokens"], again[row]["tokens"])
+    content = bytearray(work.read_bytes())
+    content[0] ^= 1
+    work.write_bytes(content)
+    with pytest.raises(InputError, match=r"orders/\w+ is damaged \(its hash differs\); remove it"):
+        build([corpus.prefix], tmp_path, packing_even_order=order)
+
+
+def test_the_config_of_another_model_chunk_opens_nothing_anew(corpus, tmp_path):
+    settings = config_settings() | {"path_to_cache": str(tmp_path / "cache")}
+    first, second = (make_config(**settings, blend=([str(corpus.prefix)], None)) for _ in range(2))
+    prepare_indexes(first)
+    shutil.rmtree(tmp_path / "cache")
+    corpus.prefix.with_name("corpus.idx").unlink()
+    second.packing_opened = first.packing_opened
+    open_indexes(second)
+    assert second.packing_shape == first.packing_shape
+    assert second.packing_opened is first.packing_opened
 
 
 def test_an_index_of_another_tokenizer_than_its_corpus_is_refused(corpus, tmp_path):
