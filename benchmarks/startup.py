@@ -49,7 +49,7 @@ from megatron_packing.corpus.known_files import KnownFiles, KnownPair
 from megatron_packing.index.array_file import array_path
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.manifest import MANIFEST, Manifest
-from megatron_packing.index.pack_index import PackIndex
+from megatron_packing.index.pack_index import HASHED_BYTES, PackIndex
 from megatron_packing.planning.settings import PlanSettings
 
 ROW = 4096
@@ -62,7 +62,8 @@ console = Console(highlight=False)
 
 def make_corpora(folder: Path, count: int, documents: int, recorded: bool) -> list[str]:
     """Make corpora of so many documents each, and a pack index of each."""
-    real = min(documents, MOST_REAL) if recorded else documents
+    is_read = not recorded or 8 * documents <= HASHED_BYTES  # 8 bytes a document
+    real = documents if is_read else MOST_REAL
     lengths = np.random.default_rng(0).integers(100, 1500, real, np.int32)
     first = folder / "corpus"
     folder.mkdir(parents=True)

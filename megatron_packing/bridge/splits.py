@@ -165,9 +165,12 @@ def open_as_rank_0(splits: Mapping[str, Split]) -> None:
     """
     parts = [part for split in splits.values() for part in split.parts]
     number = next(_calls)
-    known = on_first_rank(
-        f"open splits {number}", lambda: packed([part.known() for part in parts]), "open the packs"
-    )
+
+    def look() -> str:
+        PackIndex.check_few(part.index for part in parts)
+        return packed([part.known() for part in parts])
+
+    known = on_first_rank(f"open splits {number}", look, "open the packs")
 
     def adopt() -> None:
         for part, found in zip(parts, unpacked(known), strict=True):

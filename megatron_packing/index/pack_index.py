@@ -24,10 +24,11 @@ places anew: other neighbors in the same packs, computed from (seed, epoch), not
 Opening checks that the manifest is complete and consistent, is what was written and says nothing
 that this release does not know, and that each array has the dtype, the shape and the size that the
 manifest says. Up to 256 MiB of arrays (about 20 million documents) it checks their hashes too. The
-start of a run checks hashes only where a file is newer than the manifest, which is written last.
-What another rank has opened is known by its manifest alone. Reading a pack checks that
-its segments are positions of the corpus and fit in a row. ``verify`` proves everything. A file that
-is cut off while it is mapped ends the process with SIGBUS, as for every memory-mapped file.
+start of a run with more in all its indexes checks hashes only where a file is newer than the
+manifest, which is written last. What another rank has opened is known by its manifest alone.
+Reading a pack checks that its segments are positions of the corpus and fit in a row. ``verify``
+proves everything. A file that is cut off while it is mapped ends the process with SIGBUS, as for
+every memory-mapped file.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -475,6 +477,22 @@ class PackIndex:
             InputError: An array was changed after it was written.
         """
         self._compare_hashes(self._mapped)
+
+    @staticmethod
+    def check_few(indexes: Iterable[PackIndex]) -> None:
+        """Compare arrays that were only looked at with their hashes, if they are small.
+
+        Small are all indexes together with up to ``HASHED_BYTES``. A copy that ended early may have
+        a new manifest and older arrays of the same sizes, which only the hashes tell.
+
+        Raises:
+            InputError: An array is not what was written.
+        """
+        indexes = list(indexes)
+        if sum(index.num_bytes for index in indexes) <= HASHED_BYTES:
+            for index in indexes:
+                if index._arrays is None:
+                    index.check_arrays()
 
     def _compare_hashes(self, arrays: dict[str, NDArray[Any]]) -> None:
         for name, expected in self.array_hashes.items():

@@ -197,6 +197,7 @@ def _open_or_make(config: PackedDatasetConfig, opened: OpenedData) -> None:
         index = opened.indexes[key] = _check(found.find(corpus, documents, split), corpus, config)
         if config.packing_even_order and split is Split.train:
             _keep_work(config, index, corpus, config.packing_even_order)
+    PackIndex.check_few(opened.indexes.values())
     if opened.indexes and opened.shape is None:
         opened.shape = RowShape.of(opened.indexes.values(), config.packing_attention)
 

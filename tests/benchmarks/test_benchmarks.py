@@ -144,11 +144,22 @@ def test_right_packing_is_right_and_wrong_packing_is_wrong(tmp_path):
         assert result["grad_norm"] > 1e-3
 
 
+# Record, .idx, manifest and the array that has the longest segment are opened and read. The .bin,
+# three arrays and both files of a loss mask are looked at.
+FIRST = 4 * 2 + 1 + 3 + 2
+
+
 @pytest.mark.slow
-def test_other_ranks_start_with_a_few_operations_for_each_corpus(tmp_path):
+@pytest.mark.parametrize(
+    ("corpora", "documents", "of_first"),
+    [
+        (20, 1000, FIRST + 5 * 2),  # small arrays are hashed: all four, and the manifest once more
+        (30, 1_000_000, FIRST),
+    ],
+)
+def test_ranks_start_with_a_few_operations_for_each_corpus(corpora, documents, of_first, tmp_path):
     pytest.importorskip("megatron.core")
-    corpora = 20
-    options = ["--corpora", str(corpora), "--documents", "1000", "--folder", tmp_path]
+    options = ["--corpora", str(corpora), "--documents", str(documents), "--folder", tmp_path]
     (found,) = run(tmp_path, "startup.py", *options)["results"]
     first, other = (
         sum(found[role][name] for name in ("opened", "looked at", "listed", "reads"))
@@ -156,9 +167,7 @@ def test_other_ranks_start_with_a_few_operations_for_each_corpus(tmp_path):
     )
     # .idx and .bin are looked at, the manifest is opened. The folder is looked at once.
     assert other == 3 * corpora + 1
-    # Record, .idx, manifest and the array that has the longest segment are opened and read. The
-    # .bin, three arrays and both files of a loss mask are looked at.
-    assert first == (4 * 2 + 1 + 3 + 2) * corpora + 1
+    assert first == of_first * corpora + 1
     for role in ("first", "other"):
         assert found[role]["descriptors"] < 10
         assert found[role]["private bytes"] < 50e6

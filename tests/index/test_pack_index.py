@@ -14,7 +14,8 @@ import pytest
 
 from megatron_packing import Corpus, PackIndex
 from megatron_packing.errors import InputError, UnreadableError
-from megatron_packing.index.array_file import open_array
+from megatron_packing.index import pack_index
+from megatron_packing.index.array_file import array_path, open_array
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.index.verify import verify_pack_index
 from megatron_packing.planning.settings import PlanSettings
@@ -551,6 +552,25 @@ def test_an_array_that_was_changed_is_refused_at_the_start_or_where_it_is_first_
     path.unlink()
     with pytest.raises(UnreadableError, match=r"document_ids.npy does not exist"):
         PackIndex.open(index.path, trust="manifest")
+
+
+def test_a_new_manifest_beside_older_arrays_is_refused_at_the_start_of_a_run_with_few(
+    corpus, index, tmp_path, monkeypatch
+):
+    """As where a copy of a folder ended early."""
+    other = build_pack_index(corpus, settings(seed=1), tmp_path / "other")
+    for name in other.array_hashes:
+        assert array_path(other.path, name).stat().st_size == (
+            array_path(index.path, name).stat().st_size
+        )
+    shutil.copy2(other.path / "manifest.json", index.path)
+    opened = PackIndex.open(index.path, trust="manifest")
+    monkeypatch.setattr(pack_index, "HASHED_BYTES", 2 * opened.num_bytes - 1)
+    PackIndex.check_few([opened, opened])
+    assert opened._arrays is None
+    monkeypatch.setattr(pack_index, "HASHED_BYTES", 2 * opened.num_bytes)
+    with pytest.raises(InputError, match=r"npy is not what was written \(its hash"):
+        PackIndex.check_few([opened, opened])
 
 
 def test_a_manifest_that_another_rank_read_is_read_again_only_if_it_is_another_file(
