@@ -178,8 +178,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where corpora are made (default: /tmp)")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    table = Table("corpora", "rank", "seconds", "CPU", "far", "operations", "MB read", "private MB")
-    table.add_column(f"last of {args.ranks:,} ranks")
+    table = Table("corpora", "rank", "s", "CPU s", "far s", "files", "read", "private")
+    table.add_column(f"last of {args.ranks:,}")
     results = []
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         library = Path(name) / "count_files.so"
@@ -196,14 +196,14 @@ def main() -> None:
                 for role in ("first", "other"):
                     figures = found[role]
                     table.add_row(
-                        f"{count} {kind}",
+                        f"{count} {kind}" if role == "first" else "",
                         role,
                         f"{figures['seconds']:.2f}",
                         f"{figures['processor seconds']:.2f}",
                         f"{figures['seconds far away']:.2f}",
                         f"{operations(figures):,}",
-                        f"{figures['bytes read'] / 1e6:.1f}",
-                        f"{figures['private bytes'] / 1e6:.1f}",
+                        f"{figures['bytes read'] / 1e6:.1f} MB",
+                        f"{figures['private bytes'] / 1e6:.1f} MB",
                         f"{found['last rank']:.1f} s" if role == "other" else "",
                     )
                 shutil.rmtree(folder)
