@@ -159,7 +159,7 @@ def compare_with_provider(cfg, train) -> None:
     cfg = make_recipe(cfg.dataset.train, context_parallel_size=cfg.model.context_parallel_size)
     assert type(cfg.dataset).__name__ == "PackedDataConfig"
     cfg.dataset = PackedDataProvider(**settings)
-    cfg.dataset.remember(cfg)
+    cfg.dataset.remember(cfg, cfg.dataset.open_splits())
     again, _ = iterate(cfg, consumed=STEPS * BATCH)
     for theirs, ours in zip(bridge_batch(again, cfg), bridge_batch(train, cfg), strict=True):
         assert repr(theirs) == repr(ours)
