@@ -154,15 +154,19 @@ std::int64_t unit_of(const LengthHistogram& histogram, std::int64_t most_units) 
   return unit;
 }
 
-// The bound that prices of few pieces prove: soon, and nearly as good as that of more.
-std::int64_t quick_price_bound(const LengthHistogram& histogram, std::int64_t max_segments,
-                               std::int64_t num_packs, Monitor& monitor) {
-  constexpr std::int64_t kSteps = 300'000'000;
-  Work work(kSteps, monitor);
+// The bound that prices of so many pieces prove, of rows in units.
+std::int64_t price_bound(const LengthHistogram& histogram, std::int64_t max_segments,
+                         std::int64_t num_packs, const PriceFinder::Pieces& pieces,
+                         std::int64_t steps, Monitor& monitor) {
+  Work work(steps, monitor);
   const LengthHistogram shorter = in_units(histogram, unit_of(histogram, kMostUnits), Round::kDown);
-  PriceFinder finder(shorter, max_segments, {64});
+  PriceFinder finder(shorter, max_segments, pieces);
   return finder.find(shorter, num_packs, work);
 }
+
+// Of price_bound.
+constexpr std::int64_t kQuickSteps = 300'000'000;
+constexpr std::int64_t kFineSteps = 2'000'000'000;
 
 // Packs near the packs of programs, until the bound is met or nothing is left to try.
 void pack_near(const LengthHistogram& histogram, std::int64_t max_segments, const Limits& limits,
@@ -269,8 +273,9 @@ PackedLengths optimal(const LengthHistogram& histogram, const PlanSettings& sett
     keep_better(other(histogram, settings, monitor).geometry);
   }
   if (is_optimal()) return best;
-  best.lower_bound =
-      std::max(best.lower_bound, quick_price_bound(histogram, max_segments, num_packs, monitor));
+  // Few pieces prove a bound soon that is nearly as good as that of more.
+  best.lower_bound = std::max(best.lower_bound, price_bound(histogram, max_segments, num_packs,
+                                                            {64}, kQuickSteps, monitor));
   if (is_optimal()) return best;
   const bool by_prices = worth_prices(histogram, max_segments, limited, limits.bound);
   if (by_prices) {
@@ -293,6 +298,11 @@ PackedLengths optimal(const LengthHistogram& histogram, const PlanSettings& sett
     num_packs = best.geometry.num_packs();
   }
   if (is_optimal()) return best;
+  if (!limited && histogram.num_lengths() > limits.patterns.back().classes) {
+    best.lower_bound = std::max(best.lower_bound, price_bound(histogram, max_segments, num_packs,
+                                                              {256}, kFineSteps, monitor));
+    if (is_optimal()) return best;
+  }
   for (const PatternStage& stage : limits.patterns) {
     if (by_patterns(stage)) break;
   }
