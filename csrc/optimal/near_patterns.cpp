@@ -14,9 +14,6 @@
 namespace packing {
 namespace {
 
-// The share of a level's fractional plan that is taken; the rest keeps its proportions for the
-// next.
-constexpr double kShare = 0.75;
 // Each level goes over the plan so often, with what can be had of each room computed anew.
 constexpr int kSweeps = 3;
 // A pattern is given up for a sweep after so many vain attempts.
@@ -35,10 +32,11 @@ constexpr double kDiveStep = 0.1;
 class Level {
  public:
   Level(LengthHistogram& histogram, std::int64_t max_segments, const PriceFinder::Pieces& pieces,
-        Random& random, Work& work)
+        double share, Random& random, Work& work)
       : histogram_(histogram),
         max_segments_(max_segments),
         window_(std::max<std::int64_t>(4, histogram.capacity() / (2 * pieces.even))),
+        share_(share),
         finder_(histogram, max_segments, pieces),
         random_(random),
         work_(work) {}
@@ -52,7 +50,7 @@ class Level {
     for (PriceFinder::Pattern& pattern : patterns) {
       std::sort(pattern.runs.begin(), pattern.runs.end(),
                 [](const Run& a, const Run& b) { return a.length > b.length; });
-      pattern.packs *= kShare;
+      pattern.packs *= share_;
     }
     for (int sweep = 1; sweep <= kSweeps && !work_.exhausted(); ++sweep) {
       renew();
@@ -145,6 +143,7 @@ class Level {
   LengthHistogram& histogram_;
   std::int64_t max_segments_;
   std::int64_t window_;
+  double share_;
   PriceFinder finder_;
   Random& random_;
   Work& work_;
@@ -156,12 +155,12 @@ class Level {
 }  // namespace
 
 Geometry pack_near_patterns(LengthHistogram histogram, std::int64_t max_segments,
-                            std::int64_t num_packs, const PriceFinder::Pieces& pieces,
+                            std::int64_t num_packs, const PriceFinder::Pieces& pieces, double share,
                             Random& random, Work& work) {
   Geometry geometry;
   std::int64_t lengths = histogram.num_lengths();
   for (double loss = kFirstLoss; lengths > kFewLengths && loss <= kMostLoss;) {
-    Level level(histogram, max_segments, pieces, random, work);
+    Level level(histogram, max_segments, pieces, share, random, work);
     const std::int64_t in_question = num_packs - geometry.num_packs();
     if (level.find_prices(in_question) >= in_question || work.exhausted()) return {};
     const auto before = static_cast<double>(histogram.size());

@@ -20,9 +20,12 @@ namespace packing {
 // program plans what is left, and so on. What such packs cost less than one grows only when too few
 // are found. A dive ends it, once so few lengths are left that each is a piece of its own.
 //
+// `share` of a level's fractional plan is taken; the rest keeps its proportions for the next level.
+// A small share loses less where there are few segments, and takes longer.
+//
 // Geometry without packs where fewer than `num_packs` were not found.
 Geometry pack_near_patterns(LengthHistogram histogram, std::int64_t max_segments,
-                            std::int64_t num_packs, const PriceFinder::Pieces& pieces,
+                            std::int64_t num_packs, const PriceFinder::Pieces& pieces, double share,
                             Random& random, Work& work);
 
 }  // namespace packing

@@ -30,6 +30,16 @@ namespace {
 constexpr std::int64_t kMostUnits = 8192;
 constexpr std::int64_t kMostUnitsWhereLimited = 4096;
 
+// Of pack_near_patterns: steps of all attempts together, the pieces of each, and their share.
+struct NearAttempts {
+  std::int64_t steps;
+  std::vector<PriceFinder::Pieces> pieces;
+  double share;
+};
+
+// Up to so many lengths are few enough for careful attempts.
+constexpr std::int64_t kFewForCare = 1200;
+
 // Of pack_by_patterns.
 struct PatternStage {
   std::int64_t classes;
@@ -44,9 +54,8 @@ struct Limits {
   // Of the prices that give the bound: the first before the dives, the others after them.
   std::vector<PriceFinder::Pieces> pieces;
   std::vector<Dive> dives;
-  // Of pack_near_patterns: steps of all attempts together, and the pieces of each.
-  std::int64_t near;
-  std::vector<PriceFinder::Pieces> near_pieces;
+  NearAttempts near;
+  NearAttempts careful;     // where there are few lengths
   std::int64_t near_units;  // of the row, at most
   // Where all lengths are classes of their own, a first one goes before pack_near_patterns.
   PatternStage few_lengths;
@@ -60,8 +69,8 @@ Limits default_limits() {
           400'000'000,
           {{256}},
           {{{64}, 1, 0}},
-          4'000'000'000,
-          {{64}, {64}, {128}, {64}, {64}, {128}, {256}, {128}},
+          {4'000'000'000, {{64}, {64}, {128}, {64}, {64}, {128}, {256}, {128}}, 0.75},
+          {2'500'000'000, {{64}, {64}, {64}, {64}, {64}, {64}}, 0.3},
           kMostUnits,
           {300, 1'000'000'000, 12},
           {{300, 3'000'000'000, 12}, {600, 3'000'000'000, 12}},
@@ -80,8 +89,10 @@ Limits high_limits() {
            {{64}, 0.005, 0.5},
            {{128}, 0.02, 0.5},
            {{128}, 0.005, 0.5}},
-          10'000'000'000,
-          {{64}, {64}, {128}, {128}, {256}, {256}, {64}, {64}, {128}, {128}, {256}, {256}},
+          {10'000'000'000,
+           {{64}, {64}, {128}, {128}, {256}, {256}, {64}, {64}, {128}, {128}, {256}, {256}},
+           0.75},
+          {3'000'000'000, {{64}, {64}, {64}, {64}, {128}, {128}, {128}, {128}}, 0.3},
           kMostUnits,
           {300, 1'000'000'000, 12},
           {{300, 8'000'000'000, 10}, {600, 10'000'000'000, 10}, {1200, 16'000'000'000, 10}},
@@ -131,10 +142,10 @@ Limits limits_where_limited(Effort effort) {
   limits.guided = high ? 12'000'000'000 : 1'500'000'000;
   limits.pieces = {{32, 32}, {32, 96}, {32, 192}};
   limits.near_units = kMostUnitsWhereLimited;
-  limits.near_pieces = {{64}, {32, 32}, {64}, {32, 32}, {64}, {32, 32}, {64}, {32, 32}};
+  limits.near.pieces = {{64}, {32, 32}, {64}, {32, 32}, {64}, {32, 32}, {64}, {32, 32}};
   limits.dives.insert(limits.dives.begin() + 1, {{32, 16}, 1, 0});
   if (!high) {
-    limits.near = 2'500'000'000;
+    limits.near.steps = 2'500'000'000;
     limits.patterns = {{300, 1'500'000'000, 4}};
   }
   return limits;
@@ -154,30 +165,34 @@ std::int64_t unit_of(const LengthHistogram& histogram, std::int64_t most_units) 
   return unit;
 }
 
-// The bound that prices of few pieces prove: soon, and nearly as good as that of more.
-std::int64_t quick_price_bound(const LengthHistogram& histogram, std::int64_t max_segments,
-                               std::int64_t num_packs, Monitor& monitor) {
-  constexpr std::int64_t kSteps = 300'000'000;
-  Work work(kSteps, monitor);
+// The bound that prices of so many pieces prove, of rows in units.
+std::int64_t price_bound(const LengthHistogram& histogram, std::int64_t max_segments,
+                         std::int64_t num_packs, const PriceFinder::Pieces& pieces,
+                         std::int64_t steps, Monitor& monitor) {
+  Work work(steps, monitor);
   const LengthHistogram shorter = in_units(histogram, unit_of(histogram, kMostUnits), Round::kDown);
-  PriceFinder finder(shorter, max_segments, {64});
+  PriceFinder finder(shorter, max_segments, pieces);
   return finder.find(shorter, num_packs, work);
 }
 
+// Of price_bound.
+constexpr std::int64_t kQuickSteps = 300'000'000;
+constexpr std::int64_t kFineSteps = 2'000'000'000;
+
 // Packs near the packs of programs, until the bound is met or nothing is left to try.
 void pack_near(const LengthHistogram& histogram, std::int64_t max_segments, const Limits& limits,
-               Monitor& monitor, PackedLengths& best) {
+               const NearAttempts& attempts, Monitor& monitor, PackedLengths& best) {
   const std::int64_t unit = unit_of(histogram, limits.near_units);
   const LengthHistogram longer = in_units(histogram, unit, Round::kUp);
   std::int64_t num_packs = best.geometry.num_packs();
   const std::int64_t rounded = longer.positions() * unit - histogram.positions();
   if (rounded / histogram.capacity() >= num_packs - best.lower_bound) return;
-  Work work(limits.near, monitor);
+  Work work(attempts.steps, monitor);
   Random random(kSeed, kNearPatterns);
-  for (const PriceFinder::Pieces& pieces : limits.near_pieces) {
+  for (const PriceFinder::Pieces& pieces : attempts.pieces) {
     if (num_packs <= best.lower_bound || work.exhausted()) return;
     const Geometry geometry =
-        pack_near_patterns(longer, max_segments, num_packs, pieces, random, work);
+        pack_near_patterns(longer, max_segments, num_packs, pieces, attempts.share, random, work);
     if (geometry.num_patterns() == 0) continue;
     best.geometry = restore(geometry, unit, histogram);
     num_packs = best.geometry.num_packs();
@@ -203,7 +218,7 @@ void pack_by_prices(const LengthHistogram& histogram, std::int64_t max_segments,
     num_packs = best.geometry.num_packs();
   }
   if (limited) {
-    pack_near(histogram, max_segments, limits, monitor, best);
+    pack_near(histogram, max_segments, limits, limits.near, monitor, best);
     num_packs = best.geometry.num_packs();
   }
   Work finer_prices(limits.bound / 4, monitor);
@@ -269,8 +284,9 @@ PackedLengths optimal(const LengthHistogram& histogram, const PlanSettings& sett
     keep_better(other(histogram, settings, monitor).geometry);
   }
   if (is_optimal()) return best;
-  best.lower_bound =
-      std::max(best.lower_bound, quick_price_bound(histogram, max_segments, num_packs, monitor));
+  // Few pieces prove a bound soon that is nearly as good as that of more.
+  best.lower_bound = std::max(best.lower_bound, price_bound(histogram, max_segments, num_packs,
+                                                            {64}, kQuickSteps, monitor));
   if (is_optimal()) return best;
   const bool by_prices = worth_prices(histogram, max_segments, limited, limits.bound);
   if (by_prices) {
@@ -289,10 +305,20 @@ PackedLengths optimal(const LengthHistogram& histogram, const PlanSettings& sett
   };
   if (histogram.num_lengths() <= limits.few_lengths.classes) by_patterns(limits.few_lengths);
   if (!limited || !by_prices) {
-    pack_near(histogram, max_segments, limits, monitor, best);
+    pack_near(histogram, max_segments, limits, limits.near, monitor, best);
+    num_packs = best.geometry.num_packs();
+  }
+  const bool has_many = histogram.num_lengths() > limits.few_lengths.classes;
+  if (!limited && has_many && histogram.num_lengths() <= kFewForCare) {
+    pack_near(histogram, max_segments, limits, limits.careful, monitor, best);
     num_packs = best.geometry.num_packs();
   }
   if (is_optimal()) return best;
+  if (!limited && histogram.num_lengths() > limits.patterns.back().classes) {
+    best.lower_bound = std::max(best.lower_bound, price_bound(histogram, max_segments, num_packs,
+                                                              {256}, kFineSteps, monitor));
+    if (is_optimal()) return best;
+  }
   for (const PatternStage& stage : limits.patterns) {
     if (by_patterns(stage)) break;
   }
