@@ -61,6 +61,9 @@ struct Limits {
   PatternStage few_lengths;
   std::vector<PatternStage> patterns;
   PatternStage by_lots;  // the last, where all lengths are classes of their own
+  // Where segments are limited: steps of the first prices, and of repacking after the dives.
+  std::int64_t first_prices = 0;
+  std::int64_t repacked = 0;
 };
 
 Limits default_limits() {
@@ -139,7 +142,9 @@ Limits limits_where_limited(Effort effort) {
   const bool high = effort == Effort::kHigh;
   Limits limits = high ? high_limits() : default_limits();
   limits.bound = high ? 20'000'000'000 : 8'000'000'000;
-  limits.guided = high ? 12'000'000'000 : 1'500'000'000;
+  limits.first_prices = high ? limits.bound : 2'000'000'000;
+  limits.guided = high ? 12'000'000'000 : 6'000'000'000;
+  limits.repacked = high ? 12'000'000'000 : 1'000'000'000;
   limits.pieces = {{32, 32}, {32, 96}, {32, 192}};
   limits.near_units = kMostUnitsWhereLimited;
   limits.near.pieces = {{64}, {32, 32}, {64}, {32, 32}, {64}, {32, 32}, {64}, {32, 32}};
@@ -204,7 +209,7 @@ void pack_by_prices(const LengthHistogram& histogram, std::int64_t max_segments,
                     const Limits& limits, Monitor& monitor, PackedLengths& best) {
   std::int64_t num_packs = best.geometry.num_packs();
   auto is_optimal = [&] { return num_packs <= best.lower_bound; };
-  Work prices(limits.bound, monitor);
+  Work prices(limited ? limits.first_prices : limits.bound, monitor);
   PriceFinder finder(histogram, max_segments, limits.pieces.front());
   best.lower_bound = std::max(best.lower_bound, finder.find(histogram, num_packs, prices));
   Work guided(limits.guided, monitor);
@@ -231,8 +236,9 @@ void pack_by_prices(const LengthHistogram& histogram, std::int64_t max_segments,
     finder = std::move(finer);
   }
   Random repack_random(kSeed, kCheapRows);
+  Work repacking(limits.repacked, monitor);
   repack_cheap_rows(best.geometry, histogram.capacity(), max_segments, finder.prices(),
-                    best.lower_bound, repack_random, guided);
+                    best.lower_bound, repack_random, limited ? repacking : guided);
 }
 
 }  // namespace
