@@ -93,6 +93,7 @@ class PackIndex:
         self._place: list[int] | None = None
         self._written_ns = 0
         self._arrays: dict[str, NDArray[Any]] | None = None
+        self._has_right_hashes = False
 
     @property
     def plan(self) -> PlanSettings:
@@ -480,7 +481,7 @@ class PackIndex:
 
     @staticmethod
     def check_few(indexes: Iterable[PackIndex]) -> None:
-        """Compare arrays that were only looked at with their hashes, if they are small.
+        """Compare arrays with their hashes, unless that was done, if they are small.
 
         Small are all indexes together with up to ``HASHED_BYTES``. A copy that ended early may have
         a new manifest and older arrays of the same sizes, which only the hashes tell.
@@ -491,7 +492,7 @@ class PackIndex:
         indexes = list(indexes)
         if sum(index.num_bytes for index in indexes) <= HASHED_BYTES:
             for index in indexes:
-                if index._arrays is None:
+                if not index._has_right_hashes:
                     index.check_arrays()
 
     def _compare_hashes(self, arrays: dict[str, NDArray[Any]]) -> None:
@@ -501,3 +502,4 @@ class PackIndex:
                     f"{array_path(self.path, name)} is not what was written (its hash differs); "
                     f"{ADVICE}"
                 )
+        self._has_right_hashes = True

@@ -37,6 +37,11 @@ Part = tuple[Corpus | JoinedCorpus, range, Split]
 """A corpus, and its documents that belong to a split."""
 
 
+def cache_folder(config: PackedDatasetConfig, corpus: Corpus | JoinedCorpus) -> Path:
+    """Return the folder for what a run computes from a corpus and keeps."""
+    return Path(config.path_to_cache or corpus.folder / "cache")
+
+
 class CachedIndexes:
     """Finds the index of a split by what it is made of, or makes it."""
 
@@ -78,7 +83,7 @@ class CachedIndexes:
         return self._config.plan_settings(training=split is Split.train)
 
     def _path(self, corpus: Corpus | JoinedCorpus, documents: range, split: Split) -> Path:
-        folder = Path(self._config.path_to_cache or corpus.folder / "cache") / _CACHE_FOLDER
+        folder = cache_folder(self._config, corpus) / _CACHE_FOLDER
         settings = asdict(self._settings(split))
         identity = [corpus.fingerprint, documents.start, documents.stop, settings]
         return folder / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]

@@ -25,16 +25,13 @@ from megatron_packing.errors import InputError
 from megatron_packing.first_rank import is_several, on_every_rank, on_first_rank, say
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.source import check_source
-from megatron_packing.megatron.cached_indexes import CachedIndexes
+from megatron_packing.megatron.cached_indexes import CachedIndexes, cache_folder
 from megatron_packing.megatron.config import PackedDatasetConfig
 from megatron_packing.megatron.given_indexes import GivenIndexes
 from megatron_packing.megatron.object_storage import MegatronStorage
 from megatron_packing.megatron.opened import OpenedData
 from megatron_packing.stream.even_order import EvenSettings, keep_work
 from megatron_packing.thd.row_shape import RowShape
-
-_CACHE_FOLDER = "pack_indexes"
-_PROGRESS_SECONDS = 10
 
 _ORDERS_FOLDER = "orders"
 
@@ -194,10 +191,11 @@ def _open_or_make(config: PackedDatasetConfig, opened: OpenedData) -> None:
         else CachedIndexes(config, opened.storage, [one[1:] for one in splits])
     )
     for key, corpus, documents, split in splits:
-        index = opened.indexes[key] = _check(found.find(corpus, documents, split), corpus, config)
+        opened.indexes[key] = _check(found.find(corpus, documents, split), corpus, config)
+    PackIndex.check_few(opened.indexes.values())  # before anything is computed from their arrays
+    for key, corpus, _, split in splits:
         if config.packing_even_order and split is Split.train:
-            _keep_work(config, index, corpus, config.packing_even_order)
-    PackIndex.check_few(opened.indexes.values())
+            _keep_work(config, opened.indexes[key], corpus, config.packing_even_order)
     if opened.indexes and opened.shape is None:
         opened.shape = RowShape.of(opened.indexes.values(), config.packing_attention)
 
@@ -222,7 +220,7 @@ def _share_orders(config: PackedDatasetConfig, opened: OpenedData, *, makes: boo
 
 
 def _orders_folder(config: PackedDatasetConfig, corpus: Corpus | JoinedCorpus) -> Path:
-    return Path(config.path_to_cache or corpus.folder / "cache") / _ORDERS_FOLDER
+    return cache_folder(config, corpus) / _ORDERS_FOLDER
 
 
 def work_path(

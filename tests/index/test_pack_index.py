@@ -569,6 +569,7 @@ def test_a_new_manifest_beside_older_arrays_is_refused_at_the_start_of_a_run_wit
     PackIndex.check_few([opened, opened])
     assert opened._arrays is None
     monkeypatch.setattr(pack_index, "HASHED_BYTES", 2 * opened.num_bytes)
+    _ = opened.document_ids  # that they were used makes them no better
     with pytest.raises(InputError, match=r"npy is not what was written \(its hash"):
         PackIndex.check_few([opened, opened])
 
