@@ -8,6 +8,33 @@
 #include "base/divide_up.hpp"
 
 namespace packing {
+namespace {
+
+// The fewest packs of at most two segments: each of the longest takes one of the shortest that are
+// left, if it fits. Then nothing else could have taken more.
+std::int64_t packs_of_two(LengthHistogram histogram) {
+  std::int64_t packs = 0;
+  std::int64_t shortest = 1;
+  while (histogram.size() > 0) {
+    while (histogram.count(shortest) == 0) ++shortest;
+    const std::int64_t longest = histogram.largest_at_most(histogram.capacity());
+    std::int64_t count = histogram.count(longest);
+    const bool pairs = longest + shortest <= histogram.capacity();
+    if (pairs && longest == shortest) {
+      packs += divide_up(count, 2);
+    } else if (pairs) {
+      count = std::min(count, histogram.count(shortest));
+      histogram.remove(shortest, count);
+      packs += count;
+    } else {
+      packs += count;
+    }
+    histogram.remove(longest, count);
+  }
+  return packs;
+}
+
+}  // namespace
 
 // For each k, segments longer than capacity - k have a row of their own, those longer than half a
 // row have a row each that no segment of k or more beside them needs to share, and what the
@@ -40,7 +67,10 @@ std::int64_t lower_bound(const LengthHistogram& histogram, std::int64_t max_segm
       long_positions -= alone * histogram.count(alone);
     }
   }
-  return bound;
+  std::int64_t shortest = 1;
+  while (shortest < capacity && histogram.count(shortest) == 0) ++shortest;
+  const bool no_three = max_segments == 2 || 3 * shortest > capacity;
+  return no_three && max_segments > 1 ? std::max(bound, packs_of_two(histogram)) : bound;
 }
 
 // With m = capacity / e, phi gives 1/m to a length from e to half a row, nothing to a shorter one,

@@ -144,6 +144,15 @@ void PriceFinder::add_pack(const std::vector<std::int64_t>& pack) {
   ends_.push_back(runs_.size());
 }
 
+void PriceFinder::begin_with(const PriceFinder& coarser) {
+  std::vector<std::int64_t> pack;
+  for (const Pattern& pattern : coarser.patterns()) {
+    pack.clear();
+    for (const Run& run : pattern.runs) pack.insert(pack.end(), run.count, run.length);
+    add_pack(pack);
+  }
+}
+
 std::vector<PriceFinder::Pattern> PriceFinder::patterns() const {
   std::vector<Pattern> patterns;
   program_.visit_solution([&](std::size_t column, double packs) {

@@ -32,6 +32,9 @@ class PriceFinder {
   // max_segments: the most of a pack.
   PriceFinder(const LengthHistogram& histogram, std::int64_t max_segments, Pieces pieces);
 
+  // Begins with the packs of another's fractional plan, so that finer prices are found sooner.
+  void begin_with(const PriceFinder& coarser);
+
   // Finds prices for the segments of a histogram (of the same capacity) and returns the lower bound
   // that they prove. Stops early where `work` is exhausted or `enough` is reached.
   std::int64_t find(const LengthHistogram& histogram, std::int64_t enough, Work& work);
