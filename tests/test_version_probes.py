@@ -49,7 +49,7 @@ NO_PROBES = {
         "inspect.signature(attach)": "binds arguments",
     },
     "megatron/hybrid_checks.py": {"getattr(args, name, None)": "walks a table of flags"},
-    "megatron/isolation.py": {'hasattr(inner, "decoder")': "kinds of models"},
+    "megatron/isolation_verdict.py": {'hasattr(inner, "decoder")': "kinds of models"},
     "megatron/isolation_recorder.py": {
         'hasattr(layer, "mixer")': "tells Mamba layers",
         'hasattr(module, "mixer")': "tells Mamba layers",

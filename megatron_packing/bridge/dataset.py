@@ -66,28 +66,40 @@ class PackedRowDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, idx: int) -> dict[str, Tensor]:
         """Return sample ``idx``."""
+        return as_bridge_reads(self.read(idx))
+
+    def read(self, idx: int) -> dict[str, Tensor]:
+        """Return sample ``idx`` with ``cu_seqlens``, ``max_seqlen`` and ``real_lengths``."""
         which, sample = self._order.locate(int(idx) - self._beginning.first_sample)
         arrays = self.rows[which].row(
             sample + self._beginning.first_rows[which], with_padding_mask=self._with_padding_mask
         )
-        names = ["tokens", "labels", "position_ids", "loss_mask"]
+        names = [*_OF_POSITIONS, "cu_seqlens", "real_lengths"]
         if self._with_padding_mask:
             names.append("padding_mask")
         row = {name: torch.from_numpy(arrays[name]) for name in names}
-        cu_seqlens = torch.from_numpy(arrays["cu_seqlens"])
-        max_seqlen = torch.from_numpy(arrays["max_seqlen"].reshape(1))
-        return {
-            **row,
-            "cu_seqlens_q": cu_seqlens,
-            "cu_seqlens_kv": cu_seqlens,
-            "max_seqlen_q": max_seqlen,
-            "max_seqlen_kv": max_seqlen,
-            "cu_seqlens": cu_seqlens,
-            "cu_seqlens_argmin": torch.tensor([len(cu_seqlens)]),
-            "max_seqlen": max_seqlen,
-        }
+        return {**row, "max_seqlen": torch.from_numpy(arrays["max_seqlen"].reshape(1))}
 
     @staticmethod
     def collate_fn(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Stack samples to tensors of shape ``(rows, ...)``."""
         return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+
+_OF_POSITIONS = ("tokens", "labels", "position_ids", "loss_mask")
+
+
+def as_bridge_reads(row: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give what ``PackedRowDataset.read`` returned the names of Bridge's releases."""
+    names = [name for name in (*_OF_POSITIONS, "padding_mask") if name in row]
+    cu_seqlens, max_seqlen = row["cu_seqlens"], row["max_seqlen"]
+    return {
+        **{name: row[name] for name in names},
+        "cu_seqlens_q": cu_seqlens,
+        "cu_seqlens_kv": cu_seqlens,
+        "max_seqlen_q": max_seqlen,
+        "max_seqlen_kv": max_seqlen,
+        "cu_seqlens": cu_seqlens,
+        "cu_seqlens_argmin": torch.tensor([len(cu_seqlens)]),
+        "max_seqlen": max_seqlen,
+    }

@@ -103,6 +103,8 @@ class PackedData(_Watcher):
     """Do not compare the corpora's tokenizers with the run's."""
     allow_untested_bridge: bool = False
     """Accept a Megatron-Bridge that is newer than the newest tested release."""
+    packing_check: bool = False
+    """Prove before the first step that the documents of a row do not see each other."""
     allow_unfused_attention: bool = False
     """Train even if Transformer Engine has no fused attention kernel for packed rows."""
     dataloader_type: str = "single"
@@ -201,8 +203,13 @@ def build_datasets(config: PackedData, tokenizer: Any) -> Datasets:
         for line in advise(cfg, splits):
             console.print(line)
     shape = shape_of(splits, config.attention)
+    train = _serve(config, splits["train"], shape, is_training=True, beginning=beginning, even=even)
+    if config.packing_check and train is not None:
+        from megatron_packing.bridge.isolation import check_before_training  # needs core 0.17
+
+        check_before_training(cfg, train)
     return (
-        _serve(config, splits["train"], shape, is_training=True, beginning=beginning, even=even),
+        train,
         _serve(config, splits.get("validation"), shape),
         _serve(config, splits.get("test"), shape),
     )

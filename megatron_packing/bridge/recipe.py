@@ -17,6 +17,7 @@ from megatron_packing.bridge.packed_data import PackedData
 from megatron_packing.bridge.rotation import why_not_fused
 from megatron_packing.bridge.splits import Blend, Packs, Split, as_setting, open_splits, shape_of
 from megatron_packing.bridge.versions import (
+    can_check_packing,
     evaluation_part,
     num_epochs,
     packed_sequence_size,
@@ -60,6 +61,7 @@ def use_packed_data(
     order: PackOrder = "random",
     seed: int | None = None,
     new_stream: bool = False,
+    packing_check: bool = False,
     allow_other_tokenizer: bool = False,
     allow_untested_bridge: bool = False,
     allow_unfused_attention: bool = False,
@@ -99,6 +101,8 @@ def use_packed_data(
         new_stream: Continue from a checkpoint that was trained on other packs, another seed or
             another plan, which is refused otherwise; see ``packing_stream.json`` beside the
             checkpoints.
+        packing_check: Prove before the first step, on the run's own model, kernels and layout, that
+            the documents of a row do not see each other, and else end the run.
         allow_other_tokenizer: Accept corpora whose tokenizer is not the recipe's. Their tokens must
             be in the model's vocabulary in any case.
         allow_untested_bridge: Accept a Megatron-Bridge that is newer than the newest tested
@@ -125,6 +129,11 @@ def use_packed_data(
             f'the recipe, greater than 0, and only with keep="documents"'
         )
     check_recipe(cfg, allow_untested_bridge=allow_untested_bridge)
+    if packing_check and not can_check_packing():
+        raise InputError(
+            "packing_check is True, but the check needs Megatron-Bridge 0.4 or later; install it, "
+            "or leave packing_check out"
+        )
     row = splits["train"].indexes[0].plan.sequence_length
     for split in splits.values():
         for part in split.parts:
@@ -146,6 +155,7 @@ def use_packed_data(
         attention=attention,
         order=order,
         new_stream=new_stream,
+        packing_check=packing_check,
         allow_other_tokenizer=allow_other_tokenizer,
         allow_untested_bridge=allow_untested_bridge,
         allow_unfused_attention=allow_unfused_attention,

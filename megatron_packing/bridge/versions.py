@@ -128,6 +128,38 @@ def passes_seq_idx() -> bool:
     return bridge_version() >= (0, 5)
 
 
+def can_check_packing() -> bool:
+    """Whether the packing check runs: it needs names of megatron-core 0.17, which Bridge 0.4 has.
+
+    Drop when 0.4 is the oldest supported.
+    """
+    return bridge_version() >= (0, 4)
+
+
+def why_not_checked(cfg: Any) -> str:
+    """Return why the packing check is left out of a run, "" if it is not.
+
+    ``cfg.dist.use_decentralized_pg`` and the model's offloading came after 0.3. Drop the defaults
+    when 0.6 is the oldest supported.
+    """
+    if skips_training(cfg):
+        return "the run only evaluates"
+    if cfg.dataset.attention == "pack":
+        return 'attention="pack" lets documents mix'
+    if cfg.dist.use_torch_fsdp2 or cfg.ddp.use_megatron_fsdp:
+        return "it does not know how FSDP keeps parameters"
+    if getattr(cfg.dist, "use_decentralized_pg", False):
+        return "cfg.dist.use_decentralized_pg keeps process groups where it does not look"
+    if getattr(cfg.model, "overlap_moe_expert_parallel_comm", False):
+        return "cfg.model.overlap_moe_expert_parallel_comm runs two micro-batches at once"
+    if getattr(cfg.model, "fine_grained_activation_offloading", False):
+        return (
+            "cfg.model.fine_grained_activation_offloading learns from the first passes what to "
+            "offload"
+        )
+    return ""
+
+
 def takes_padding_mask() -> bool:
     """Whether the step passes a row's padding mask to the model.
 

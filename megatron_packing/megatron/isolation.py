@@ -11,29 +11,19 @@ from __future__ import annotations
 import functools
 import time
 from argparse import Namespace
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from megatron.core import parallel_state
-from megatron.core.utils import get_attr_wrapped_model, get_model_config
 from megatron.training import get_args, print_rank_0, training
 
 from megatron_packing.errors import InputError
-from megatron_packing.isolation.tolerances import Precision, Tolerances
-from megatron_packing.megatron.batch import needs_segment_index
-from megatron_packing.megatron.device import own_device
-from megatron_packing.megatron.isolation_judge import Fault, find_fault
-from megatron_packing.megatron.isolation_recorder import Recorder, Sign
 from megatron_packing.megatron.isolation_report import describe_fault, describe_findings
-from megatron_packing.megatron.isolation_rows import RowLayout, Sample, find_row
-from megatron_packing.megatron.isolation_run import CheckedRun, Findings, run_check
-from megatron_packing.megatron.isolation_trace import without_trace
+from megatron_packing.megatron.isolation_rows import agree_on_row, find_row
+from megatron_packing.megatron.isolation_run import CheckedRun
+from megatron_packing.megatron.isolation_verdict import has_layers, judge_run, shares_scales
 from megatron_packing.megatron.versions import flag_value
 from megatron_packing.thd.layout import positions_of
 
-_SCALES_WITHIN_A_TOKEN = ("mxfp8", "blockwise")
-"""FP8 recipes that have no scale for several tokens of activations."""
 _datasets: list[tuple[Any, int]] = []
 """The training datasets of this rank's chunks, None if it does not read, and the first sample."""
 
@@ -88,17 +78,18 @@ def check_isolation(forward_step: Any, model: list[Any], schedule: dict[str, Any
     """
     begin = time.monotonic()
     args = get_args()
-    sample, layout = _read()
+    reads = parallel_state.get_tensor_model_parallel_rank() == 0
+    sample, layout = agree_on_row((lambda: find_row(*_with_tokens())) if reads else None)
     if layout is None:
         print_rank_0(
             "> packing check: left out, as none of the first rows holds two documents; "
             "megatron-packing report says how documents fill rows"
         )
         return
-    if not all(_has_layers(chunk) for chunk in model):
+    if not all(has_layers(chunk) for chunk in model):
         print_rank_0("> packing check: left out, as the model has no decoder of layers")
         return
-    if _shares_scales(args) and args.use_megatron_fsdp:
+    if shares_scales(args) and args.use_megatron_fsdp:
         print_rank_0(
             "> packing check: left out, as documents share FP8 scales, so that only gradients tell "
             "a leak, which are not looked at with --use-megatron-fsdp"
@@ -126,100 +117,6 @@ def check_isolation(forward_step: Any, model: list[Any], schedule: dict[str, Any
     print_rank_0(describe_findings(verdict.findings, verdict.tolerances, seconds))
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a check saw, and whether anything is wrong."""
-
-    findings: Findings
-    tolerances: Tolerances
-    fault: Fault | None
-
-
-def judge_run(run: CheckedRun) -> Verdict | None:
-    """Run a row through a model in all ways of the check, and judge what comes of it.
-
-    Args:
-        run: The model, the row, and what runs it.
-
-    Returns:
-        The same on all ranks; None if the forward step gives no loss for each position.
-    """
-    model, args = run.model, run.args
-    config = get_model_config(model[0])
-    recorder = Recorder(model, needs_segment_index=needs_segment_index(model[0]))
-    recorder.watch()
-    try:
-        with without_trace(model, args) as buffers:
-            findings = run_check(run, recorder, buffers)
-    finally:
-        recorder.close()
-    if findings is None:
-        return None
-    precision = Precision.of(
-        config.params_dtype,
-        fp8=bool(flag_value(args, "fp8") or flag_value(args, "fp4")),
-        shares_scales=_shares_scales(args),
-        experts=args.num_experts is not None,
-        recurrent=bool(findings.signs[:, [Sign.IS_MAMBA, Sign.IS_DELTA_NET]].any()),
-        on_gpu=_is_on_gpu(model[0]),
-    )
-    tolerances = Tolerances.of(findings.comparisons["again"], findings.typical_loss, precision)
-    fault = find_fault(
-        findings,
-        tolerances,
-        recomputes=config.recompute_granularity is not None,
-        context_parallel=args.context_parallel_size > 1,
-    )
-    return Verdict(findings, tolerances, fault)
-
-
-def _shares_scales(args: Namespace) -> bool:
-    """Whether linear layers round to FP8 or FP4 with scales for several documents."""
-    fp8 = flag_value(args, "fp8") and args.fp8_recipe not in _SCALES_WITHIN_A_TOKEN
-    return bool(fp8 or flag_value(args, "fp4"))
-
-
-def _read() -> tuple[Sample | None, RowLayout | None]:
-    """Read a row on the first rank of each tensor-parallel group, and tell the others its layout.
-
-    Returns:
-        The row, None on the other ranks, and its layout, None if no row has two documents.
-
-    Raises:
-        InputError: Another rank could not read.
-    """
-    sample, problem = None, None
-    reads = parallel_state.get_tensor_model_parallel_rank() == 0
-    if reads:
-        try:
-            sample = find_row(*_with_tokens())
-        except Exception as error:
-            problem = error
-    failed = torch.tensor([problem is not None], dtype=torch.int32, device=own_device())
-    torch.distributed.all_reduce(failed, op=torch.distributed.ReduceOp.MAX)
-    if problem is not None:
-        raise problem
-    if failed.item():
-        raise InputError(
-            "another rank could not read the row of the packing check; its own log says why"
-        )
-    layouts = [None if sample is None else RowLayout.of(sample)]
-    group = parallel_state.get_tensor_model_parallel_group()
-    if group.size() > 1:
-        source = parallel_state.get_tensor_model_parallel_src_rank()
-        torch.distributed.broadcast_object_list(layouts, source, group=group)
-    return sample, layouts[0]
-
-
 def _with_tokens() -> tuple[Any, int]:
     """Return the dataset of a chunk that needs tokens, or else of any, and the first sample."""
     return next((one for one in _datasets if one[0].config.packing_with_tokens), _datasets[0])
-
-
-def _has_layers(chunk: Any) -> bool:
-    inner = get_attr_wrapped_model(chunk, "pre_process", allow_none=False, return_model_obj=True)
-    return hasattr(inner, "decoder")
-
-
-def _is_on_gpu(chunk: Any) -> bool:
-    return next(chunk.parameters()).device.type != "cpu"

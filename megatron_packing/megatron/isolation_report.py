@@ -62,9 +62,11 @@ def describe_findings(findings: Findings, tolerances: Tolerances, seconds: float
     return line + f"{seconds:.1f} s"
 
 
-def describe_fault(fault: Fault) -> str:
-    """Return the sentence that stops the run."""
-    return (
-        f"the packing check failed: {fault}; mend that, or train all the same with "
-        f"--no-packing-check"
-    )
+def describe_fault(fault: Fault, off: str = "--no-packing-check") -> str:
+    """Return the sentence that stops the run.
+
+    Args:
+        fault: What is wrong.
+        off: What leaves the check out.
+    """
+    return f"the packing check failed: {fault}; mend that, or train all the same with {off}"

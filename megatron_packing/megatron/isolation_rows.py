@@ -7,7 +7,7 @@ them, so each function changes only the tensors that a sample has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
@@ -16,6 +16,8 @@ import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
+from megatron_packing.errors import InputError
+from megatron_packing.megatron.device import own_device
 from megatron_packing.thd.context_parallel import partition_indices
 
 Sample = dict[str, Any]
@@ -109,6 +111,42 @@ def find_row(dataset: Any, first: int) -> Sample | None:
     return None
 
 
+def agree_on_row(
+    find: Callable[[], Sample | None] | None,
+) -> tuple[Sample | None, RowLayout | None]:
+    """Read a row on the ranks that read, and tell the others of a tensor-parallel group its layout.
+
+    Args:
+        find: Reads it; None on ranks that do not read. The first rank of each group reads.
+
+    Returns:
+        The row, None on ranks that do not read, and its layout, None if no row has two documents.
+
+    Raises:
+        InputError: Another rank could not read.
+    """
+    sample, problem = None, None
+    if find is not None:
+        try:
+            sample = find()
+        except Exception as error:
+            problem = error
+    failed = torch.tensor([problem is not None], dtype=torch.int32, device=own_device())
+    torch.distributed.all_reduce(failed, op=torch.distributed.ReduceOp.MAX)
+    if problem is not None:
+        raise problem
+    if failed.item():
+        raise InputError(
+            "another rank could not read the row of the packing check; its own log says why"
+        )
+    layouts = [None if sample is None else RowLayout.of(sample)]
+    group = parallel_state.get_tensor_model_parallel_group()
+    if group.size() > 1:
+        source = parallel_state.get_tensor_model_parallel_src_rank()
+        torch.distributed.broadcast_object_list(layouts, source, group=group)
+    return sample, layouts[0]
+
+
 def replace_documents(sample: Sample, segments: Sequence[int]) -> Sample:
     """Give each position of some documents another token. Labels stay."""
     layout = RowLayout.of(sample)
@@ -162,7 +200,7 @@ def place_alone(sample: Sample, segment: int, *, restarts: bool) -> Sample:
     return moved
 
 
-def iterate(samples: list[Sample]) -> Iterator[Sample]:
+def iterate(samples: Iterable[Sample]) -> Iterator[Sample]:
     """Yield samples as a dataloader with micro-batches of one row does."""
     for sample in samples:
         yield {

@@ -65,6 +65,7 @@ class CheckedRun:
     forward_step: ForwardStep
     model: list[Any]
     args: Namespace
+    """Megatron's arguments; of another trainer, what stands for those that are read here."""
     schedule: dict[str, Any]
     """Further arguments of Megatron's schedule."""
     sample: Sample | None
@@ -72,6 +73,8 @@ class CheckedRun:
     layout: RowLayout
     restarts: bool
     """Whether positions restart in each document."""
+    present: Callable[[Sample], Sample] = dict
+    """Makes of a sample what the forward step reads."""
 
 
 def run_check(run: CheckedRun, recorder: Recorder, buffers: Buffers) -> Findings | None:
@@ -178,7 +181,7 @@ def _run_schedule(
         output, own = run.forward_step(data_iterator, model, *more)
         return output, lambda result: losses(row, sample, own, result)
 
-    iterators = [None if samples is None else iterate(samples) for _ in run.model]
+    iterators = [None if samples is None else iterate(map(run.present, samples)) for _ in run.model]
     get_forward_backward_func()(
         forward_step_func=step,
         data_iterator=iterators if len(iterators) > 1 else iterators[0],

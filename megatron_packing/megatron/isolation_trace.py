@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import random
-from argparse import Namespace
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from megatron.core.distributed import DistributedDataParallel
 from megatron.core.rerun_state_machine import RerunMode, get_rerun_state_machine
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 from megatron.core.transformer.moe.moe_logging import (
@@ -20,7 +21,6 @@ from megatron.core.transformer.moe.moe_logging import (
 )
 from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
 from megatron.core.utils import get_model_config
-from megatron.training import training
 from torch import Tensor
 
 from megatron_packing.megatron.device import own_device
@@ -58,7 +58,7 @@ class Buffers:
 
 
 @contextlib.contextmanager
-def without_trace(model: Sequence[Any], args: Namespace) -> Iterator[Buffers]:
+def without_trace(model: Sequence[Any]) -> Iterator[Buffers]:
     """Undo on leaving what forward and backward passes change besides their results.
 
     Gradients are not reduced within, are zero afterwards, and balancing losses give none. Random
@@ -67,7 +67,6 @@ def without_trace(model: Sequence[Any], args: Namespace) -> Iterator[Buffers]:
 
     Args:
         model: The chunks of this rank.
-        args: Megatron's arguments.
 
     Yields:
         The buffers of the model, to restore them between two passes.
@@ -81,8 +80,9 @@ def without_trace(model: Sequence[Any], args: Namespace) -> Iterator[Buffers]:
             stack.enter_context(_settings(get_model_config(chunk)))
             if hasattr(chunk, "no_sync"):
                 stack.enter_context(chunk.no_sync())
-        if hooked := training.should_disable_forward_pre_hook(args):
-            training.disable_forward_pre_hook(model, param_sync=False)
+        hooked = [chunk for chunk in model if _gathers_parameters(chunk)]
+        for chunk in hooked:
+            chunk.disable_forward_pre_hook(param_sync=False)
         buffers = Buffers(model)
         had_gradient = {id(p) for c in model for p in c.parameters() if p.grad is not None}
         try:
@@ -95,12 +95,19 @@ def without_trace(model: Sequence[Any], args: Namespace) -> Iterator[Buffers]:
                 for parameter in chunk.parameters():
                     if id(parameter) not in had_gradient:
                         parameter.grad = None
-            if hooked:
-                training.enable_forward_pre_hook(model)
+            for chunk in hooked:
+                chunk.enable_forward_pre_hook()
             _forget_attention_maxima(model)
-            forget_seqlen_stats(training)
+            forget_seqlen_stats(sys.modules.get("megatron.training.training"))
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
+
+
+def _gathers_parameters(chunk: Any) -> bool:
+    """Whether forward hooks wait for parameters: ``--overlap-param-gather``."""
+    return isinstance(chunk, DistributedDataParallel) and bool(
+        chunk.remove_forward_pre_hook_handles
+    )
 
 
 @contextlib.contextmanager

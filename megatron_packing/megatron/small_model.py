@@ -24,10 +24,10 @@ from megatron_packing.isolation.result import Finding, ModelCheck
 from megatron_packing.megatron.any_attention import AnyAttention
 from megatron_packing.megatron.batch import get_batch, run_model
 from megatron_packing.megatron.hybrid_layer_spec import local_hybrid_spec
-from megatron_packing.megatron.isolation import Verdict, judge_run
 from megatron_packing.megatron.isolation_report import Figures
 from megatron_packing.megatron.isolation_rows import RowLayout
 from megatron_packing.megatron.isolation_run import CheckedRun
+from megatron_packing.megatron.isolation_verdict import Verdict, judge_run
 from megatron_packing.megatron.layer_spec import local_layer_spec, multi_token_spec
 from megatron_packing.megatron.loss import loss_func
 from megatron_packing.megatron.multi_token import has_multi_token_layers

@@ -4,12 +4,13 @@
     run_finetune.py CASES.json STORE
 
 A case is {"train": BLEND, "validation": BLEND, "iterations": COUNT, "save": FOLDER, "load": FOLDER,
-"model": {...}, "lora": bool, "batch": ROWS, "program": TEXT}: the program, if there is one, is run
-in place of use_packed_data. The model is that of the Hugging Face folder ``hf`` beside
-CASES.json, by way of the Megatron checkpoint ``megatron``, which ``AutoBridge.import_ckpt`` makes
-of it where there is none. Cases run one after another, in one process a rank; ranks find each other
-by the file STORE. Prints a JSON list: of each case the loss and the gradient norm of every step,
-the losses of evaluations, which rows of which index were read, and the optimizer's settings.
+"model": {...}, "lora": bool, "batch": ROWS, "check": bool, "program": TEXT}: the program, if there
+is one, is run in place of use_packed_data. The model is that of the Hugging Face folder ``hf``
+beside CASES.json, by way of the Megatron checkpoint ``megatron``, which ``AutoBridge.import_ckpt``
+makes of it where there is none. Cases run one after another, in one process a rank; ranks find each
+other by the file STORE. Prints a JSON list: of each case the loss and the gradient norm of every
+step, the losses of evaluations, which rows of which index were read, the optimizer's settings, and
+what was printed.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from megatron.bridge.training.initialize import destroy_global_state
 from megatron_packing.bridge import dataset
 from megatron_packing.bridge.recipe import use_packed_data
 from megatron_packing.megatron.layer_spec import packed_layer_spec
+from megatron_packing.report.console import console
 from tests.bridge.run_bridge import put_cut_in_place
 
 VOCABULARY = 256
@@ -120,14 +122,26 @@ def run(case: dict, folder: Path) -> dict:
         exec(case["program"], {"cfg": cfg})
     else:
         use_packed_data(
-            cfg, train=case["train"], validation=case["validation"], keep="rows", quiet=True
+            cfg,
+            train=case["train"],
+            validation=case["validation"],
+            keep="rows",
+            packing_check=case.get("check", False),
+            quiet=True,
         )
+    console.file = printed = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()):
         finetune(cfg, gpt_step.forward_step)
     settings = {name: getattr(cfg.optimizer, name) for name in OPTIMIZER}
     assert cfg.scheduler.start_weight_decay == cfg.scheduler.end_weight_decay
     settings["weight_decay"] = cfg.scheduler.start_weight_decay  # which overrules the optimizer's
-    return {**run_tiny.STEPS, **RESULT, "optimizer": settings, "seed": cfg.dataset.seed}
+    return {
+        **run_tiny.STEPS,
+        **RESULT,
+        "optimizer": settings,
+        "seed": cfg.dataset.seed,
+        "printed": printed.getvalue(),
+    }
 
 
 def main() -> None:

@@ -4,10 +4,10 @@
     run_pretrain.py CASES.json STORE
 
 A case is {"train": INDEX, "validation": INDEX, "folder": CHECKPOINTS, "use": {...},
-"before": {PART: {...}}, "after": {PART: {...}}}: what use_packed_data is called with, and what the
-recipe is changed by before and after. Cases run one after another, in one process a rank; ranks
-find each other by the file STORE. Prints a JSON list of what came of each: the rows that were read,
-the losses, or the error.
+"before": {PART: {...}}, "after": {PART: {...}}, "bug": NAME}: what use_packed_data is called with,
+what the recipe is changed by before and after, and what is wrong with the boundaries that Bridge's
+step gives. Cases run one after another, in one process a rank; ranks find each other by the file
+STORE. Prints a JSON list of what came of each: the rows that were read, the losses, or the error.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from tests.bridge.absent import prepare_bridge
 prepare_bridge()
 
 import megatron.bridge.training.eval as eval_module
+import megatron.bridge.training.gpt_step as gpt_step
 import megatron.bridge.training.train as train_module
 from megatron.bridge.models.gpt_provider import GPTModelProvider
 from megatron.bridge.recipes.common import _sft_common
@@ -158,6 +159,29 @@ def change(cfg, parts: dict) -> None:
             setattr(getattr(cfg, part, cfg.train), name, value)
 
 
+@contextlib.contextmanager
+def planted(bug: str | None):
+    """Let Bridge's step give layers other document boundaries than the row's."""
+    own = gpt_step.get_packed_seq_params
+
+    def other(batch):
+        found = own(batch)
+        if bug == "none":
+            return None
+        for name in ("cu_seqlens_q", "cu_seqlens_kv"):
+            ends = getattr(found, name).clone()
+            ends[1] += 2
+            setattr(found, name, ends)
+        found.max_seqlen_q, found.max_seqlen_kv = found.max_seqlen_q + 2, found.max_seqlen_kv + 2
+        return found
+
+    gpt_step.get_packed_seq_params = other if bug else own
+    try:
+        yield
+    finally:
+        gpt_step.get_packed_seq_params = own
+
+
 def run(case: dict) -> dict:
     ROWS.clear()
     PACKS.clear()
@@ -177,7 +201,7 @@ def run(case: dict) -> dict:
         arguments = {"keep": "rows", "quiet": True, **case.get("use", {})}
         recipe.use_packed_data(cfg, train=case["train"], validation=case["validation"], **arguments)
         change(cfg, case.get("after", {}))
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), planted(case.get("bug")):
             pretrain(cfg, forward_step)
     except (InputError, AssertionError, RuntimeError, ValueError, StopIteration) as error:
         return {"error": f"{type(error).__name__}: {error}", "rows": ROWS.get("train", [])}

@@ -38,6 +38,8 @@ SCRIPT = Path(__file__).with_name("run_finetune.py")
 ROW, STEPS, BATCH, VOCABULARY = 64, 4, 4, 256
 RELATIVE = 2e-6
 WEIGHTS = (0.3, 0.7)
+CHECKS = BRIDGE >= (0, 4)
+CHECK = {"check": True}
 LAYOUTS = {
     "data": {},
     "pipeline": {"pipeline_model_parallel_size": 2},
@@ -73,7 +75,10 @@ def folder(tmp_path_factory) -> Path:
 def run(
     folder: Path, cases: dict[str, dict], ranks: int = 1, home: Path | None = None
 ) -> dict[str, dict]:
-    """All cases in one process a rank; what the last rank found. Checkpoints are in ``home``."""
+    """All cases in one process a rank. Checkpoints are in ``home``.
+
+    Returns what the last rank found, and what the first printed.
+    """
     data = {"train": f"{folder / 'chat'}", "validation": f"{folder / 'valid'}"}
     path = (home or folder) / f"cases{ranks}.json"
     path.write_text(json.dumps([{**data, "iterations": STEPS, **case} for case in cases.values()]))
@@ -81,6 +86,8 @@ def run(
         SCRIPT, path, path.with_suffix(f".{len(cases)}.store"), ranks=ranks, timeout=280
     )
     found = [json.loads(output.splitlines()[-1]) for output in outputs]
+    for first, last in zip(found[0], found[-1], strict=True):
+        last["printed"] = first["printed"]
     return dict(zip(cases, found[-1], strict=True))
 
 
@@ -162,6 +169,15 @@ def reference(folder: Path, result: dict) -> dict[str, list[float]]:
             evaluate()
     evaluate()
     return found
+
+
+def assert_checked_without_a_trace(found: dict[str, dict], plain: dict[str, dict]) -> None:
+    """The same runs with and without the check, bit for bit."""
+    for name, one in found.items():
+        assert "> packing check: " in one["printed"], name
+        assert "documents of a row are apart" in one["printed"], name
+        for figures in ("losses", "norms", "evaluations"):
+            assert one[figures] == plain[name][figures], (name, figures)
 
 
 def assert_same(found: dict, expected: dict, names=("losses", "norms", "evaluations")) -> None:
@@ -247,10 +263,29 @@ def test_bridge_trains_on_exported_packs_with_the_settings_of_the_page(folder):
 def test_every_layout_has_the_losses_of_one_rank(folder, results):
     layouts = {name: {"model": changes} for name, changes in LAYOUTS.items()}
     layouts["data with lora"] = {"lora": True}
-    found = run(folder, layouts, ranks=2)
+    checked = {f"{name}, checked": {**one, **CHECK} for name, one in layouts.items()}
+    found = run(folder, {**layouts, **(checked if CHECKS else {})}, ranks=2)
     for name in LAYOUTS:
         assert_same(found[name], results["whole"])
     assert_same(found["data with lora"], results["lora"])
+    if CHECKS:
+        assert_checked_without_a_trace({name: found[f"{name}, checked"] for name in layouts}, found)
+
+
+@pytest.mark.skipif(not CHECKS, reason="this Bridge has a megatron-core before 0.17")
+def test_the_packing_check_leaves_no_trace(folder, results):
+    """Also where a run goes on from a checkpoint, at its next row."""
+    home = folder / "checked"
+    home.mkdir()
+    (home / "hf").symlink_to(folder / "hf")
+    resumed = {"save": f"{home / 'run'}", "load": f"{home / 'run'}"}
+    cases = {
+        "whole": CHECK,
+        "lora": {"lora": True, **CHECK},
+        "begun": {"iterations": STEPS // 2, **resumed, **CHECK},
+        "resumed": {**resumed, **CHECK},
+    }
+    assert_checked_without_a_trace(run(folder, cases, home=home), results)
 
 
 @needs_trainer

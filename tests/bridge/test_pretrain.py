@@ -19,7 +19,7 @@ from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.stream.even_order import EvenOrder, EvenSettings, work_of_packs
 from megatron_packing.stream.record import read_streams
-from tests.bridge.conftest import needs_bridge
+from tests.bridge.conftest import BRIDGE, needs_bridge
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.ranks import run_ranks
 
@@ -58,6 +58,17 @@ def run(folder: Path, cases: dict[str, dict], ranks: int = 1) -> dict[str, dict]
     path.write_text(json.dumps(list(cases.values())))
     output = run_ranks(SCRIPT, path, folder / f"store{ranks}", ranks=ranks, timeout=400)[0]
     return dict(zip(cases, json.loads(output.splitlines()[-1]), strict=True))
+
+
+CHECKED = {
+    name: {"folder": name, "bug": bug, "use": {"packing_check": True, **use}}
+    for name, bug, use in (
+        ("no boundaries", "none", {}),
+        ("a moved boundary", "off by two", {}),
+        ("documents may mix", None, {"attention": "pack"}),
+    )
+    if BRIDGE >= (0, 4)
+}
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +142,7 @@ def results(folder) -> dict[str, dict]:
                 "train": "other",
                 "before": {"checkpoint": {"load": None}},
             },
+            **CHECKED,
         },
     )
 
@@ -217,3 +229,21 @@ def test_an_even_order_is_not_mixed_with_a_random_one_nor_made_of_what_it_cannot
 def test_checkpoints_of_other_packs_are_not_mixed_in_one_folder(results):
     error = results["other data into one folder"]["error"]
     assert "holds checkpoints of a run on other packs" in error
+
+
+@pytest.mark.skipif(not CHECKED, reason="this Bridge has a megatron-core before 0.17")
+def test_the_packing_check_names_what_lets_documents_see_each_other(results):
+    """Before the first step: only the row of the check was read."""
+    for name, cause in (
+        ("no boundaries", "likely because it got no cu_seqlens"),
+        ("a moved boundary", "got other cu_seqlens than the row's"),
+    ):
+        error = results[name]["error"]
+        assert error.startswith("InputError: the packing check failed: document 2 of a row changed")
+        assert "first in layer 1 of 2 (attention)" in error
+        assert cause in error
+        assert error.endswith("train all the same with packing_check=False")
+        assert results[name]["rows"] == [0]
+    printed = results["documents may mix"]["printed"]
+    assert 'packing check: left out, as attention="pack" lets documents mix' in printed
+    assert len(results["documents may mix"]["losses"]) == 3

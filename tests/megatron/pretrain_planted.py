@@ -19,6 +19,7 @@ import torch
 from megatron.core import parallel_state
 
 import megatron_packing.megatron.isolation as isolation
+import megatron_packing.megatron.isolation_verdict as isolation_verdict
 import megatron_packing.megatron.trainer as trainer
 from megatron_packing.errors import InputError
 from megatron_packing.megatron import batch as batches
@@ -221,8 +222,8 @@ if "BROKEN" in os.environ:
     isolation.find_row = fail_to_read
 if "ROUNDED" in os.environ:
     rounded_linear.install(vocabulary=256)
-    flag_value = isolation.flag_value
-    isolation.flag_value = lambda args, name: name == "fp8" or flag_value(args, name)
+    flag_value = isolation_verdict.flag_value
+    isolation_verdict.flag_value = lambda args, name: name == "fp8" or flag_value(args, name)
 plain_mamba.install()
 
 if __name__ == "__main__":
