@@ -44,6 +44,8 @@ LAYOUTS = {
     "data": {},
     "pipeline": {"pipeline_model_parallel_size": 2},
     "context": {"context_parallel_size": 2},
+    "tensor": {"tensor_model_parallel_size": 2},
+    "sequence": {"tensor_model_parallel_size": 2, "sequence_parallel": True},
 }
 
 
