@@ -3,6 +3,7 @@
 #include "optimal/lower_bound.hpp"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "base/divide_up.hpp"
@@ -10,28 +11,31 @@
 namespace packing {
 namespace {
 
-// The fewest packs of at most two segments: each of the longest takes one of the shortest that are
-// left, if it fits. Then nothing else could have taken more.
-std::int64_t packs_of_two(LengthHistogram histogram) {
-  std::int64_t packs = 0;
+// The fewest packs of at most two segments: the longest that is left takes the shortest that is
+// left, if both fit. Another partner for either would leave no more pairs.
+std::int64_t packs_of_two(const LengthHistogram& histogram) {
   std::int64_t shortest = 1;
-  while (histogram.size() > 0) {
-    while (histogram.count(shortest) == 0) ++shortest;
-    const std::int64_t longest = histogram.largest_at_most(histogram.capacity());
-    std::int64_t count = histogram.count(longest);
-    const bool pairs = longest + shortest <= histogram.capacity();
-    if (pairs && longest == shortest) {
-      packs += divide_up(count, 2);
-    } else if (pairs) {
-      count = std::min(count, histogram.count(shortest));
-      histogram.remove(shortest, count);
-      packs += count;
+  std::int64_t longest = histogram.capacity();
+  std::int64_t short_count = histogram.count(shortest);  // not in a pack yet
+  std::int64_t long_count = histogram.count(longest);
+  std::int64_t packs = 0;
+  while (shortest < longest) {
+    if (short_count == 0) {
+      short_count = histogram.count(++shortest);
+    } else if (long_count == 0) {
+      long_count = histogram.count(--longest);
+    } else if (shortest + longest <= histogram.capacity()) {
+      const std::int64_t pairs = std::min(short_count, long_count);
+      packs += pairs;
+      short_count -= pairs;
+      long_count -= pairs;
     } else {
-      packs += count;
+      packs += std::exchange(long_count, 0);
     }
-    histogram.remove(longest, count);
   }
-  return packs;
+  // Segments of one length are left, counted from both sides.
+  const std::int64_t left = std::min(short_count, long_count);
+  return packs + (2 * longest <= histogram.capacity() ? divide_up(left, 2) : left);
 }
 
 }  // namespace
@@ -67,10 +71,7 @@ std::int64_t lower_bound(const LengthHistogram& histogram, std::int64_t max_segm
       long_positions -= alone * histogram.count(alone);
     }
   }
-  std::int64_t shortest = 1;
-  while (shortest < capacity && histogram.count(shortest) == 0) ++shortest;
-  const bool no_three = max_segments == 2 || 3 * shortest > capacity;
-  return no_three && max_segments > 1 ? std::max(bound, packs_of_two(histogram)) : bound;
+  return max_segments == 2 ? std::max(bound, packs_of_two(histogram)) : bound;
 }
 
 // With m = capacity / e, phi gives 1/m to a length from e to half a row, nothing to a shorter one,
@@ -100,8 +101,10 @@ std::int64_t dual_feasible_bound(const LengthHistogram& histogram, Work& work) {
 
 std::int64_t quick_lower_bound(const LengthHistogram& histogram, std::int64_t max_segments,
                                Monitor& monitor) {
+  const std::int64_t quick = lower_bound(histogram, max_segments);
+  monitor.report(0);
   Work work(kDualFeasibleSteps, monitor);
-  return std::max(lower_bound(histogram, max_segments), dual_feasible_bound(histogram, work));
+  return std::max(quick, dual_feasible_bound(histogram, work));
 }
 
 }  // namespace packing

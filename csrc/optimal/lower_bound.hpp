@@ -10,8 +10,8 @@
 namespace packing {
 
 // The bound L2 of Martello and Toth (Discrete Applied Mathematics 28, 1990), and the number of
-// segments over max_segments where that is more. Where no three segments may share a row it is the
-// fewest packs that there are. Costs one pass over the lengths.
+// segments over max_segments where that is more. Where two segments may share a row at most, it is
+// the fewest packs that there are. Costs two passes over the lengths.
 std::int64_t lower_bound(const LengthHistogram& histogram, std::int64_t max_segments);
 
 // The best of the bounds by the dual-feasible functions phi^(e) of Fekete and Schepers

@@ -32,7 +32,8 @@ class PriceFinder {
   // max_segments: the most of a pack.
   PriceFinder(const LengthHistogram& histogram, std::int64_t max_segments, Pieces pieces);
 
-  // Begins with the packs of another's fractional plan, so that finer prices are found sooner.
+  // Begins with the packs of a coarser finder's fractional plan, so that finer prices are found
+  // sooner. It must have found prices for the same histogram, with the same limit.
   void begin_with(const PriceFinder& coarser);
 
   // Finds prices for the segments of a histogram (of the same capacity) and returns the lower bound

@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/divide_up.hpp"
 #include "base/random.hpp"
 #include "base/work.hpp"
 #include "optimal/dearest_fill.hpp"
@@ -55,7 +56,8 @@ class RefinedPrices {
     found_ = !work.exhausted();
   }
 
-  // True where the bound is higher than before.
+  // True where the bound is higher than before. Each stage has its own steps: pieces of one kind
+  // may be found where those of another are not.
   bool refine(const PriceStages& stages) {
     const std::int64_t before = best_.lower_bound;
     for (const PriceFinder::Pieces& pieces : stages.pieces) {
@@ -79,7 +81,7 @@ class RefinedPrices {
   Monitor& monitor_;
   PackedLengths& best_;
   PriceFinder finder_;
-  bool found_ = false;  // the first prices, within their steps
+  bool found_ = false;  // whether the first prices were found within their steps
 };
 
 }  // namespace
@@ -157,9 +159,9 @@ void pack_by_prices_where_limited(const LengthHistogram& histogram, std::int64_t
   const std::int64_t before = best.geometry.num_packs();
   if (!is_optimal(best)) pack_near(histogram, max_segments, limits, limits.near, monitor, best);
   if (best.geometry.num_packs() < before) repack(4);
-  // Where the limit does not decide, all positions fill as many rows: no prices prove more.
-  const std::int64_t full_rows =
-      (histogram.positions() + histogram.capacity() - 1) / histogram.capacity();
+  // Finer prices seldom prove more than that all positions fill so many rows, if coarse ones do
+  // not.
+  const std::int64_t full_rows = divide_up(histogram.positions(), histogram.capacity());
   if (best.lower_bound > full_rows && refined.refine(limits.late)) repack(4);
   // A dive reaches a plan near the optimum from far away. It is seldom better than a near one.
   const std::int64_t near =

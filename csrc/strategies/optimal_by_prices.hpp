@@ -6,7 +6,6 @@
 #include <cstdint>
 
 #include "base/monitor.hpp"
-#include "optimal/prices.hpp"
 #include "strategies/optimal_limits.hpp"
 #include "strategies/strategy.hpp"
 #include "types/histogram.hpp"
@@ -14,7 +13,7 @@
 namespace packing {
 
 // The geometry must not depend on the seed of a plan, which deals documents to places only. Each
-// step draws from a stream of its own.
+// kind of step draws from a stream of its own.
 constexpr std::uint64_t kGeometrySeed = 0;
 enum GeometryStream : std::uint64_t {
   kGaps,
@@ -29,8 +28,7 @@ enum GeometryStream : std::uint64_t {
 bool worth_prices(const LengthHistogram& histogram, std::int64_t max_segments,
                   const OptimalLimits& limits);
 
-// Raises the bound by prices of rows in units. Few pieces prove a bound soon that is nearly as good
-// as that of more.
+// Raises the bound by prices of rows in units, stage by stage.
 void raise_bound(const LengthHistogram& histogram, std::int64_t max_segments,
                  const PriceStages& stages, Monitor& monitor, PackedLengths& best);
 

@@ -13,7 +13,6 @@ OptimalLimits default_limits() {
   return {20'000'000,
           500'000'000,
           {256},
-          0,  // of bound, once it is scaled
           400'000'000,
           {{{64}, 1, 0}},
           {4'000'000'000, {{64}, {64}, {128}, {64}, {64}, {128}, {256}, {128}}, 0.75},
@@ -30,7 +29,6 @@ OptimalLimits high_limits() {
   return {400'000'000,
           40'000'000'000,
           {512},
-          0,  // of bound, once it is scaled
           60'000'000'000,
           {{{64}, 1, 0},
            {{64}, 0.02, 0},
@@ -84,8 +82,10 @@ OptimalLimits scaled(OptimalLimits limits, std::int64_t num_segments) {
   limits.bound = std::min(limits.bound, std::int64_t{10'000'000'000});
   limits.guided = std::min(limits.guided, std::int64_t{12'000'000'000});
   limits.one_fill = limits.bound / 10;
+  // Smaller shares lose fewer packs. With more segments they leave no time for other attempts.
   constexpr std::int64_t kForSmallShares = 200'000;
-  if (num_segments < kForSmallShares) limits.near.share = 0.5;
+  constexpr double kSmallShare = 0.5;
+  if (num_segments < kForSmallShares) limits.near.share = kSmallShare;
   return limits;
 }
 

@@ -8,7 +8,6 @@
 
 #include "optimal/price_guided.hpp"
 #include "optimal/prices.hpp"
-#include "types/histogram.hpp"
 #include "types/settings.hpp"
 
 namespace packing {
@@ -40,7 +39,6 @@ struct OptimalLimits {
   std::int64_t gaps;           // steps of close_gaps
   std::int64_t bound;          // steps of the prices that give the bound
   PriceFinder::Pieces pieces;  // of these prices
-  std::int64_t one_fill;       // prices are found where a DearestFill takes fewer steps
   std::int64_t guided;         // steps of price_guided, all dives together
   std::vector<Dive> dives;
   NearAttempts near;
@@ -51,13 +49,13 @@ struct OptimalLimits {
   std::vector<PatternStage> patterns;
   PatternStage by_lots;  // the last, where all lengths are classes of their own
   PriceStages last;      // where there are more lengths than classes
-  // Only where segments are limited: prices that take little and much time; the packs above the
-  // bound from which on dives begin, for each 10,000; the steps of repack_cheap_rows, all calls
-  // together.
-  PriceStages soon = {};
-  PriceStages late = {};
-  std::int64_t dive_above = 0;
-  std::int64_t repacked = 0;
+  // Prices are found where a DearestFill takes fewer steps. Set by optimal_limits.
+  std::int64_t one_fill = 0;
+  // The rest serves only where segments are limited; then careful and last do not.
+  PriceStages soon = {};        // prices that take little time
+  PriceStages late = {};        // prices that take much
+  std::int64_t dive_above = 0;  // dives begin so many packs above the bound, of 10,000
+  std::int64_t repacked = 0;    // steps of repack_cheap_rows, all calls together
 };
 
 // limited: whether a row could hold more segments than it may.

@@ -168,27 +168,33 @@ def test_optimal_is_never_worse_than_a_strategy_that_keeps_documents_whole(
         assert best.num_packs <= plan_packs(lengths, 100, strategy=strategy, **limits).num_packs
 
 
-def num_pairs_and_singles(lengths, row):
-    """The fewest packs of at most two documents: the longest left takes the shortest left."""
-    left = sorted(lengths)
-    packs = 0
-    while left:
-        longest = left.pop()
-        if left and longest + left[0] <= row:
-            left.pop(0)
-        packs += 1
-    return packs
+@given(lengths=st.lists(st.integers(1, ROW), min_size=1, max_size=9))
+def test_plans_of_pairs_are_proven(lengths):
+    """The bound of every strategy is the fewest packs of at most two documents."""
+    for strategy in ("greedy", "optimal"):
+        plan = plan_packs(lengths, ROW, strategy=strategy, max_documents_per_pack=2)
+        assert plan.lower_bound == fewest_rows(lengths, ROW, 2)
+    assert plan.num_packs == plan.lower_bound
 
 
-@pytest.mark.parametrize("row", [512, 2048])
-@pytest.mark.parametrize("effort", ["default", "high"])
-def test_plans_of_pairs_are_proven(row, effort):
-    lengths = np.random.default_rng(row).lognormal(6.3, 0.8, 4_000).astype(int).clip(1, row)
-    limited = plan_packs(lengths, row, max_documents_per_pack=2, effort=effort)
-    assert limited.num_packs == limited.lower_bound == num_pairs_and_singles(lengths, row)
-    long = lengths[lengths > row // 3]
-    plan = plan_packs(long, row, effort=effort)
-    assert plan.num_packs == plan.lower_bound == num_pairs_and_singles(long, row)
+@pytest.mark.parametrize(("count", "seed", "packs"), [(1_000, 1, 453), (1_100, 6, 503)])
+@pytest.mark.slow
+def test_finer_prices_prove_plans_whose_bound_was_a_pack_too_low(count, seed, packs):
+    lengths = np.random.default_rng(seed).integers(8192 // 5, 7 * 8192 // 10, count)
+    plan = plan_packs(lengths, 8192)
+    assert plan.num_packs == plan.lower_bound == packs
+
+
+@pytest.mark.parametrize(
+    ("median", "spread", "row", "most", "packs"),
+    [(5.5, 1.2, 1024, 3, 1212), (6.2, 0.5, 1024, 3, 1559), (6.2, 1.2, 2048, 4, 1115)],
+)
+@pytest.mark.slow
+def test_plans_with_a_limit_are_proven_that_were_a_pack_from_it(median, spread, row, most, packs):
+    """Bounds by few long pieces were too low, and rows were repacked only after dives."""
+    lengths = np.random.default_rng(row).lognormal(median, spread, 3_000).astype(int).clip(1, row)
+    plan = plan_packs(lengths, row, max_documents_per_pack=most)
+    assert plan.num_packs == plan.lower_bound == packs
 
 
 @pytest.mark.slow
