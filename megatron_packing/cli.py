@@ -36,6 +36,9 @@ try:
     from megatron_packing.report.console import close_standard_output
     from megatron_packing.report.json_output import JsonOutput
     from megatron_packing.report.visible import visible_line
+except KeyboardInterrupt:
+    sys.stderr.write("megatron-packing: error: interrupted; nothing was written\n")
+    sys.exit(130)
 except ModuleNotFoundError as error:  # installed with --no-deps
     package = (error.name or "").partition(".")[0]
     if package not in ("numpy", "rich", "markdown_it", "mdurl", "pygments"):
@@ -71,6 +74,7 @@ Then train on data/packs with Megatron or Megatron-Bridge, as the README says.
 
 megatron-packing --help lists all commands; megatron-packing COMMAND --help explains one.
 """
+_KEYS = frozenset(key for module in COMMANDS.values() for key in module.JSON_KEYS)
 _BROKEN_PIPE = 141  # as shells report a process that SIGPIPE ended
 
 
@@ -143,7 +147,7 @@ def _run(args: Namespace) -> int:
     try:
         _refuse_empty(args)
         _refuse_addresses(args)
-        output = JsonOutput(args.json)
+        output = JsonOutput(args.json, _KEYS)
         with output.alone_on_standard_output():
             try:
                 record = args.run(args)

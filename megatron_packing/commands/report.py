@@ -23,7 +23,7 @@ from megatron_packing.errors import InputError
 from megatron_packing.files.whole import write_whole
 from megatron_packing.index.packable import FittedLengths, fit_lengths
 from megatron_packing.page.charts import require_matplotlib
-from megatron_packing.page.whole import make_page
+from megatron_packing.page.whole import is_page, make_page
 from megatron_packing.planning.plan import PackPlan, plan_packs
 from megatron_packing.planning.rows import rows_of_plan
 from megatron_packing.planning.settings import PlanSettings
@@ -32,6 +32,7 @@ from megatron_packing.report.advice import advise, describe_advice
 from megatron_packing.report.compare import Comparison, PlanFigures, measure
 from megatron_packing.report.console import console, progress_bar
 from megatron_packing.report.data_report import BALANCED, DataReport, LengthReport
+from megatron_packing.report.json_output import is_result, refuse_other_content
 from megatron_packing.report.randomness import Randomness, measure_randomness
 from megatron_packing.report.simulate import Simulation
 from megatron_packing.simulate.deal import Dealing
@@ -83,6 +84,9 @@ def run(args: Namespace) -> dict[str, Any]:
     """Report."""
     if args.output.suffix not in (".html", ".htm"):
         raise InputError(f"--output is {args.output}; give the name of a page, such as report.html")
+    data = args.output.with_suffix(".json")
+    refuse_other_content(args.output, "--output", is_page)
+    refuse_other_content(data, f"--output {args.output}", lambda text: is_result(text, JSON_KEYS))
     for length in args.sequence_length:
         if length < 1:
             raise InputError(f"--sequence-length is {length}; it must be at least 1")
@@ -114,7 +118,6 @@ def run(args: Namespace) -> dict[str, Any]:
     )
     record = report.as_record()
     page = make_page(report)
-    data = args.output.with_suffix(".json")
     write_whole(args.output, page)
     write_whole(data, json.dumps(record, indent=2) + "\n")
     console.print(describe_advice(report.advice), soft_wrap=False)

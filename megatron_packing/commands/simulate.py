@@ -30,6 +30,7 @@ from megatron_packing.planning.plan import plan_packs
 from megatron_packing.planning.rows import Rows, rows_of_plan
 from megatron_packing.planning.settings import PlanSettings
 from megatron_packing.report.console import console, progress_bar
+from megatron_packing.report.json_output import refuse_other_content
 from megatron_packing.report.simulate import Simulation, describe_setting, describe_simulation
 from megatron_packing.simulate.deal import Dealing, dealings_of
 from megatron_packing.simulate.epoch import WAYS, Epoch, predict_epoch
@@ -86,6 +87,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> dict[str, Any]:
     """Simulate."""
+    if args.timeline is not None:
+        if args.timeline.suffix != ".svg":
+            raise InputError(
+                f"--timeline is {args.timeline}; give the name of a drawing, such as step.svg"
+            )
+        refuse_other_content(args.timeline, "--timeline", lambda text: text.startswith("<svg"))
     simulation = _of_an_index(args) if args.index is not None else _of_documents(args)
     console.print(describe_simulation(simulation), soft_wrap=False)
     if args.timeline is not None:

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from megatron_packing.chat.template import GIVEN_VARIABLES
 from megatron_packing.chat.turns import LossOn
+from megatron_packing.corpus.storage import is_remote
 from megatron_packing.errors import InputError
 from megatron_packing.report.tokenizing import (
     print_result,
@@ -52,6 +53,17 @@ JSON_KEYS = {
 }
 
 
+def _prefix(given: str) -> Path:
+    """Refuse what other commands would not find again."""
+    if given.endswith("/"):
+        raise ArgumentTypeError(f"{given} is a folder; give the beginning of a file name in it")
+    if ":" in given and not is_remote(given):
+        raise ArgumentTypeError(
+            f"{given} has a colon, which stands before a number of times in pack; leave it out"
+        )
+    return Path(given)
+
+
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument(
@@ -64,7 +76,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--output-prefix",
-        type=Path,
+        type=_prefix,
         required=True,
         metavar="P",
         help="write the corpus to P.bin, P.idx and files beside them",

@@ -46,6 +46,8 @@ def _describe_for_index(given: Path) -> str | None:
     prefix = given if _is_corpus(given) else _prefix_of_file(given)
     if prefix is not None:
         return f"{given} is a corpus: {_pack(prefix)}"
+    if given.name == _MANIFEST and given.is_file():
+        return f"{given} is a file of the pack index {given.parent}: give {given.parent}"
     if given.is_dir():
         indexes = sorted(path.parent for path in given.glob(f"*/{_MANIFEST}"))
         if indexes:

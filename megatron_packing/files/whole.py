@@ -234,11 +234,14 @@ def write_whole(path: Path, text: str) -> None:
             file.write(text)
         return
     path = path.resolve() if path.is_symlink() else path
-    with temporary_sibling(path) as folder:
-        unfinished = folder / path.name
-        unfinished.write_text(text, encoding="utf-8")
-        sync(unfinished)
-        unfinished.replace(path)
+    try:
+        with temporary_sibling(path) as folder:
+            unfinished = folder / path.name
+            unfinished.write_text(text, encoding="utf-8")
+            sync(unfinished)
+            unfinished.replace(path)
+    except OSError as error:  # of the temporary file, whose name says nothing
+        raise OSError(error.errno, f"cannot be written ({error.strerror})", str(path)) from error
 
 
 def open_patiently(

@@ -20,11 +20,13 @@ from megatron_packing.report.data_report import BALANCED, DataReport
 from megatron_packing.report.simulate import describe_setting, duration
 from megatron_packing.report.visible import visible
 
+_TITLE = "Packing report"
+
 
 def make_page(report: DataReport) -> str:
     """The page, as HTML."""
     style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
-    title = escape(visible(f"Packing report: {report.source}"))
+    title = escape(visible(f"{_TITLE}: {report.source}"))
     body = "\n".join(
         (
             *_answer(report),
@@ -45,6 +47,11 @@ def make_page(report: DataReport) -> str:
         f'<svg width="0" height="0" class="lanes" aria-hidden="true" style="position:absolute">'
         f"{lanes.PATTERNS}</svg>\n{body}\n</body></html>\n"
     )
+
+
+def is_page(text: str) -> bool:
+    """Whether a text is a page of ``make_page``."""
+    return f"<title>{_TITLE}" in text[:1000]
 
 
 def _answer(report: DataReport) -> Iterator[str]:

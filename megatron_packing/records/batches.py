@@ -24,6 +24,10 @@ class Position:
     """How many of its bytes were read, if the reader can seek there; else 0."""
 
 
+UNREADABLE_FILE = "unreadable file"
+"""The kind of an ``Unreadable`` that takes the place of the rest of a file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Unreadable:
     """Takes the place of a record that could not be read from its file."""

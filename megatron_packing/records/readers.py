@@ -18,7 +18,12 @@ from megatron_packing.records.arrow_files import (
     sound_rows,
     write_stream,
 )
-from megatron_packing.records.batches import Position, RecordBatch, Unreadable
+from megatron_packing.records.batches import (
+    UNREADABLE_FILE,
+    Position,
+    RecordBatch,
+    Unreadable,
+)
 from megatron_packing.records.downloads import (
     Download,
     Downloads,
@@ -290,4 +295,4 @@ def _rest(error: Exception, stored: Any) -> Unreadable:
     if not is_decoders and not is_arrows:
         raise error
     reason = (str(error).strip() or repr(error)).splitlines()[0]
-    return Unreadable("unreadable file", f"the rest of the file cannot be read ({reason})")
+    return Unreadable(UNREADABLE_FILE, f"the rest of the file cannot be read ({reason})")

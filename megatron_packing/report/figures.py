@@ -65,5 +65,8 @@ def _describe_bound(index: PackIndex) -> str:
         return f"none for whole documents, which {plan.strategy} cuts"
     if over <= 0:
         return f"{figures.lower_bound:,}: optimal"
-    wanted = plan.min_packs > 0 or plan.packs_multiple_of > 1
-    return f"{figures.lower_bound:,}: {over:,} over" + (", as asked for" if wanted else "")
+    wanted = [f"at least {plan.min_packs:,}"] if plan.min_packs > 0 else []
+    if plan.packs_multiple_of > 1:
+        wanted.append(f"a multiple of {plan.packs_multiple_of:,}")
+    aim = f", to be {' and '.join(wanted)}" if wanted else ""
+    return f"{figures.lower_bound:,}: {over:,} over{aim}"

@@ -21,13 +21,14 @@ from megatron_packing.chat.find_template import find_templates
 from megatron_packing.corpus.storage import corpus_path, is_remote
 from megatron_packing.counted import counted
 from megatron_packing.errors import InputError
-from megatron_packing.records.batches import RecordBatch
+from megatron_packing.records.batches import UNREADABLE_FILE, RecordBatch
 from megatron_packing.records.digests import Digests, reading_digests
 from megatron_packing.records.input_file import InputFile
 from megatron_packing.records.inputs import find_changed, find_inputs
 from megatron_packing.records.readers import read_batches
 from megatron_packing.records.storage import StorageError, was_replaced
 from megatron_packing.schemas.table import RECOGNIZED_BY, SCHEMAS
+from megatron_packing.tokenize.encoded_batch import Reject
 from megatron_packing.tokenize.engine import Engine, InProcessEngine, OnWorkers, Results
 from megatron_packing.tokenize.options import EncoderOptions, EncodingOptions
 from megatron_packing.tokenize.process_engine import ProcessEngine
@@ -221,16 +222,28 @@ def _write(
         file = inputs[batch.input]
         if encoded.rejects and options.on_bad_record == "error":
             first = encoded.rejects[0]
+            if first.kind == UNREADABLE_FILE:
+                raise _ends_early(file, first)
             raise InputError(
                 f"{file.name}, {file.unit} {first.number} cannot be used: {first.reason} "
                 f"(give --on-bad-record skip to skip such records)"
             )
+        if encoded.rejects and encoded.rejects[-1].kind == UNREADABLE_FILE:
+            raise _ends_early(file, encoded.rejects[-1])
         unfinished.add(file, batch, encoded)
         if time.monotonic() - last_checkpoint >= options.checkpoint_seconds:
             unfinished.checkpoint()
             last_checkpoint = time.monotonic()
         if on_progress is not None:
             on_progress(batch.progress, total, unfinished.progress)
+
+
+def _ends_early(file: InputFile, rest: Reject) -> InputError:
+    """Nobody knows how many records the rest of a file holds, so it cannot be skipped as one."""
+    return InputError(
+        f"{file.name}, {file.unit} {rest.number}: {rest.reason}; copy the file again, or make a "
+        f"file of what comes before, and start over with --restart"
+    )
 
 
 def _check(inputs: list[InputFile], unfinished: UnfinishedCorpus) -> None:

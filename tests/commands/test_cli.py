@@ -426,3 +426,34 @@ def test_lengths_that_moved_are_verified_where_they_are(tmp_path, capsys):
     assert "does not exist" in fails(capsys, "verify", output)
     assert main(["verify", str(output), "--corpus", str(tmp_path / "moved.npy")]) == 0
     assert "there are no tokens for --deep" in fails(capsys, "verify", output, "--deep")
+
+
+def test_a_result_replaces_a_result_and_nothing_else(index, tmp_path, capsys):
+    result = tmp_path / "result.json"
+    for command in (["show", str(index)], ["verify", str(index)]):
+        assert main([*command, "--json", str(result)]) == 0
+    assert json.loads(result.read_text(encoding="utf-8"))["index"] == str(index)
+    chat = tmp_path / "chat.json"
+    chat.write_text('{\n  "messages": []\n}\n', encoding="utf-8")
+    for other in (chat, index / "manifest.json", tmp_path / "corpus.bin"):
+        before = other.read_bytes()
+        error = fails(capsys, "show", index, "--json", other)
+        assert f"--json would replace {other}, which holds something else" in error
+        assert other.read_bytes() == before
+
+
+def test_the_manifest_of_an_index_is_told_from_other_files(index, capsys):
+    error = fails(capsys, "verify", index / "manifest.json")
+    assert f"is a file of the pack index {index}: give {index}" in error
+
+
+@pytest.mark.parametrize(
+    ("prefix", "message"),
+    [("made/", "made/ is a folder; give the beginning of"), ("a:2", "a:2 has a colon, which")],
+)
+def test_a_prefix_that_no_command_would_find_again_is_refused(prefix, message, tmp_path, capsys):
+    words = ["tokenize", "x.jsonl", "--tokenizer", "x", "--output-prefix", f"{tmp_path}/{prefix}"]
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -199,3 +199,17 @@ def test_an_install_without_matplotlib_says_which_extra_has_it(tmp_path):
     assert "report needs matplotlib, which is not installed" in line
     assert "pip install 'megatron-packing[report]'" in line
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("kept", ["chats.html", "chats.json"])
+def test_a_file_that_is_no_report_is_not_replaced(kept, made, tmp_path, capsys):
+    (tmp_path / kept).write_text("[]\n", encoding="utf-8")
+    lengths = made[0].with_name("lengths.npy")
+    words = ["report", "--lengths", f"{lengths}", *SMALL, "--sequence-length", "2048"]
+    error = fails(capsys, *words, "-o", tmp_path / "chats.html")
+    assert f"would replace {tmp_path / kept}, which holds something else" in error
+    assert [path.name for path in tmp_path.iterdir()] == [kept]
+    shutil.copy(made[0], tmp_path / "old.html")
+    shutil.copy(made[0].with_suffix(".json"), tmp_path / "old.json")
+    assert main([*words, "-o", f"{tmp_path / 'old.html'}"]) == 0
+    assert (tmp_path / "old.html").read_bytes() != made[0].read_bytes()

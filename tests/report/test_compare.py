@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from megatron_packing import STRATEGIES, plan_packs
+from megatron_packing.commands.compare import JSON_KEYS
 from megatron_packing.errors import InputError
 from megatron_packing.flops.model import ModelShape
 from megatron_packing.flops.models import MODELS
@@ -187,7 +188,7 @@ def test_every_figure_is_written_as_json(tmp_path):
     comparison = compared(chat_like_lengths(50, longest=ROW))
     path = tmp_path / "new" / "figures.json"
     for _ in range(2):  # the second replaces the first
-        JsonOutput(path).write(comparison.as_record())
+        JsonOutput(path, JSON_KEYS).write(comparison.as_record())
     assert list(path.parent.iterdir()) == [path]
     record = json.loads(path.read_text(encoding="utf-8"))
     assert record["lower_bound"] == comparison.lower_bound

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import multiprocessing
@@ -203,6 +204,18 @@ def test_an_existing_corpus_is_not_overwritten(run, write_jsonl, tmp_path):
 
 
 BAD = ["{", {"prompt": "a", "completion": ""}, {"messages": []}, "nonsense", {"q": 1}]
+
+
+@pytest.mark.parametrize("choice", ["error", "skip"])
+def test_the_rest_of_a_half_copied_file_is_no_bad_record(run, write_jsonl, tmp_path, choice):
+    """Nobody knows how many records it holds: counted as one, half of the data would be lost."""
+    path = write_jsonl(*[{"text": f"{n} " * 50} for n in range(200)])
+    whole = gzip.compress(path.read_bytes())
+    cut = tmp_path / "cut.jsonl.gz"
+    cut.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"cut\.jsonl\.gz, line \d+: the rest of .*; copy"):
+        run(cut, on_bad_record=choice)
+    assert not list(tmp_path.glob("*.idx"))
 
 
 def test_bad_records_are_skipped_counted_and_written_down(run, write_jsonl, tmp_path):
