@@ -53,6 +53,7 @@ def choose_costs(
     """
     refuse_hybrid(model)
     found: list[tuple[float, Costs]] = []
+    too_large: list[Costs] = []
     problem: InputError | None = None
     for again, tensor, context, pipeline in product(
         (True,) if recompute else (False, True),
@@ -72,31 +73,35 @@ def choose_costs(
                 recompute=again,
             )
         except InputError as error:
-            problem = error
+            problem = problem or error  # the first is of the least sizes
             continue
         if costs.fits(sequence_length):
             seconds = _equal_step(costs, sequence_length, global_batch_size)
             found.append((seconds, costs))
         else:
-            problem = InputError(
-                f"{model.name} with rows of {sequence_length:,} needs about "
-                f"{costs.memory(sequence_length) / 1e9:,.0f} GB on a GPU in the layout "
-                f"{layout.describe()}, and {device.name} has {device.memory / 1e9:,.0f} GB; "
-                f"give larger tensor-, pipeline- or context-parallel sizes"
-            )
-    if not found:
-        if problem is not None and {"tensor", "context", "pipeline"} <= given.keys():
-            raise problem
-        raise InputError(
-            f"{model.name} with rows of {sequence_length:,} and steps of {global_batch_size} rows "
-            f"fits no layout of {gpus:,} {device.name} that was tried; give more GPUs, or a "
-            f"global batch size that more data-parallel sizes divide"
-        )
+            too_large.append(costs)
+    if not found and too_large:
+        raise _needs_more(too_large, sequence_length)
+    if not found and problem is not None:
+        raise problem
     least = min(seconds for seconds, _ in found)
     short = [costs for seconds, costs in found if seconds <= least * _ABOUT_AS_SHORT]
     return min(
         short,
         key=lambda costs: (costs.layout.pipeline, costs.layout.context, costs.layout.tensor),
+    )
+
+
+def _needs_more(tried: list[Costs], sequence_length: int) -> InputError:
+    """Name the layout that needs the least memory of those that do not fit."""
+    least = min(tried, key=lambda costs: costs.memory(sequence_length))
+    device = least.device
+    return InputError(
+        f"{least.model.name} with rows of {sequence_length:,} needs about "
+        f"{least.memory(sequence_length) / 1e9:,.0f} GB on a GPU in the layout "
+        f"{least.layout.describe()}, the least of those that were tried, and {device.name} has "
+        f"{device.memory / 1e9:,.0f} GB; give more GPUs, or larger tensor-, pipeline- or "
+        f"context-parallel sizes"
     )
 
 

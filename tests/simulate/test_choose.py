@@ -78,5 +78,5 @@ def test_what_is_given_is_kept_and_what_cannot_be_is_refused():
         chosen(gpus=12, tensor=8, pipeline=1, context=1)
     with pytest.raises(InputError, match=r"needs about .* GB on a GPU in the layout TP 2, DP 32"):
         chosen("405b", tensor=2, pipeline=1, context=1)
-    with pytest.raises(InputError, match="fits no layout of 8 H100"):
+    with pytest.raises(InputError, match="about 919 GB on a GPU in the layout TP 8, the least"):
         chosen("405b", gpus=8)
