@@ -75,7 +75,7 @@ def run(args: Namespace) -> dict[str, Any]:
         global_batch_size=args.global_batch_size,
         model=model,
     )
-    advice = advise(comparison, fitted.packable)
+    advice = advise(comparison, fitted.packable, most_documents=args.max_documents_per_pack)
     console.print(describe_comparison(comparison, console.width), soft_wrap=False)
     console.print()
     waiting = {}

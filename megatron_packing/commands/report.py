@@ -114,6 +114,7 @@ def run(args: Namespace) -> dict[str, Any]:
             lengths,
             simulation=main.simulation,
             others=tuple(other.simulation for other in others),
+            most_documents=args.max_documents_per_pack,
         ),
     )
     record = report.as_record()

@@ -37,6 +37,7 @@ def advise(
     *,
     others: tuple[Simulation, ...] = (),
     simulation: Simulation | None = None,
+    most_documents: int | None = None,
 ) -> tuple[Advice, ...]:
     """Say what to do.
 
@@ -46,6 +47,7 @@ def advise(
             ``(num_documents,)``.
         others: Predictions at further sequence lengths.
         simulation: The prediction at this one. Without it nothing is said that needs one.
+        most_documents: The limit of documents in a pack; None for none.
     """
     plan = next(one for one in comparison.plans if one.strategy == BEST)
     advice = [
@@ -55,6 +57,8 @@ def advise(
         _learning_rate(comparison, plan),
         _alignment(lengths, simulation),
     ]
+    if most_documents is not None:
+        advice.insert(1, _limit(comparison, plan, most_documents))
     if simulation is not None:
         advice += [_balance(simulation), _context(simulation, lengths)]
     return tuple(advice)
@@ -78,6 +82,14 @@ def _strategy(comparison: Comparison, plan: PlanFigures) -> Advice:
     if cut > 0:
         found += f"; random would cut {counted(cut, 'document')} more"
     return Advice("strategy", f"--strategy {BEST}", found)
+
+
+def _limit(comparison: Comparison, plan: PlanFigures, most: int) -> Advice:
+    full = -(-comparison.num_positions // comparison.sequence_length)
+    found = f"{counted(plan.num_packs, 'row')}; their positions fill {full:,}"
+    if plan.num_packs <= full * (1 + _HARDLY):
+        return Advice("documents a pack", f"a limit of {most:,} costs hardly any rows", found)
+    return Advice("documents a pack", f"raise the limit of {most:,}, or leave it out", found)
 
 
 def _sequence_length(

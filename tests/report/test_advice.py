@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from megatron_packing import STRATEGIES, plan_packs
@@ -118,3 +120,31 @@ def test_balance_and_context_parallelism_follow_the_prediction():
     speeds = [one.epochs[-1].tokens_per_second(4000 * 512) for one in (simulation, other)]
     expected = f"4,096: {speeds[0]:,.0f}, 8,192: {speeds[1]:,.0f}"
     assert advice["sequence length"].because.endswith(expected)
+
+
+def test_a_limit_of_documents_that_costs_rows_is_named():
+    lengths = np.random.default_rng(0).integers(1, 200, 2_000)
+    comparison = compared(lengths, 4096)
+    (found,) = [
+        one
+        for one in advise(comparison, lengths, most_documents=4)
+        if one.topic == "documents a pack"
+    ]
+    full = -(-int(lengths.sum()) // 4096)
+    assert found.text == "a limit of 4 costs hardly any rows"  # these plans have none
+    plans = tuple(
+        measure(
+            plan_packs(lengths, 4096, strategy=name, overlong="split", max_documents_per_pack=4),
+            lengths,
+            name,
+            0.0,
+        )
+        for name in STRATEGIES
+    )
+    limited = dataclasses.replace(comparison, plans=plans)
+    (found,) = [
+        one for one in advise(limited, lengths, most_documents=4) if one.topic == "documents a pack"
+    ]
+    assert found.text == "raise the limit of 4, or leave it out"
+    assert found.because == f"500 rows; their positions fill {full:,}"
+    assert "documents a pack" not in [one.topic for one in advise(limited, lengths)]
