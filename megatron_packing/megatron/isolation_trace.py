@@ -98,7 +98,8 @@ def without_trace(model: Sequence[Any]) -> Iterator[Buffers]:
             for chunk in hooked:
                 chunk.enable_forward_pre_hook()
             _forget_attention_maxima(model)
-            forget_seqlen_stats(sys.modules.get("megatron.training.training"))
+            if training := sys.modules.get("megatron.training.training"):  # not in Bridge's
+                forget_seqlen_stats(training)
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
 

@@ -332,12 +332,12 @@ def seqlen_stats_update(training: ModuleType) -> Callable[[Any], None] | None:
     return update
 
 
-def forget_seqlen_stats(training: ModuleType | None) -> None:
+def forget_seqlen_stats(training: ModuleType) -> None:
     """Empty the sums that ``seqlen_stats_update`` adds to, so that a step counts its own rows.
 
     ``megatron.training.training`` has them from 0.18 on. Drop when 0.18 is the oldest supported.
     """
     stats = getattr(training, "_seqlen_stats_in_iteration", None)
-    if training is not None and stats is not None:
+    if stats is not None:
         stats.zero_()
         vars(training)["_seqlen_stats_active"] = False

@@ -50,8 +50,8 @@ def make_page(report: DataReport) -> str:
 
 
 def is_page(text: str) -> bool:
-    """Whether a text is a page of ``make_page``."""
-    return f"<title>{_TITLE}" in text[:1000]
+    """Whether a text begins as a page of ``make_page`` does."""
+    return f"<title>{_TITLE}" in text
 
 
 def _answer(report: DataReport) -> Iterator[str]:

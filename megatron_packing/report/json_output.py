@@ -18,8 +18,8 @@ from megatron_packing.report.console import console
 
 STANDARD_OUTPUT = Path("-")
 _FIRST_KEY = re.compile(r'\{\n  "(\w+)":')
-_MOST_BYTES = 1 << 28
-"""A larger file is no result."""
+_TOLD_BY = 1000
+"""The characters at the beginning of a file that tell what it holds."""
 
 
 def refuse_other_content(path: Path, flag: str, is_own: Callable[[str], bool]) -> None:
@@ -28,7 +28,7 @@ def refuse_other_content(path: Path, flag: str, is_own: Callable[[str], bool]) -
     Args:
         path: Where the result goes.
         flag: What named the path.
-        is_own: Whether a text is such a result.
+        is_own: Whether a text begins as such a result does.
 
     Raises:
         InputError: The file holds something else.
@@ -36,7 +36,8 @@ def refuse_other_content(path: Path, flag: str, is_own: Callable[[str], bool]) -
     if not path.is_file() or path.stat().st_size == 0:
         return
     try:
-        text = path.read_text(encoding="utf-8") if path.stat().st_size < _MOST_BYTES else ""
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_TOLD_BY)
     except UnicodeDecodeError:
         text = ""
     if not is_own(text):

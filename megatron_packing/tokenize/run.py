@@ -220,16 +220,14 @@ def _write(
     last_checkpoint = time.monotonic()
     for batch, encoded in results:
         file = inputs[batch.input]
-        if encoded.rejects and options.on_bad_record == "error":
-            first = encoded.rejects[0]
-            if first.kind == UNREADABLE_FILE:
-                raise _ends_early(file, first)
-            raise InputError(
-                f"{file.name}, {file.unit} {first.number} cannot be used: {first.reason} "
-                f"(give --on-bad-record skip to skip such records)"
-            )
-        if encoded.rejects and encoded.rejects[-1].kind == UNREADABLE_FILE:
-            raise _ends_early(file, encoded.rejects[-1])
+        for reject in encoded.rejects:
+            if reject.kind == UNREADABLE_FILE:
+                raise _ends_early(file, reject)
+            if options.on_bad_record == "error":
+                raise InputError(
+                    f"{file.name}, {file.unit} {reject.number} cannot be used: {reject.reason} "
+                    f"(give --on-bad-record skip to skip such records)"
+                )
         unfinished.add(file, batch, encoded)
         if time.monotonic() - last_checkpoint >= options.checkpoint_seconds:
             unfinished.checkpoint()
