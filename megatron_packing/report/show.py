@@ -22,6 +22,7 @@ from megatron_packing.counted import counted
 from megatron_packing.index.pack_index import PackIndex
 from megatron_packing.index.trained import share_read
 from megatron_packing.report.console import console, progress_bar
+from megatron_packing.report.places import row_starts, source_of
 from megatron_packing.report.visible import visible
 from megatron_packing.tokenizers.of_corpus import find_corpus_tokenizer
 from megatron_packing.tokenizers.text_tokenizer import TextTokenizer, any_of
@@ -126,14 +127,16 @@ def show_pack(
     segments = index.segments(pack, corpus.num_tokens)
     filled = int(segments.lengths.sum())
     length = index.plan.sequence_length
+    alignment = index.plan.alignment
+    aligned = f", each in a multiple of {alignment:,}" if alignment > 1 else ""
     console.print(
         f"pack {pack} of {len(index):,}: {counted(len(segments.lengths), 'segment')}, "
-        f"{filled:,} of {counted(length, 'position')} ({filled / length:.1%})",
+        f"{filled:,} of {counted(length, 'position')} ({filled / length:.1%}){aligned}",
         style="bold",
     )
-    offset = 0
+    row_positions, tail = row_starts(index, segments)
     shown = []
-    for document, start, positions in segments:
+    for row_position, (document, start, positions) in zip(row_positions, segments, strict=True):
         source, number = source_of(corpus, document)
         tokenizer = tokenizer_of(source.prefix)
         whole = start == 0 and positions == int(corpus.num_tokens[document]) - 1
@@ -142,8 +145,8 @@ def show_pack(
         mask = corpus.loss_mask(document, start, start + positions + 1) != 0
         tokens = corpus.tokens(document, start, start + positions + 1)
         console.print(
-            f"\nrow {offset:,} to {offset + positions - 1:,}: document {document:,}{named}{part}, "
-            f"{counted(int(mask[1:].sum()), 'trained label')}",
+            f"\nrow {row_position:,} to {row_position + positions - 1:,}: "
+            f"document {document:,}{named}{part}, {counted(int(mask[1:].sum()), 'trained label')}",
             style="bold",
         )
         text = Text()
@@ -157,20 +160,15 @@ def show_pack(
                 "document": document,
                 "corpus": str(source.prefix),
                 "document_of_corpus": number,
+                "row_position": row_position,
                 "first_position": start,
                 "num_positions": positions,
                 **_for_json(tokens, mask, tokenizer),
             }
         )
-        offset += positions
-    if filled < length:
-        console.print(f"\nrow {filled:,} to {length - 1:,}: tail, untrained", style="bold")
+    if tail < length:
+        console.print(f"\nrow {tail:,} to {length - 1:,}: tail, untrained", style="bold")
     return {"pack": pack, "num_packs": len(index), "num_positions": filled, "segments": shown}
-
-
-def source_of(corpus: Corpus | JoinedCorpus, document: int) -> tuple[Corpus, int]:
-    """Return the corpus that a document comes from, and its number in that corpus."""
-    return corpus.source_of(document) if isinstance(corpus, JoinedCorpus) else (corpus, document)
 
 
 def show_document(
