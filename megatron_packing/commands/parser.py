@@ -67,7 +67,8 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"formatter_class": HelpFormatter, **options})
+        # A part of a flag in a script would mean another one once a release adds a flag.
+        super().__init__(**{"formatter_class": HelpFormatter, "allow_abbrev": False, **options})
         self.register("type", int, whole_number)
         self.register("type", float, finite_number)
         self.register("type", Path, path)
@@ -97,11 +98,7 @@ class Parser(argparse.ArgumentParser):
     def _suggestions(self) -> str:
         known = self.flags
         flags = [word.partition("=")[0] for word in self._given if word.startswith("--")]
-        pairs = [
-            (flag, difflib.get_close_matches(flag, known, 1))
-            for flag in flags
-            if not any(option.startswith(flag) for option in known)
-        ]
+        pairs = [(flag, _close_to(flag, known)) for flag in flags if flag not in known]
         meant = [f"{close[0]} in place of {flag}" for flag, close in pairs if close]
         return f"; did you mean {' and '.join(meant)}?" if meant else ""
 
@@ -117,3 +114,9 @@ class Parser(argparse.ArgumentParser):
 
     def _print_message(self, message: str, file: Any = None) -> None:
         super()._print_message(visible(message), file)
+
+
+def _close_to(flag: str, known: Sequence[str]) -> list[str]:
+    """Return the flag that begins so, or else one that is spelled alike; nothing if none is."""
+    longer = [option for option in known if option.startswith(flag)]
+    return longer[:1] if len(longer) == 1 else difflib.get_close_matches(flag, known, 1)

@@ -168,6 +168,8 @@ def test_mistyped_words_are_answered_with_what_was_meant(capsys):
     assert wrong_usage(capsys, "pakc", "x").endswith("; did you mean 'pack'?")
     line = wrong_usage(capsys, "pack", "x", "--output", "o", "--sequence-lenght", 128)
     assert line.endswith("; did you mean --sequence-length in place of --sequence-lenght?")
+    line = wrong_usage(capsys, "pack", "x", "--output", "o", "--seq", 128)
+    assert line.endswith("; did you mean --sequence-length in place of --seq?")
     complete = ("pack", "x", "--output", "o", "--sequence-length", 128)
     line = wrong_usage(capsys, *complete, "--overlogn", "split")
     assert "unrecognized arguments: --overlogn split" in line
