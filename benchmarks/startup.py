@@ -178,6 +178,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where corpora are made (default: /tmp)")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    if args.folder is not None and not args.folder.is_dir():
+        parser.error(f"--folder is {args.folder}, which is no folder; make it first")
     table = Table("corpora", "rank", "s", "CPU s", "far s", "files", "read", "private")
     table.add_column(f"last of {args.ranks:,}")
     results = []
