@@ -31,7 +31,7 @@ EXAMPLES = ROOT / "examples"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Try fewer examples where slow tests are left out."""
-    profile = "quick" if config.option.markexpr == "not slow" else "all"
+    profile = "quick" if "not slow" in config.option.markexpr else "all"
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", profile))
 
 

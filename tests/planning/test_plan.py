@@ -177,8 +177,12 @@ def test_plans_of_pairs_are_proven(lengths):
     assert plan.num_packs == plan.lower_bound
 
 
-@pytest.mark.parametrize(("count", "seed", "packs"), [(1_000, 1, 453), (1_100, 6, 503)])
+@pytest.mark.parametrize(
+    ("count", "seed", "packs"),
+    [pytest.param(1_000, 1, 453, marks=pytest.mark.long_plan), (1_100, 6, 503)],
+)
 @pytest.mark.slow
+@pytest.mark.one_thread
 def test_finer_prices_prove_plans_whose_bound_was_a_pack_too_low(count, seed, packs):
     lengths = np.random.default_rng(seed).integers(8192 // 5, 7 * 8192 // 10, count)
     plan = plan_packs(lengths, 8192)
@@ -190,6 +194,7 @@ def test_finer_prices_prove_plans_whose_bound_was_a_pack_too_low(count, seed, pa
     [(5.5, 1.2, 1024, 3, 1212), (6.2, 0.5, 1024, 3, 1559), (6.2, 1.2, 2048, 4, 1115)],
 )
 @pytest.mark.slow
+@pytest.mark.one_thread
 def test_plans_with_a_limit_are_proven_that_were_a_pack_from_it(median, spread, row, most, packs):
     """Bounds by few long pieces were too low, and rows were repacked only after dives."""
     lengths = np.random.default_rng(row).lognormal(median, spread, 3_000).astype(int).clip(1, row)
@@ -201,7 +206,7 @@ def test_plans_with_a_limit_are_proven_that_were_a_pack_from_it(median, spread, 
 @pytest.mark.parametrize(
     ("row", "most"), [(1024, 2), (1024, 3), (1024, 6), (2048, 4), (2048, 9), (8192, 16)]
 )
-@pytest.mark.one_thread
+@pytest.mark.long_plan
 def test_optimal_is_near_its_bound_where_the_documents_of_a_pack_are_limited(row, most):
     lengths = np.random.default_rng(most).lognormal(5.5, 1.2, 3_000).astype(int).clip(1, row)
     best = plan_packs(lengths, row, max_documents_per_pack=most)
@@ -236,7 +241,7 @@ def test_lots_find_what_dives_do_not(seed):
 
 
 @pytest.mark.parametrize("most", [None, 3])
-@pytest.mark.one_thread
+@pytest.mark.long_plan
 @pytest.mark.slow
 def test_the_bound_of_many_lengths_that_crowd_holds_and_is_nearly_met(most):
     """Of 900 lengths, so of classes of them, whose optimum is known."""
@@ -263,7 +268,7 @@ def test_lengths_between_a_quarter_and_half_of_a_row_are_near_their_bound(row, c
     ("row", "count", "over", "longest"),
     [(4096, 20_000, 0, 2047), (8192, 1000, 0, 8192), (131_073, 1000, 1, 131_073)],
 )
-@pytest.mark.one_thread
+@pytest.mark.long_plan
 def test_many_lengths_between_a_quarter_and_half_of_a_row_meet_their_bound(
     row, count, over, longest
 ):
@@ -277,7 +282,7 @@ def test_many_lengths_between_a_quarter_and_half_of_a_row_meet_their_bound(
     assert sorted(plan.document_ids) == list(range(count))
 
 
-@pytest.mark.one_thread
+@pytest.mark.long_plan
 def test_the_search_by_patterns_looks_at_ctrl_c():
     looks = [time.process_time()]
     lengths = np.random.default_rng(0).integers(2049, 4096, 50_000)
@@ -287,6 +292,7 @@ def test_the_search_by_patterns_looks_at_ctrl_c():
     assert np.diff(looks).max() < 0.5 * (looks[-1] - looks[0]) + between
 
 
+@pytest.mark.one_thread
 def test_packs_by_price_beat_first_fit_decreasing_by_far_on_a_hard_set():
     row = 1024
     lengths = hard_lengths(row)
@@ -300,7 +306,7 @@ def test_packs_by_price_beat_first_fit_decreasing_by_far_on_a_hard_set():
     assert np.add.reduceat(lengths[best.document_ids], best.pack_offsets[:-1]).max() <= row
 
 
-@pytest.mark.parametrize("num_short", [100, 2000])
+@pytest.mark.parametrize("num_short", [pytest.param(100, marks=pytest.mark.long_plan), 2000])
 @pytest.mark.one_thread
 @pytest.mark.slow
 def test_the_bound_by_prices_holds_where_thousands_of_documents_fit_a_row(num_short):
@@ -533,7 +539,7 @@ def test_lengths_that_change_meanwhile_give_a_plan_or_are_refused(strategy, size
     writer.start()
     messages = []
     try:
-        for _ in range(20):
+        for _ in range(20 if size < 100_000 else 8):
             try:
                 plan = plan_packs(lengths, ROW, strategy=strategy, overlong="split")
             except ValueError as error:
@@ -558,6 +564,7 @@ def test_lengths_that_change_meanwhile_give_a_plan_or_are_refused(strategy, size
     ],
 )
 @pytest.mark.slow
+@pytest.mark.long_plan
 def test_no_stretch_of_planning_is_without_a_look_at_ctrl_c(count, options):
     lengths = np.full(count, 100, np.uint16)
     options = {"sequence_length": 4096, **options}
@@ -569,6 +576,7 @@ def test_no_stretch_of_planning_is_without_a_look_at_ctrl_c(count, options):
     assert np.diff(looks).max() < 0.5 * (looks[-1] - looks[0]) + between
 
 
+@pytest.mark.long_plan
 def test_documents_of_a_third_of_a_long_row_do_not_take_a_search_of_the_whole_row_each():
     row = 1 << 22
     lengths = np.random.default_rng(0).integers(row // 3 - row // 50, row // 3 + row // 50, 3_000)
