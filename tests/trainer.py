@@ -208,6 +208,11 @@ class FromCheckpoint:
         return self._models[model]
 
 
+def padded_batches(rows: int) -> str:
+    """Flags of a padded run with so many rows in a step, a multiple of 8: eight at a time."""
+    return f"--global-batch-size {rows} --micro-batch-size 8"
+
+
 class PaddedRuns:
     """Padded runs of the documents of packed ones, on one rank. Each is trained once."""
 
@@ -227,7 +232,7 @@ class PaddedRuns:
         """Return the run of a model."""
         if (normaliser, model) not in self._runs:
             self._runs[normaliser, model] = train(
-                f"{self._begin(model)} --global-batch-size {self._rows} "
+                f"{self._begin(model)} {padded_batches(self._rows)} "
                 f"--packing-normaliser {normaliser}",
                 script=self._script,
                 environment={"PACKED_GLOBAL_BATCH_SIZE": "4"},

@@ -72,6 +72,11 @@ def weigh(mask, normaliser):
     return torch.tensor(weights), count
 
 
+def weigh_rows(masks, normaliser):
+    weights, counts = zip(*(weigh(mask, normaliser) for mask in masks), strict=True)
+    return torch.stack(weights), sum(counts)
+
+
 def datasets_provider(num_samples, vp_stage=None):  # noqa: ARG001
     args = get_args()
     config = dataset_config_from_args(args, build_tokenizer(args), get_blend_and_blend_per_split)
@@ -89,14 +94,14 @@ datasets_provider.is_distributed = True
 def forward_step(data_iterator, model):
     args = get_args()
     batch = SimpleNamespace(**next(data_iterator))
-    positions = torch.arange(args.seq_length).unsqueeze(0)
+    positions = torch.arange(args.seq_length).expand_as(batch.tokens)
     output = model(batch.tokens, positions, None, labels=batch.labels)
-    weights, count = weigh(batch.loss_mask[0], args.packing_normaliser)
+    weights, count = weigh_rows(batch.loss_mask, args.packing_normaliser)
     return output, partial(loss_func, weights, count)
 
 
 def loss_func(weights, count, output):
-    loss = (output[0] * weights).sum()
+    loss = (output * weights).sum()
     count = torch.tensor(count, dtype=torch.int)
     return loss, count, {"lm loss": torch.stack([loss.detach(), count.float()])}
 

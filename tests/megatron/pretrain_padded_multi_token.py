@@ -40,17 +40,17 @@ def keep_losses(hidden_states, labels, output_layer, compute_language_model_loss
         further = torch.zeros_like(labels)
         further[:, :-depth] = labels[:, depth:]
         logits, _ = output_layer(hidden, weight=weight)
-        of_depths.append(compute_language_model_loss(further, logits)[0, :-depth])
+        of_depths.append(compute_language_model_loss(further, logits)[:, :-depth])
     return main
 
 
 def forward_step(data_iterator, model):
     args = get_args()
     batch = SimpleNamespace(**next(data_iterator))
-    positions = torch.arange(args.seq_length).unsqueeze(0)
+    positions = torch.arange(args.seq_length).expand_as(batch.tokens)
     output = model(batch.tokens, positions, None, labels=batch.labels)
-    weights, count = padded.weigh(batch.loss_mask[0], args.packing_normaliser)
-    sums = [(losses * weights[depth:]).sum() for depth, losses in enumerate(of_depths.copy(), 1)]
+    weights, count = padded.weigh_rows(batch.loss_mask, args.packing_normaliser)
+    sums = [(losses * weights[:, depth:]).sum() for depth, losses in enumerate(of_depths.copy(), 1)]
     return output, partial(loss_func, weights, count, sums)
 
 

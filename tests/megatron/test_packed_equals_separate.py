@@ -25,7 +25,6 @@ def run(*arguments: object, ranks: int = 1) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("position_embedding", "precision", "tolerance"),
     [
-        ("rope", "float32", 1e-6),
         ("learned_absolute", "float32", 1e-6),
         ("rope", "float64", 1e-13),
     ],

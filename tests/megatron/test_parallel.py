@@ -16,6 +16,7 @@ from tests.trainer import (
     PaddedRuns,
     Run,
     needs_trainer,
+    padded_batches,
     train,
 )
 
@@ -23,6 +24,7 @@ pytestmark = needs_trainer
 
 STEPS = 3
 PADDED = Path(__file__).with_name("pretrain_padded_gpt.py")
+FROZEN = PADDED.with_name("pretrain_frozen.py")
 PADDED_ROWS = 40  # at least the documents of four packs
 LAYOUTS = {
     "one rank": ("", 1),
@@ -161,20 +163,23 @@ def test_nor_do_l2_norms_of_queries_and_keys(begin, padded):
     assert step.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
 
 
-@pytest.mark.parametrize("layout", ["one rank", "TP=2 with sequence parallel", "PP=2", "CP=2"])
-@pytest.mark.slow
-def test_frozen_parameters_change_nothing(begin, layout):
-    wrapper = PADDED.with_name("pretrain_frozen.py")
-    reference = train(
-        f"{begin()} --global-batch-size {PADDED_ROWS}",
-        script=wrapper,
+@pytest.fixture(scope="module")
+def frozen(begin):
+    return train(
+        f"{begin()} {padded_batches(PADDED_ROWS)}",
+        script=FROZEN,
         environment={"SCRIPT": str(PADDED), "PACKED_GLOBAL_BATCH_SIZE": "4"},
     )
+
+
+@pytest.mark.parametrize("layout", ["one rank", "TP=2 with sequence parallel", "PP=2", "CP=2"])
+@pytest.mark.slow
+def test_frozen_parameters_change_nothing(begin, frozen, layout):
     flags, ranks = LAYOUTS[layout]
     run = train(
-        f"{begin()} {flags}", ranks, script=wrapper, environment={"SCRIPT": str(PRETRAIN_PACKED)}
+        f"{begin()} {flags}", ranks, script=FROZEN, environment={"SCRIPT": str(PRETRAIN_PACKED)}
     )
-    assert_equal(run, reference)
+    assert_equal(run, frozen)
 
 
 @pytest.mark.parametrize(
