@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python=$1
-with_ranks=(tests/megatron tests/bridge tests/examples tests/benchmarks) # half of the time
+with_ranks=(tests/{megatron,bridge,examples,benchmarks,te,hybrid}) # half of the time
 rm -f .coverage .coverage.*
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

@@ -51,6 +51,8 @@ def cluster():
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")
         patch.setenv("PYTHONPATH", str(ROOT))  # for the workers of all nodes
+        # Where other tests fill this machine's memory, Ray would end workers again and again.
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")
         head = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
         nodes = Cluster(initialize_head=True, head_node_args=head)
         for _ in range(2):
