@@ -108,7 +108,7 @@ Geometry even_count_fit(LengthHistogram histogram, std::int64_t max_segments, Wo
     OpenPack pack(histogram, geometry, max_segments);
     pack.take(histogram.largest_at_most(histogram.capacity()));
     for (--share; share > kClosing && histogram.size() > 0; --share) {
-      while (histogram.count(shortest) == 0) ++shortest;
+      shortest = histogram.smallest_at_least(shortest);
       if (shortest > pack.room()) break;
       pack.take(shortest);
       if (histogram.capacity() > kSmallRow) work.spend(kStepsASegment);

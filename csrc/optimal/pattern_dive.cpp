@@ -134,8 +134,7 @@ double share_of_one(Random& random) {
 // What one look for the dearest packs takes, at most: fewer than usual where no length is short.
 std::int64_t steps_of_prices(const LengthHistogram& histogram, std::int64_t max_segments) {
   const std::int64_t capacity = histogram.capacity();
-  std::int64_t shortest = 1;
-  while (histogram.count(shortest) == 0) ++shortest;
+  const std::int64_t shortest = histogram.smallest_at_least(1);
   const std::int64_t longest = histogram.largest_at_most(capacity);
   const std::int64_t steps = DearestFill::steps(histogram, max_segments);
   if (max_segments < capacity / shortest) return steps;

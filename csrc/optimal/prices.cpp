@@ -77,8 +77,7 @@ PriceFinder::PriceFinder(const LengthHistogram& histogram, std::int64_t max_segm
         piece_of_[static_cast<std::size_t>(length)] = pieces_.size();
       }
       // Ends that hold no segments would leave a row without demand.
-      std::int64_t low = first;
-      while (histogram.count(low) == 0) ++low;
+      const std::int64_t low = histogram.smallest_at_least(first);
       const std::int64_t high = histogram.largest_at_most(last);
       pieces_.push_back({low, high, rows});
       rows += low < high ? 2 : 1;

@@ -18,6 +18,9 @@
 #include "strategies/strategy.hpp"
 
 namespace packing {
+
+LengthStrategy greedy, first_fit_decreasing, best_fit_decreasing;
+
 namespace {
 
 // Up to so many lengths are few enough for careful attempts.
@@ -31,107 +34,152 @@ constexpr std::int64_t kQuickSteps = 300'000'000;
 
 // Whether a row could hold more segments than it may.
 bool is_limited(const LengthHistogram& histogram, std::int64_t max_segments) {
-  std::int64_t shortest = 1;
-  while (histogram.count(shortest) == 0) ++shortest;
+  const std::int64_t shortest = histogram.smallest_at_least(1);
+  if (shortest == 0) return false;
   return max_segments < std::min(histogram.capacity() / shortest, histogram.size());
 }
 
-}  // namespace
+// The best plan so far with its bound, and what may improve either.
+class OptimalPlan {
+ public:
+  OptimalPlan(const LengthHistogram& histogram, const PlanSettings& settings, Monitor& monitor)
+      : histogram_(histogram),
+        settings_(settings),
+        monitor_(monitor),
+        max_segments_(settings.max_documents_per_pack),
+        limited_(is_limited(histogram, max_segments_)),
+        limits_(optimal_limits(settings.effort, limited_, histogram.size())) {}
 
-LengthStrategy greedy, first_fit_decreasing, best_fit_decreasing;
+  PackedLengths take() { return std::move(best_); }
+
+  // Each stage is true where the plan meets its bound. The first one makes a plan.
+
+  bool fit_decreasing() {
+    monitor_.report(0);
+    best_.lower_bound = lower_bound(histogram_, max_segments_);
+    monitor_.report(0);
+    Work exact(kExactSteps, monitor_);
+    best_.geometry = exact_fit_decreasing(histogram_, max_segments_, exact);
+    if (is_optimal()) return true;
+    try_strategy(first_fit_decreasing);
+    monitor_.report(0);
+    keep_better(even_count_fit(histogram_, max_segments_, exact));
+    if (limited_) {
+      monitor_.report(0);
+      keep_better(full_count_fit(histogram_, max_segments_, exact));
+    }
+    monitor_.report(0);
+    Work dual_feasible(kDualFeasibleSteps, monitor_);
+    best_.lower_bound = std::max(best_.lower_bound, dual_feasible_bound(histogram_, dual_feasible));
+    return is_optimal();
+  }
+
+  bool fill_gaps() {
+    close_gaps_of_plan(kGaps);
+    for (LengthStrategy* other : {best_fit_decreasing, greedy}) {
+      if (is_optimal()) return true;
+      try_strategy(*other);
+    }
+    return is_optimal();
+  }
+
+  bool pack_with_prices() {
+    raise_bound(histogram_, max_segments_, {kQuickSteps, {{64}}}, monitor_, best_);
+    if (is_optimal()) return true;
+    if (has_prices()) {
+      const auto pack = limited_ ? pack_by_prices_where_limited : pack_by_prices;
+      pack(histogram_, max_segments_, limits_, monitor_, best_);
+    }
+    return is_optimal();
+  }
+
+  bool pack_with_patterns() {
+    if (has_few_lengths()) pack_by(limits_.few_lengths);
+    if (!limited_ || !has_prices()) pack_near_plan(limits_.near);
+    if (!limited_ && !has_few_lengths() && histogram_.num_lengths() <= kFewForCare) {
+      pack_near_plan(limits_.careful);
+    }
+    if (is_optimal()) return true;
+    if (!limited_ && histogram_.num_lengths() > limits_.patterns.back().classes) {
+      raise_bound(histogram_, max_segments_, limits_.last, monitor_, best_);
+      if (is_optimal()) return true;
+    }
+    for (const PatternStage& stage : limits_.patterns) {
+      if (pack_by(stage)) break;
+    }
+    return is_optimal();
+  }
+
+  bool fill_last_gaps() {
+    close_gaps_of_plan(kLastGaps);
+    return is_optimal();
+  }
+
+  bool draw_lots() {
+    if (!has_few_lengths()) return false;
+    Random lots(kGeometrySeed, kLots);
+    Work work(limits_.by_lots.steps, monitor_);
+    PatternPlan plan =
+        pack_by_patterns(histogram_, max_segments_, best_.geometry.num_packs(), best_.lower_bound,
+                         limits_.by_lots.classes, limits_.by_lots.dives, work, &lots);
+    if (plan.geometry.num_patterns() > 0) keep_better(std::move(plan.geometry));
+    return is_optimal();
+  }
+
+ private:
+  bool is_optimal() const { return best_.geometry.num_packs() <= best_.lower_bound; }
+
+  bool has_few_lengths() const { return histogram_.num_lengths() <= limits_.few_lengths.classes; }
+
+  bool has_prices() const { return worth_prices(histogram_, max_segments_, limits_); }
+
+  void keep_better(Geometry geometry) {
+    if (geometry.num_packs() < best_.geometry.num_packs()) best_.geometry = std::move(geometry);
+  }
+
+  void try_strategy(LengthStrategy& other) {
+    monitor_.report(0);
+    keep_better(other(histogram_, settings_, monitor_).geometry);
+  }
+
+  void close_gaps_of_plan(GeometryStream stream) {
+    Random random(kGeometrySeed, stream);
+    Work work(limits_.gaps, monitor_);
+    close_gaps(best_.geometry, histogram_.capacity(), max_segments_, best_.lower_bound, random,
+               work);
+  }
+
+  void pack_near_plan(const NearAttempts& attempts) {
+    pack_near(histogram_, max_segments_, limits_, attempts, monitor_, best_);
+  }
+
+  // True where nothing remains to be done.
+  bool pack_by(const PatternStage& stage) {
+    Work work(stage.steps, monitor_);
+    PatternPlan plan = pack_by_patterns(histogram_, max_segments_, best_.geometry.num_packs(),
+                                        best_.lower_bound, stage.classes, stage.dives, work);
+    best_.lower_bound = plan.lower_bound;
+    if (plan.geometry.num_patterns() > 0) keep_better(std::move(plan.geometry));
+    return is_optimal() || (plan.exact && !work.exhausted());
+  }
+
+  const LengthHistogram& histogram_;
+  const PlanSettings& settings_;
+  Monitor& monitor_;
+  std::int64_t max_segments_;
+  bool limited_;
+  OptimalLimits limits_;
+  PackedLengths best_;
+};
+
+}  // namespace
 
 PackedLengths optimal(const LengthHistogram& histogram, const PlanSettings& settings,
                       Monitor& monitor) {
-  const std::int64_t max_segments = settings.max_documents_per_pack;
-  PackedLengths best;
-  monitor.report(0);
-  best.lower_bound = lower_bound(histogram, max_segments);
-  monitor.report(0);
-  Work exact(kExactSteps, monitor);
-  best.geometry = exact_fit_decreasing(histogram, max_segments, exact);
-  std::int64_t num_packs = best.geometry.num_packs();
-  auto is_optimal = [&] { return num_packs <= best.lower_bound; };
-  auto keep_better = [&](Geometry geometry) {
-    const std::int64_t packs = geometry.num_packs();
-    if (packs >= num_packs) return;
-    num_packs = packs;
-    best.geometry = std::move(geometry);
-  };
-  if (is_optimal()) return best;
-  monitor.report(0);
-  keep_better(first_fit_decreasing(histogram, settings, monitor).geometry);
-  monitor.report(0);
-  keep_better(even_count_fit(histogram, max_segments, exact));
-  const bool limited = is_limited(histogram, max_segments);
-  if (limited) {
-    monitor.report(0);
-    keep_better(full_count_fit(histogram, max_segments, exact));
-  }
-  monitor.report(0);
-  Work dual_feasible(kDualFeasibleSteps, monitor);
-  best.lower_bound = std::max(best.lower_bound, dual_feasible_bound(histogram, dual_feasible));
-  if (is_optimal()) return best;
-
-  const OptimalLimits limits = optimal_limits(settings.effort, limited, histogram.size());
-  Random random(kGeometrySeed, kGaps);
-  Work gaps(limits.gaps, monitor);
-  close_gaps(best.geometry, histogram.capacity(), max_segments, best.lower_bound, random, gaps);
-  num_packs = best.geometry.num_packs();
-  for (LengthStrategy* other : {best_fit_decreasing, greedy}) {
-    if (is_optimal()) return best;
-    monitor.report(0);
-    keep_better(other(histogram, settings, monitor).geometry);
-  }
-  if (is_optimal()) return best;
-  raise_bound(histogram, max_segments, {kQuickSteps, {{64}}}, monitor, best);
-  if (is_optimal()) return best;
-  const bool by_prices = worth_prices(histogram, max_segments, limits);
-  if (by_prices) {
-    const auto pack = limited ? pack_by_prices_where_limited : pack_by_prices;
-    pack(histogram, max_segments, limits, monitor, best);
-    num_packs = best.geometry.num_packs();
-  }
-  if (is_optimal()) return best;
-  // True where nothing remains to be done.
-  auto by_patterns = [&](const PatternStage& stage) {
-    Work work(stage.steps, monitor);
-    PatternPlan plan = pack_by_patterns(histogram, max_segments, num_packs, best.lower_bound,
-                                        stage.classes, stage.dives, work);
-    best.lower_bound = plan.lower_bound;
-    if (plan.geometry.num_patterns() > 0) keep_better(std::move(plan.geometry));
-    return is_optimal() || (plan.exact && !work.exhausted());
-  };
-  if (histogram.num_lengths() <= limits.few_lengths.classes) by_patterns(limits.few_lengths);
-  if (!limited || !by_prices) {
-    pack_near(histogram, max_segments, limits, limits.near, monitor, best);
-    num_packs = best.geometry.num_packs();
-  }
-  const bool has_many = histogram.num_lengths() > limits.few_lengths.classes;
-  if (!limited && has_many && histogram.num_lengths() <= kFewForCare) {
-    pack_near(histogram, max_segments, limits, limits.careful, monitor, best);
-    num_packs = best.geometry.num_packs();
-  }
-  if (is_optimal()) return best;
-  if (!limited && histogram.num_lengths() > limits.patterns.back().classes) {
-    raise_bound(histogram, max_segments, limits.last, monitor, best);
-    if (is_optimal()) return best;
-  }
-  for (const PatternStage& stage : limits.patterns) {
-    if (by_patterns(stage)) break;
-  }
-  if (is_optimal()) return best;
-  Random last_random(kGeometrySeed, kLastGaps);
-  Work last_gaps(limits.gaps, monitor);
-  close_gaps(best.geometry, histogram.capacity(), max_segments, best.lower_bound, last_random,
-             last_gaps);
-  num_packs = best.geometry.num_packs();
-  if (is_optimal() || histogram.num_lengths() > limits.few_lengths.classes) return best;
-  Random lots(kGeometrySeed, kLots);
-  Work drawn(limits.by_lots.steps, monitor);
-  PatternPlan plan = pack_by_patterns(histogram, max_segments, num_packs, best.lower_bound,
-                                      limits.by_lots.classes, limits.by_lots.dives, drawn, &lots);
-  if (plan.geometry.num_patterns() > 0) keep_better(std::move(plan.geometry));
-  return best;
+  OptimalPlan plan(histogram, settings, monitor);
+  plan.fit_decreasing() || plan.fill_gaps() || plan.pack_with_prices() ||
+      plan.pack_with_patterns() || plan.fill_last_gaps() || plan.draw_lots();
+  return plan.take();
 }
 
 }  // namespace packing

@@ -95,6 +95,17 @@ std::int64_t LengthHistogram::largest_at_most(std::int64_t limit) const {
   return static_cast<std::int64_t>(word * 64 + highest_bit(found));
 }
 
+std::int64_t LengthHistogram::smallest_at_least(std::int64_t limit) const {
+  const auto bit = static_cast<std::size_t>(limit);
+  std::size_t word = bit / 64;
+  std::uint64_t found = words_[word] & ~below(bit % 64);
+  while (found == 0) {
+    if (++word == words_.size()) return 0;
+    found = words_[word];
+  }
+  return static_cast<std::int64_t>(word * 64) + __builtin_ctzll(found);
+}
+
 std::int64_t LengthHistogram::largest_of_pair(std::int64_t sum, std::int64_t limit,
                                               std::int64_t& steps) const {
   const std::int64_t low = (sum + 1) / 2;

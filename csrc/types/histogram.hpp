@@ -34,6 +34,10 @@ class LengthHistogram {
   // The largest length <= limit with segments left, or 0 where there is none.
   std::int64_t largest_at_most(std::int64_t limit) const;
 
+  // The smallest length >= limit with segments left, or 0 where there is none. limit: 1 to
+  // capacity.
+  std::int64_t smallest_at_least(std::int64_t limit) const;
+
   // The largest length x <= limit with x >= sum - x such that two segments, of x and sum - x, are
   // left; 0 where there is none. sum: 2 to capacity. Adds the words it looked at to `steps`.
   std::int64_t largest_of_pair(std::int64_t sum, std::int64_t limit, std::int64_t& steps) const;
