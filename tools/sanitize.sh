@@ -36,7 +36,7 @@ run_tests() {
     ASAN_OPTIONS=detect_leaks=0 \
     TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1:log_path="$copy/report" \
     "${fixed_addresses[@]}" "$python" -m pytest -q -p no:cacheprovider \
-    tests/core tests/planning/test_plan.py tests/stream/test_order.py "${@:3}" && return
+    tests/core tests/planning/test_{plan,optimal}.py tests/stream/test_order.py "${@:3}" && return
   cat "$copy"/report* >&2 || true
   return 1
 }
