@@ -13,6 +13,10 @@ DOCS ?= build/docs
   lint sanitize aarch64 clang wheel sbom environment-3.10 environment-3.11 environment-3.12 \
   environment-3.13 clean
 
+# Processes share the cores, and a thread of torch that has no work spins on one.
+test test-all coverage test-3.11 second-lane test-older-cores test-newest test-other-pythons sanitize: \
+  export OMP_NUM_THREADS ?= 1
+
 DEMO ?= .demo
 
 demo: environment-3.12 ## Train on real conversations, padded and packed, and compare
