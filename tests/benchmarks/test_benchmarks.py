@@ -160,7 +160,7 @@ FIRST = 4 * 2 + 1 + 3 + 2
 def test_ranks_start_with_a_few_operations_for_each_corpus(corpora, documents, of_first, tmp_path):
     pytest.importorskip("megatron.core")
     options = ["--corpora", str(corpora), "--documents", str(documents), "--folder", tmp_path]
-    (found,) = run(tmp_path, "startup.py", *options)["results"]
+    (found,) = run(tmp_path, "startup.py", *options, "--latency", "0")["results"]
     first, other = (
         sum(found[role][name] for name in ("opened", "looked at", "listed", "reads"))
         for role in ("first", "other")

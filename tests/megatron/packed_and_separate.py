@@ -4,7 +4,8 @@
 Run by test_packed_equals_separate.py in processes of their own, as CUDA's stand-ins are put in
 place; several processes share the rows. Prints one JSON object.
 
-    packed_and_separate.py documents FOLDER POSITION_EMBEDDING DTYPE   each document of 200 packs
+    packed_and_separate.py documents FOLDER PACKS POSITION_EMBEDDING DTYPE   each document of so
+                                                                         many packs
     packed_and_separate.py rows FOLDER POSITION_EMBEDDING POSITION_IDS ALIGNMENT   documents that
                                                                          see others
     packed_and_separate.py stock FOLDER   batches by Megatron 0.19's own functions; two ranks
@@ -43,8 +44,6 @@ from megatron_packing.megatron.layer_spec import packed_layer_spec
 from megatron_packing.megatron.loss import loss_func
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.megatron.test_dataset import ROW, build
-
-PACKS = 200
 
 
 def make_model(position_embedding: str = "rope", num_layers: int = 2, **layout) -> GPTModel:
@@ -86,7 +85,9 @@ def difference(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float
     return max((a - b).abs().max().item() for a, b in zip(found, expected, strict=True))
 
 
-def compare_documents(folder: Path, position_embedding: str, precision: str) -> dict[str, float]:
+def compare_documents(
+    folder: Path, packs: str, position_embedding: str, precision: str
+) -> dict[str, float]:
     """Losses and gradients of each document in its row and alone; bits of the others.
 
     In float64 the loss is torch's, as Megatron's is computed in float32. Gradients are those of the
@@ -115,7 +116,7 @@ def compare_documents(folder: Path, position_embedding: str, precision: str) -> 
         inputs = (tokens[:, :-1], positions, None)
         return losses_of(lambda labels: model(*inputs, labels=labels), tokens[:, 1:])
 
-    for pack in range(PACKS):
+    for pack in range(int(packs)):
         sample = train[pack]
         segments = list(train.rows.segments(pack))
         starts = sample["cu_seqlens"].tolist()
