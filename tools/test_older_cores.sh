@@ -41,7 +41,7 @@ for folder in "${folders[@]}"; do
   fi
   echo "megatron-core $found:"
   PYTHONPATH=$folder MEGATRON_CORE_WHEELS=$folder "$python" -m pytest -q -r f \
-    "${layouts/%::*/::$alone[40-rope-float64-1e-13]}" "${layouts}[layout0-2]" "${layouts}[layout3-2]" \
+    "${layouts/%::*/::$alone[40-193-rope-float64-1e-13]}" "${layouts}[layout0-2]" "${layouts}[layout3-2]" \
     tests/megatron/test_dataset.py tests/megatron/test_balance.py tests/megatron/test_versions.py \
     tests/megatron/test_packed_rotation.py tests/megatron/test_attention_limits.py \
     tests/thd || status=$?

@@ -86,7 +86,8 @@ class OptimalPlan {
   bool pack_with_prices() {
     raise_bound(histogram_, max_segments_, {kQuickSteps, {{64}}}, monitor_, best_);
     if (is_optimal()) return true;
-    if (has_prices()) {
+    has_prices_ = worth_prices(histogram_, max_segments_, limits_);
+    if (has_prices_) {
       const auto pack = limited_ ? pack_by_prices_where_limited : pack_by_prices;
       pack(histogram_, max_segments_, limits_, monitor_, best_);
     }
@@ -95,7 +96,7 @@ class OptimalPlan {
 
   bool pack_with_patterns() {
     if (has_few_lengths()) pack_by(limits_.few_lengths);
-    if (!limited_ || !has_prices()) pack_near_plan(limits_.near);
+    if (!limited_ || !has_prices_) pack_near_plan(limits_.near);
     if (!limited_ && !has_few_lengths() && histogram_.num_lengths() <= kFewForCare) {
       pack_near_plan(limits_.careful);
     }
@@ -130,8 +131,6 @@ class OptimalPlan {
   bool is_optimal() const { return best_.geometry.num_packs() <= best_.lower_bound; }
 
   bool has_few_lengths() const { return histogram_.num_lengths() <= limits_.few_lengths.classes; }
-
-  bool has_prices() const { return worth_prices(histogram_, max_segments_, limits_); }
 
   void keep_better(Geometry geometry) {
     if (geometry.num_packs() < best_.geometry.num_packs()) best_.geometry = std::move(geometry);
@@ -169,6 +168,7 @@ class OptimalPlan {
   std::int64_t max_segments_;
   bool limited_;
   OptimalLimits limits_;
+  bool has_prices_ = false;  // known once they were tried
   PackedLengths best_;
 };
 

@@ -89,12 +89,3 @@ def fewest_rows(lengths: list[int], capacity: int, most: int) -> int:
 def lengths_of_packs(plan: PackPlan, lengths: np.ndarray) -> list[list[int]]:
     """The lengths of each pack's segments."""
     return [[length for _, _, length in pack] for pack in segments_of(plan, lengths)]
-
-
-def hard_lengths(row: int) -> np.ndarray:
-    """Documents of which no decreasing order makes the right triples."""
-    random = np.random.default_rng(0)
-    kind = random.choice(3, 20_000, p=[0.4, 0.3, 0.3])
-    low = np.array([row // 2, row // 3, row // 4])[kind] + 1
-    high = np.array([row, row // 2, row // 3])[kind] + 1
-    return random.integers(low, high)

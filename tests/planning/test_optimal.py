@@ -11,18 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_packing import plan_packs
-from megatron_packing.planning.strategies import STRATEGY_TABLE
+from tests.planning.inputs import ROW, WHOLE_DOCUMENTS, hard_lengths, seeds
 from tests.planning.reference import (
     as_multiset,
     fewest_rows,
-    hard_lengths,
     lengths_of_packs,
 )
-
-ROW = 32
-WHOLE_DOCUMENTS = [row.name for row in STRATEGY_TABLE.values() if not row.cuts_documents]
-lengths_in_a_row = st.lists(st.integers(1, ROW), min_size=1, max_size=60)
-seeds = st.integers(0, 2**64 - 1)
 
 
 @given(lengths=st.lists(st.integers(1, ROW), min_size=1, max_size=10), most=st.integers(1, 5))
