@@ -17,6 +17,7 @@ from hypothesis import settings
 from megatron_packing import Corpus
 from megatron_packing.corpus.corpus import loss_mask_prefix
 from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
+from tests.limits import TIME_LIMIT
 
 settings.register_profile("all", deadline=None)  # machines pause; the suite has a limit
 settings.register_profile("quick", deadline=None, max_examples=25)
@@ -73,7 +74,7 @@ def chitchat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with conversations.jsonl (real, 4,008 of them) and tokenizer/ (real)."""
     folder = tmp_path_factory.mktemp("chitchat")
     script = EXAMPLES / "chitchat.py"
-    subprocess.run([sys.executable, script, folder], check=True, timeout=120)
+    subprocess.run([sys.executable, script, folder], check=True, timeout=TIME_LIMIT)
     return folder
 
 

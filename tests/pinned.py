@@ -14,6 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.limits import TIME_LIMIT
+
 
 class NotInstalledError(Exception):
     """A package cannot be installed."""
@@ -49,7 +51,7 @@ def pinned_folder(
         env={**os.environ, **(environment or {})},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=TIME_LIMIT,
     )
     if result.returncode:
         shutil.rmtree(unfinished)

@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.limits import TIME_LIMIT
+
 SERVERS = Path(__file__).parent
 # Tensors of one step take the memory of those of the last; else each is mapped and paged in anew,
 # a third of the time of padded runs.
@@ -62,8 +64,8 @@ def _server(script: Path) -> RankServer:
     return _servers[script]
 
 
-def run_ranks(script: Path, *arguments: object, ranks: int = 1, timeout: float = 240) -> list[str]:
-    """What each rank printed; all must end well within ``timeout`` seconds.
+def run_ranks(script: Path, *arguments: object, ranks: int = 1) -> list[str]:
+    """What each rank printed; all must end within the time limit.
 
     The script is imported once, and its ``main`` is called in a forked process for each rank.
     """
@@ -76,13 +78,13 @@ def run_ranks(script: Path, *arguments: object, ranks: int = 1, timeout: float =
             outputs=["output", "errors"],
             environment={},
             kill_after=None,
-            timeout=timeout,
+            timeout=TIME_LIMIT,
         )
         outputs, errors = (
             [(folder / f"{kind}.{rank}").read_text(errors="replace") for rank in range(ranks)]
             for kind in ("output", "errors")
         )
-    assert not answer["timed_out"], f"no end within {timeout} s: {errors[0][-3000:]}"
+    assert not answer["timed_out"], f"no end within {TIME_LIMIT} s: {errors[0][-3000:]}"
     failed = [
         f"rank {rank} ended with {status}:\n{text[-3000:]}"  # the first to fail makes others fail
         for rank, (status, text) in enumerate(zip(answer["statuses"], errors, strict=True))

@@ -26,7 +26,7 @@ def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for number in range(CORPORA):
         write_corpus(folder / f"corpus{number:02}", chat_like_lengths(9, longest=ROW, seed=number))
-    (output,) = run_ranks(SCRIPT, folder, timeout=200)
+    (output,) = run_ranks(SCRIPT, folder)
     ends = json.loads(output)
     for run, ranks in ends.items():
         assert all(seconds is not None for _, seconds in ranks), (run, ranks)

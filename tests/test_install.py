@@ -14,6 +14,7 @@ import pytest
 import tomllib
 
 from tests.conftest import ROOT
+from tests.limits import TIME_LIMIT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -58,7 +59,7 @@ def uv(tmp_path_factory):
         return found
     folder = tmp_path_factory.mktemp("uv")
     install = ["install", "--quiet", "--no-deps", "--target", str(folder), "uv==0.13.9"]
-    subprocess.run([sys.executable, "-m", "pip", *install], check=True, timeout=240)
+    subprocess.run([sys.executable, "-m", "pip", *install], check=True, timeout=TIME_LIMIT)
     return str(folder / "bin" / "uv")
 
 
@@ -72,7 +73,7 @@ def image(request, tmp_path_factory):
     system, environment = folder / "system", folder / "environment"
     for venv in (system, environment):
         subprocess.run(
-            [sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=120
+            [sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=TIME_LIMIT
         )
     (site,) = system.glob("lib/python*/site-packages")
     for name, version in {**IN_ALL_IMAGES, **IMAGES[request.param]}.items():
@@ -96,7 +97,7 @@ def run(command, checkout):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=TIME_LIMIT,
         check=False,
     )
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
+from tests.limits import TIME_LIMIT
 
 
 def test_every_source_file_names_its_license():
@@ -18,7 +19,7 @@ def test_every_source_file_names_its_license():
         [sys.executable, ROOT / "tools" / "add_spdx.py", "--check"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=TIME_LIMIT,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -21,7 +21,7 @@ SCRIPT = ROOT / "tests" / "megatron" / "build_slowly.py"
 
 def run(folder: Path, *arguments: object) -> list[str]:
     write_corpus(folder / "corpus", chat_like_lengths(200, longest=ROW))
-    return run_ranks(SCRIPT, folder, *arguments, ranks=2, timeout=120)
+    return run_ranks(SCRIPT, folder, *arguments, ranks=2)
 
 
 @pytest.mark.slow

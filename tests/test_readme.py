@@ -15,6 +15,7 @@ from megatron_packing.cli import main
 from tests.bridge.conftest import BRIDGE
 from tests.conftest import ROOT, chat_like_lengths, write_corpus
 from tests.docs.commands import run_command, without_seconds
+from tests.limits import TIME_LIMIT
 from tests.trainer import PRETRAIN_PACKED, ROW, needs_trainer, train
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -63,7 +64,7 @@ def test_the_table_of_ways_to_batch_is_what_its_script_prints(chitchat, tmp_path
         [sys.executable, ROOT / "benchmarks" / "peers.py", tmp_path / "chat"],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=TIME_LIMIT,
         check=True,
     ).stdout
     assert without_seconds(printed) == without_seconds(blocks("text")[0])
@@ -104,12 +105,15 @@ def test_the_make_commands_are_the_makefiles():
     for command in [*commands, "make test-all"]:
         assert command in README
         subprocess.run(
-            [*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, timeout=60, check=True
+            [*command.split(), "--dry-run"],
+            cwd=ROOT,
+            capture_output=True,
+            timeout=TIME_LIMIT,
+            check=True,
         )
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @needs_trainer
 def test_make_demo_prints_the_table_of_the_readme(tmp_path):
     """Processor times differ; rows, tokens and steps do not, losses fall, and packing pays."""
@@ -118,7 +122,7 @@ def test_make_demo_prints_the_table_of_the_readme(tmp_path):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=840,
+        timeout=TIME_LIMIT,
         check=False,
     )
     assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]

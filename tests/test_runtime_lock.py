@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
+from tests.limits import TIME_LIMIT
 
 LOCK = ROOT / "requirements" / "runtime.txt"
 TEXT = re.sub(r"^#.*\n", "", LOCK.read_text(encoding="utf-8"), flags=re.MULTILINE)
@@ -50,7 +51,7 @@ def test_pip_takes_it_for_both_processors(tmp_path):
             + [argument for name in platforms for argument in ("--platform", name)],
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=TIME_LIMIT,
             check=False,
         )
         assert done.returncode == 0, done.stderr

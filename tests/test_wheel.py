@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, chat_like_lengths
+from tests.limits import TIME_LIMIT
 
 # Of the source distribution; without what was built in the checkout.
 SOURCES = (
@@ -62,13 +63,12 @@ def run(*words, path, **environment):
         cwd=path,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=TIME_LIMIT,
         check=False,
     )
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # it compiles the core, and downloads what builds it
 def test_a_wheel_plans_packs_in_an_empty_environment_without_a_compiler(source, tmp_path):
     wheels, environment = tmp_path / "wheels", tmp_path / "environment"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
@@ -76,7 +76,7 @@ def test_a_wheel_plans_packs_in_an_empty_environment_without_a_compiler(source, 
         [*pip, "wheel", "--no-deps", "--wheel-dir", wheels, source],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=TIME_LIMIT,
         check=False,
     )
     assert built.returncode == 0, built.stdout + built.stderr

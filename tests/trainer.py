@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import EXAMPLES
+from tests.limits import TIME_LIMIT
 from tests.ranks import SERVERS, RankServer
 
 
@@ -105,7 +106,6 @@ def pretrain(
     script: Path = PRETRAIN_PACKED,
     environment: dict[str, str] | None = None,
     kill_after: int | None = None,
-    timeout: float = 120,
     check: bool | None = False,
 ) -> Run:
     """Train with the model and settings above and ``flags``.
@@ -117,7 +117,6 @@ def pretrain(
         script: What to run.
         environment: Variables beside those of this process.
         kill_after: Kill all ranks with SIGKILL once so many steps were logged.
-        timeout: Seconds; a run that takes longer is killed and fails the test.
         check: Whether the run begins with the packing check, which costs a second; None: as the
             flags say.
     """
@@ -129,7 +128,6 @@ def pretrain(
         ranks,
         environment=environment,
         kill_after=kill_after,
-        timeout=timeout,
     )
 
 
@@ -139,7 +137,6 @@ def run_script(
     *,
     environment: dict[str, str] | None = None,
     kill_after: int | None = None,
-    timeout: float = 120,
 ) -> Run:
     """Run a training script: ``words`` are its path and its arguments. See ``pretrain``."""
     with tempfile.TemporaryDirectory() as name:
@@ -151,10 +148,10 @@ def run_script(
             outputs=["log", "log"],
             environment=environment or {},
             kill_after=kill_after,
-            timeout=timeout,
+            timeout=TIME_LIMIT,
         )
         output = "".join(path.read_text(errors="replace") for path in sorted(folder.glob("log.*")))
-        assert not answer["timed_out"], f"no end within {timeout} s: {output[-3000:]}"
+        assert not answer["timed_out"], f"no end within {TIME_LIMIT} s: {output[-3000:]}"
         steps, evaluations, reads, operations = (
             [_read_lines(path) for path in sorted(folder.glob(f"{kind}.*.jsonl"))]
             for kind in ("steps", "evaluations", "rows", "operations")
@@ -275,7 +272,7 @@ def megatrons_flags() -> dict[str, list[str]]:
         [sys.executable, "-W", "ignore", "-c", program, EXAMPLES],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=TIME_LIMIT,
         check=True,
     )
     flags: dict[str, list[str]] = json.loads(process.stdout.splitlines()[-1])

@@ -12,13 +12,16 @@ import pytest
 from megatron_packing.simulate.hardware import DEVICES
 from tests.bridge.conftest import BRIDGE
 from tests.conftest import ROOT
+from tests.limits import TIME_LIMIT
 from tests.trainer import needs_trainer
 
 
 def run(tmp_path, name, *arguments):
     output = tmp_path / "figures.json"
     script = ROOT / "benchmarks" / name
-    subprocess.run([sys.executable, script, *arguments, "--json", output], check=True, timeout=250)
+    subprocess.run(
+        [sys.executable, script, *arguments, "--json", output], check=True, timeout=TIME_LIMIT
+    )
     return json.loads(output.read_text())
 
 
@@ -84,7 +87,9 @@ def test_published_speed_ups_are_predicted(tmp_path):
 def test_efficiencies_are_fitted_to_the_rows_measured_on_a_gpu():
     script = ROOT / "benchmarks" / "simulator_error.py"
     command = [sys.executable, script, "--gpu"]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    shown = subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=TIME_LIMIT
+    ).stdout
     h100 = DEVICES["h100"]
     linear, attention = map(float, re.findall(r"efficiency (\d\.\d+)", shown))
     assert h100.linear_efficiency == pytest.approx(linear, abs=0.005)

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
+from tests.limits import TIME_LIMIT
 from tests.trainer import needs_trainer
 
 GPU = ROOT / "benchmarks" / "gpu"
@@ -138,7 +139,6 @@ def test_the_page_has_the_figures_of_the_committed_runs(card):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @needs_trainer
 @pytest.mark.usefixtures("gpu_scripts")
 def test_the_dry_run_takes_every_stage(tmp_path, chitchat, few_conversations):
@@ -151,7 +151,7 @@ def test_the_dry_run_takes_every_stage(tmp_path, chitchat, few_conversations):
     np.save(brought / "some.npy", np.random.default_rng(0).integers(2, 600, 300))
     command = [sys.executable, GPU / "measure.py", "--brought", brought, "--out", out, "--dry-run"]
     printed = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, check=True, timeout=800
+        list(map(str, command)), capture_output=True, text=True, check=True, timeout=TIME_LIMIT
     ).stdout
     found = {path.stem: json.loads(path.read_text()) for path in out.glob("*.json")}
     assert {name: result.get("error") for name, result in found.items() if not result["ok"]} == {}

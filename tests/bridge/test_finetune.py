@@ -84,9 +84,7 @@ def run(
     data = {"train": f"{folder / 'chat'}", "validation": f"{folder / 'valid'}"}
     path = (home or folder) / f"cases{ranks}.json"
     path.write_text(json.dumps([{**data, "iterations": STEPS, **case} for case in cases.values()]))
-    outputs = run_ranks(
-        SCRIPT, path, path.with_suffix(f".{len(cases)}.store"), ranks=ranks, timeout=280
-    )
+    outputs = run_ranks(SCRIPT, path, path.with_suffix(f".{len(cases)}.store"), ranks=ranks)
     found = [json.loads(output.splitlines()[-1]) for output in outputs]
     for first, last in zip(found[0], found[-1], strict=True):
         last["printed"] = first["printed"]

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import TIME_LIMIT
+
 pytest.importorskip("megatron.core")
 
 from megatron_packing.index.build import build_pack_index
@@ -222,7 +224,7 @@ def results(folder) -> dict[str, dict]:
         [sys.executable, SCRIPT, folder, path],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=TIME_LIMIT,
         check=False,
     )
     assert process.returncode == 0, process.stderr[-3000:]
@@ -504,7 +506,7 @@ def test_the_example_sets_up_the_recipe(folder):
         env={**os.environ, "WORLD_SIZE": "32"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=TIME_LIMIT,
         check=False,
     )
     if BRIDGE < (0, 5):  # the recipe has four pipeline stages

@@ -48,7 +48,7 @@ def answers(tmp_path_factory):
     """What came of all cases, which run in one process."""
     path = tmp_path_factory.mktemp("small") / "cases.json"
     path.write_text(json.dumps(list(CASES.values())))
-    run = run_script([str(SCRIPT), str(path)], 1, timeout=280)
+    run = run_script([str(SCRIPT), str(path)], 1)
     assert run.status == 0, run.output[-3000:]
     (line,) = re.findall(r"^ANSWERS (.*)$", run.output, re.MULTILINE)
     return dict(zip(CASES, json.loads(line), strict=True))

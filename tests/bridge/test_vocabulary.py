@@ -83,7 +83,7 @@ def run(folder: Path, cases: dict[str, dict], ranks: int = 1) -> dict[str, dict]
         case |= {"train": f"{folder / 'packs'}", "validation": None, "folder": f"{folder / name}"}
     path = folder / f"cases{ranks}.json"
     path.write_text(json.dumps(list(cases.values())))
-    output = run_ranks(SCRIPT, path, folder / f"store{ranks}", ranks=ranks, timeout=400)[0]
+    output = run_ranks(SCRIPT, path, folder / f"store{ranks}", ranks=ranks)[0]
     return dict(zip(cases, json.loads(output.splitlines()[-1]), strict=True))
 
 

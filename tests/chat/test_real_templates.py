@@ -41,7 +41,6 @@ pytestmark = needs_formats
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("count", [1200])
 @pytest.mark.parametrize("one", FORMATS, ids=lambda one: one.name)
 def test_trained_tokens_are_each_answer_and_its_end(one, count, chitchat, tmp_path):

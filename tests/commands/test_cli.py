@@ -17,6 +17,7 @@ from megatron_packing.corpus.indexed_dataset import IndexedDatasetWriter
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.golden.make import FOLDER
 from tests.index.manifest_file import edit_manifest, set_field
+from tests.limits import TIME_LIMIT
 
 
 @pytest.fixture
@@ -311,7 +312,7 @@ def test_planning_needs_neither_torch_nor_megatron_nor_transformers(corpus, tmp_
             [sys.executable, "-c", program, *map(str, arguments)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=TIME_LIMIT,
             check=False,
         )
 

@@ -21,6 +21,7 @@ from megatron_packing.cli import COMMANDS, FIRST_STEPS, main, make_parser
 from megatron_packing.counted import counted
 from megatron_packing.report.visible import visible, visible_line
 from tests.conftest import chat_like_lengths, write_corpus
+from tests.limits import TIME_LIMIT
 
 COMMAND = [sys.executable, "-m", "megatron_packing"]
 
@@ -120,7 +121,9 @@ def test_the_first_steps_are_right(chitchat, tmp_path, monkeypatch):
 
 def test_the_package_runs_as_the_command_and_says_its_version():
     version = f"megatron-packing {megatron_packing.__version__}\n"
-    done = subprocess.run([*COMMAND, "--version"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [*COMMAND, "--version"], capture_output=True, text=True, timeout=TIME_LIMIT
+    )
     assert (done.returncode, done.stdout) == (0, version)
     assert importlib.metadata.version("megatron-packing") == megatron_packing.__version__
 
@@ -145,7 +148,7 @@ def test_shells_complete_verbs_flags_and_choices(typed, offered, tmp_path):
         "COMP_POINT": str(len(typed)),
         "COMP_TYPE": "9",
     }
-    subprocess.run(COMMAND, env=environment, cwd=tmp_path, timeout=60, check=True)
+    subprocess.run(COMMAND, env=environment, cwd=tmp_path, timeout=TIME_LIMIT, check=True)
     assert (tmp_path / "offered").read_text().split() == offered
 
 
@@ -158,7 +161,7 @@ def test_a_shell_that_asks_an_install_without_argcomplete_gets_nothing():
         [sys.executable, "-c", program],
         env={**os.environ, "_ARGCOMPLETE": "1"},
         capture_output=True,
-        timeout=60,
+        timeout=TIME_LIMIT,
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
@@ -319,10 +322,12 @@ def test_json_is_written_into_devices_and_pipes(index, tmp_path):
     assert stat.S_ISCHR(device.stat().st_mode)
     words = [*COMMAND, "verify", str(index), "--json"]
     for target in ("-", "/dev/stdout"):
-        process = subprocess.run([*words, target], capture_output=True, timeout=60, check=True)
+        process = subprocess.run(
+            [*words, target], capture_output=True, timeout=TIME_LIMIT, check=True
+        )
         assert json.loads(process.stdout)["index"] == str(index)
     with (tmp_path / "out.json").open("w") as file:
-        subprocess.run([*words, "/dev/stdout"], stdout=file, timeout=60, check=True)
+        subprocess.run([*words, "/dev/stdout"], stdout=file, timeout=TIME_LIMIT, check=True)
     assert json.loads((tmp_path / "out.json").read_text())["index"] == str(index)
 
 
@@ -331,7 +336,9 @@ def test_a_reader_that_ends_early_is_no_error(corpus, tmp_path):
     words = [*COMMAND, "show", str(corpus.prefix), "--document", "0", "--max-tokens", "99999"]
     reader, writer = os.pipe()
     os.close(reader)
-    process = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
+    process = subprocess.run(
+        words, stdout=writer, stderr=subprocess.PIPE, timeout=TIME_LIMIT, check=False
+    )
     os.close(writer)
     assert process.stderr == b""
     assert process.returncode == 141
@@ -350,7 +357,11 @@ def test_a_terminal_without_unicode_gets_escapes(corpus, tmp_path):
     output = tmp_path / "é"
     words = ["pack", corpus.prefix, "--sequence-length", "128", "--output", output]
     process = subprocess.run(
-        [*COMMAND, *map(str, words)], env=environment, capture_output=True, timeout=60, check=True
+        [*COMMAND, *map(str, words)],
+        env=environment,
+        capture_output=True,
+        timeout=TIME_LIMIT,
+        check=True,
     )
     assert b"wrote" in process.stdout
     assert b"\\xe9" in process.stdout
@@ -369,7 +380,9 @@ def test_addresses_are_refused_where_files_are_local(index, corpus, tmp_path, mo
         ["verify", address],
     ]
     for words in commands:
-        process = subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=60)
+        process = subprocess.run(
+            [*COMMAND, *words], capture_output=True, text=True, timeout=TIME_LIMIT
+        )
         assert process.returncode == 1
         assert f"is the address {address}" in process.stderr
         assert f"{words[0]} needs a local path" in process.stderr

@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.limits import TIME_LIMIT
+
 pytest.importorskip("pyarrow")
 
 from megatron_packing import Corpus, PackIndex
@@ -46,7 +48,7 @@ def run_killed() -> Iterator[Callable[[int, list[str]], int]]:
                 outputs=["output", "errors"],
                 environment={},
                 kill_after=None,
-                timeout=120,
+                timeout=TIME_LIMIT,
             )
             (status,) = answer["statuses"]
             errors = (Path(folder) / "errors.0").read_text()
@@ -136,7 +138,7 @@ def test_killed_at_random(verb, made, tmp_path):
     chance = random.Random(3)
     kills = int(os.environ.get("MEGATRON_PACKING_KILLS", "4"))
     began = time.monotonic()
-    subprocess.run([*COMMAND, "--version"], check=True, capture_output=True, timeout=120)
+    subprocess.run([*COMMAND, "--version"], check=True, capture_output=True, timeout=TIME_LIMIT)
     start = time.monotonic() - began
     number = done = 0
     while done < kills:
@@ -147,7 +149,7 @@ def test_killed_at_random(verb, made, tmp_path):
         process = subprocess.Popen(
             [*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + TIME_LIMIT
         if number % 4:  # from the moment on that it writes
             while not any(folder.iterdir()) and process.poll() is None:
                 assert time.monotonic() < deadline
@@ -168,7 +170,7 @@ def run_together(commands: list[list[str]]) -> list[tuple[int, str]]:
         )
         for words in commands
     ]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
+    errors = [process.communicate(timeout=TIME_LIMIT)[1] for process in processes]
     return [(process.returncode, text) for process, text in zip(processes, errors, strict=True)]
 
 
@@ -190,7 +192,7 @@ from megatron_packing import Corpus, PackIndex
 from megatron_packing.errors import InputError
 from megatron_packing.index.verify import verify_pack_index
 index, prefix, corpus = map(Path, sys.argv[1:])
-deadline = time.monotonic() + 100
+deadline = time.monotonic() + 800
 done = set()
 while len(done) < 2:
     assert time.monotonic() < deadline
@@ -224,7 +226,7 @@ def test_many_writers_and_readers_at_once(made, tmp_path, writers, readers):
     for verb in (ends[:writers], ends[writers:]):
         assert sorted(status for status, _ in verb) == [0] + [1] * (writers - 1), verb
     for process in reading:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=TIME_LIMIT)
         assert process.returncode == 0, errors
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     verify_pack_index(PackIndex.open(names[0]), Corpus(names[2]).num_tokens)

@@ -18,6 +18,7 @@ from megatron_packing.cli import main
 from megatron_packing.commands.report import JSON_KEYS
 from tests.commands.test_cli import fails
 from tests.conftest import chat_like_lengths, write_corpus
+from tests.limits import TIME_LIMIT
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 SMALL = ["--global-batch-size", "16", "--gpus", "16", "--steps", "4", "--overlong", "split"]
@@ -136,7 +137,7 @@ def test_a_browser_shows_the_page_without_scrolling_sideways(made, tmp_path, wid
         [BROWSER, *options, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", str(framed)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=TIME_LIMIT,
         check=True,
     ).stdout
     found = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", shown)[1]))
@@ -191,7 +192,7 @@ def test_an_install_without_matplotlib_says_which_extra_has_it(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=TIME_LIMIT,
         check=False,
     )
     assert done.returncode == 1

@@ -44,7 +44,6 @@ def command(chitchat, tmp_path):
     return command
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_fields_and_roles_are_mapped_in_every_worker(command, write_jsonl, tmp_path, workers):
     mapped = write_jsonl(*[{"chat": [HI, HO], "id": 1}] * 3, name="mapped.jsonl")
@@ -177,7 +176,6 @@ def told(capsys):
     return " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_mappings_that_match_nothing_are_named(command, write_jsonl, capsys, workers):
     path = write_jsonl(*[{"messages": PAIR, "id": 1}] * 3)

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.limits import TIME_LIMIT
+
 
 def run_command(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a command line in a folder, with this environment's programs first."""
@@ -19,7 +21,7 @@ def run_command(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=TIME_LIMIT,
         check=False,
     )
 

@@ -13,6 +13,7 @@ import pytest
 from tests.bridge.conftest import BRIDGE
 from tests.conftest import ROOT
 from tests.docs.pages import blocks
+from tests.limits import TIME_LIMIT
 
 
 @pytest.mark.skipif(BRIDGE < (0, 5), reason="the recipe has four pipeline stages")
@@ -30,7 +31,7 @@ def test_the_recipe_prints_what_the_page_shows(example_data, tmp_path):
         env={**os.environ, "WORLD_SIZE": "32"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=TIME_LIMIT,
         check=False,
     )
     assert process.returncode == 0, process.stderr[-3000:]

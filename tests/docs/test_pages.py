@@ -28,6 +28,7 @@ from megatron_packing.planning.strategies import STRATEGY_TABLE
 from tests.conftest import ROOT
 from tests.docs.commands import run_command, without_seconds
 from tests.docs.pages import DOCS, blocks
+from tests.limits import TIME_LIMIT
 from tests.trainer import HAS_TRAINER, megatrons_flags, needs_trainer
 
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.glob("**/*.md"))
@@ -86,7 +87,7 @@ def test_commands_print_what_the_page_shows(page, example_data, tmp_path):
                 cwd=tmp_path,
                 capture_output=True,
                 text=True,
-                timeout=120,
+                timeout=TIME_LIMIT,
                 check=False,
             )
             assert process.returncode == 0, f"{block.text}\n{process.stderr}"
@@ -120,7 +121,11 @@ def test_flags_of_commands_that_are_only_shown_exist(page, line):
         assert given <= pretrain_flags() | TORCHRUN_FLAGS, page
     elif "make" in words:
         subprocess.run(
-            [*words, "--dry-run"], cwd=ROOT, check=True, timeout=60, stdout=subprocess.DEVNULL
+            [*words, "--dry-run"],
+            cwd=ROOT,
+            check=True,
+            timeout=TIME_LIMIT,
+            stdout=subprocess.DEVNULL,
         )
 
 

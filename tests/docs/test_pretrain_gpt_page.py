@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import chat_like_lengths, write_corpus
 from tests.docs.pages import blocks
+from tests.limits import TIME_LIMIT
 from tests.trainer import ROW, needs_trainer, pretrain, train
 
 BEFORE = Path(__file__).with_name("pretrain_own_gpt.py")
@@ -88,7 +89,7 @@ def test_a_loop_of_its_own_trains_a_row_with_any_megatron_core(example_data, tmp
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=TIME_LIMIT,
         check=False,
     )
     assert process.returncode == 0, process.stderr

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.conftest import EXAMPLES
+from tests.limits import TIME_LIMIT
 
 pytest.importorskip("datatrove")
 pytest.importorskip("transformers")
@@ -20,7 +21,7 @@ def test_what_curation_tools_write_is_read_as_it_is(chitchat, tmp_path):
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=TIME_LIMIT,
         check=True,
     )
     *_, datatrove, curator = process.stdout.splitlines()

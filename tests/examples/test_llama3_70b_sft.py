@@ -16,6 +16,7 @@ import pytest
 from megatron_packing.index.build import build_pack_index
 from megatron_packing.planning.settings import PlanSettings
 from tests.conftest import EXAMPLES, chat_like_lengths, write_corpus
+from tests.limits import TIME_LIMIT
 from tests.trainer import needs_trainer, run_script
 
 pytestmark = needs_trainer
@@ -48,7 +49,7 @@ def words_of(script: str = "train.sh", **settings: object) -> list[str]:
         env={**ENVIRONMENT, "PRINT": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=TIME_LIMIT,
         check=False,
     )
     assert process.returncode == 0, process.stderr
@@ -88,7 +89,7 @@ def test_every_layout_of_the_readme_passes_megatrons_parser_and_checks(tmp_path)
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=TIME_LIMIT,
         check=False,
     )
     assert process.returncode == 0, process.stderr[-3000:]
@@ -181,7 +182,7 @@ def test_prepare_train_and_go_on_as_the_page_says(tmp_path, chitchat):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=200,
+            timeout=TIME_LIMIT,
             check=False,
         )
         assert process.returncode == 0, process.stdout[-5000:]
@@ -203,7 +204,7 @@ def test_prepare_train_and_go_on_as_the_page_says(tmp_path, chitchat):
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=TIME_LIMIT,
             check=False,
         )
         assert again.returncode == 1
@@ -233,7 +234,7 @@ def test_a_corpus_that_was_made_otherwise_is_not_used(tmp_path, chitchat):
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=TIME_LIMIT,
             check=False,
         )
 
@@ -276,7 +277,7 @@ def test_packs_of_another_plan_are_not_used(tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=TIME_LIMIT,
         check=False,
     )
     assert process.returncode == 1
@@ -356,7 +357,7 @@ def test_torchrun_restarts_as_often_as_is_asked_with_a_store_of_each_attempt(
         env={**ENVIRONMENT, **environment, **settings},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=TIME_LIMIT,
         check=False,
     )
     assert process.returncode == 0, process.stderr
@@ -386,7 +387,7 @@ def test_a_wrong_setting_gets_one_sentence(tmp_path, script, settings, message):
         env={**ENVIRONMENT, "DATA": f"{tmp_path}", **settings},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=TIME_LIMIT,
         check=False,
     )
     assert process.returncode in (1, 2)

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tests.conftest import EXAMPLES, ROOT
+from tests.limits import TIME_LIMIT
 
 # Hides packages, as a Python that lacks them would look; then runs the script as it is started.
 HIDE = """
@@ -41,7 +42,7 @@ def test_scripts_end_with_one_sentence_without_a_package(script, hidden, package
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=TIME_LIMIT,
         check=False,
     )
     assert process.returncode == 1

@@ -9,10 +9,11 @@ import pytest
 
 from megatron_packing.errors import InputError
 from megatron_packing.files.at_once import try_at_once
+from tests.limits import TIME_LIMIT
 
 
 def test_openers_wait_at_the_same_time_and_what_they_open_is_in_order():
-    all_wait = threading.Barrier(8, timeout=60)
+    all_wait = threading.Barrier(8, timeout=TIME_LIMIT)
 
     def opener(number: int) -> int:
         all_wait.wait()  # as for the answer of a file server

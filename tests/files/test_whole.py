@@ -24,6 +24,7 @@ from megatron_packing.files.whole import (
     write_whole,
     writing,
 )
+from tests.limits import TIME_LIMIT
 
 HOLD = """
 import sys, time
@@ -180,7 +181,7 @@ def test_devices_and_links_are_written_through(tmp_path):
     os.mkfifo(pipe)
     reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE)
     write_whole(pipe, "text")
-    assert reader.communicate(timeout=60)[0] == b"text"
+    assert reader.communicate(timeout=TIME_LIMIT)[0] == b"text"
     assert pipe.is_fifo()
     link.symlink_to(file)
     write_whole(link, "text")
@@ -194,7 +195,9 @@ def test_devices_and_links_are_written_through(tmp_path):
     with file.open("w") as opened:  # as a shell's redirection
         program = "import sys; from pathlib import Path; from megatron_packing.files.whole import *"
         program += "; write_whole(Path('/dev/stdout'), 'out')"
-        subprocess.run([sys.executable, "-c", program], stdout=opened, check=True, timeout=60)
+        subprocess.run(
+            [sys.executable, "-c", program], stdout=opened, check=True, timeout=TIME_LIMIT
+        )
     assert file.read_text() == "out"
 
 

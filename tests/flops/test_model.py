@@ -17,6 +17,7 @@ from megatron_packing.commands.model_shape import add_model_arguments, model_of
 from megatron_packing.errors import InputError
 from megatron_packing.flops.model import LAYER_NAMES, ModelShape, count_layers
 from megatron_packing.flops.models import MODELS as KNOWN
+from tests.limits import TIME_LIMIT
 from tests.trainer import needs_trainer
 
 SCRIPT = Path(__file__).with_name("megatron_count.py")
@@ -71,7 +72,7 @@ def counted_by_megatron() -> dict[str, float]:
         [sys.executable, SCRIPT, str(TOKENS), str(SQUARES), *flags],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=TIME_LIMIT,
         check=False,
     )
     assert process.returncode == 0, process.stderr[-3000:]

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.limits import TIME_LIMIT
+
 pytest.importorskip("megatron.core")
 pytest.importorskip("pyarrow")
 
@@ -283,7 +285,7 @@ def test_memory_does_not_grow_with_the_packs(tmp_path, file_format):
             check=True,
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=TIME_LIMIT,
         )
         private.append(int(process.stdout.splitlines()[-1]) * 1024)
     assert private[1] - private[0] < 7e6

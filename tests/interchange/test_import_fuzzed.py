@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.limits import TIME_LIMIT
+
 pytest.importorskip("pyarrow")
 
 import pyarrow as pa
@@ -193,7 +195,7 @@ def as_numpy_reads(file: Path) -> list[tuple[list[int], list[int]]] | None:
     process = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program, file],
         capture_output=True,
-        timeout=120,
+        timeout=TIME_LIMIT,
         check=True,
     )
     return documents_of(pickle.loads(process.stdout))

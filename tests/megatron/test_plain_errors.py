@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+from tests.limits import TIME_LIMIT
+
 SCRIPT = """
 import sys
 from megatron_packing.errors import InputError
@@ -24,7 +26,7 @@ def end_with(error: str, **environment: str) -> subprocess.CompletedProcess:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=TIME_LIMIT,
     )
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import TIME_LIMIT
+
 pytest.importorskip("megatron.core")
 
 from tests.conftest import chat_like_lengths, write_corpus
@@ -21,11 +23,11 @@ from tests.trainer import CPU, MODEL, ROW, TRAINING, needs_trainer, train
 SCRIPT = Path(__file__).with_name("pretrain_killed.py")
 
 
-def torchrun(folder: Path, script: Path, *words: object, timeout: float) -> tuple[int, str]:
+def torchrun(folder: Path, script: Path, *words: object) -> tuple[int, str]:
     """Run two ranks, which torchrun starts again once: its status, and the output of all.
 
     The output goes to a file, since what a killed rank had started would keep a pipe open. No
-    process outlives ``timeout`` seconds: each rank leads a group, and writes down its number.
+    process outlives the time limit: each rank leads a group, and writes down its number.
     """
     folder.mkdir()
     launcher = ["torch.distributed.run", "--standalone", "--max-restarts=1", "--nproc-per-node=2"]
@@ -43,7 +45,7 @@ def torchrun(folder: Path, script: Path, *words: object, timeout: float) -> tupl
         )
         status = None
         try:
-            status = process.wait(timeout)
+            status = process.wait(TIME_LIMIT)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -53,7 +55,7 @@ def torchrun(folder: Path, script: Path, *words: object, timeout: float) -> tupl
                     os.killpg(int(path.read_text()), signal.SIGKILL)
     text = (folder / "output").read_text(errors="replace")
     if status is None:
-        pytest.fail(f"no end within {timeout} s: {text[-3000:]}")
+        pytest.fail(f"no end within {TIME_LIMIT} s: {text[-3000:]}")
     return status, text
 
 
@@ -72,7 +74,6 @@ def trained_and_read(folder: Path) -> tuple[dict, dict]:
 
 @needs_trainer
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_run_whose_rank_dies_ends_with_the_losses_of_an_unbroken_run_bit_for_bit(tmp_path):
     steps, dies_after, saved = 8, 5, 4
     lengths = chat_like_lengths(100, longest=ROW)
@@ -85,7 +86,7 @@ def test_a_run_whose_rank_dies_ends_with_the_losses_of_an_unbroken_run_bit_for_b
     flags = f"{data} --save {checkpoints} --load {checkpoints} --save-interval 2 "
     flags += "--no-packing-check"  # it reads rows, which are compared here
     words = (MODEL + CPU + TRAINING + flags).split()
-    status, output = torchrun(tmp_path / "log", SCRIPT, dies_after, *words, timeout=400)
+    status, output = torchrun(tmp_path / "log", SCRIPT, dies_after, *words)
     assert status == 0, output[-5000:]
     assert "exitcode: -9" in output
     (first, first_rows), (second, second_rows) = (

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import TIME_LIMIT
+
 pytest.importorskip("megatron.core")
 
 from megatron_packing.megatron.launch import raise_open_files_limit
@@ -100,14 +102,14 @@ def test_a_script_without_any_part_of_packing_still_trains(data):
     assert len(run.steps) == 2
 
 
-def run_script(*words: str, ranks: int = 1, timeout: float = 240) -> subprocess.CompletedProcess:
+def run_script(*words: str, ranks: int = 1) -> subprocess.CompletedProcess:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
     return subprocess.run(
         [*launcher, "--master-port", "0", EXAMPLES / "cpu_trainer.py", PRETRAIN_PACKED, *words],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=TIME_LIMIT,
         check=False,
     )
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import TIME_LIMIT
+
 pytest.importorskip("megatron.core")
 
 import megatron.core
@@ -177,7 +179,7 @@ def test_the_example_ends_with_one_sentence_under_real_older_wheels(folder):
         env={**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=TIME_LIMIT,
     )
     assert run.returncode == 1
     last = run.stderr.strip().splitlines()[-1]

@@ -323,7 +323,6 @@ def store(monkeypatch):
         yield store
 
 
-@pytest.mark.timeout(120)
 def test_files_of_an_s3_server_are_read_and_downloaded_once(store, tmp_path):
     contents = {}
     for write in (write_lines, write_parquet, write_zstd, write_array):
@@ -346,7 +345,6 @@ def test_files_of_an_s3_server_are_read_and_downloaded_once(store, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("is_glob", [True, False])
 def test_small_objects_take_two_requests_each_at_most(store, is_glob):
     contents = {f"/bucket/small/{n:03}.jsonl": b'{"number": %d}\n' % n for n in range(150)}
@@ -364,7 +362,6 @@ def test_small_objects_take_two_requests_each_at_most(store, is_glob):
     assert store.downloaded() == sum(map(len, contents.values()))
 
 
-@pytest.mark.timeout(120)
 def test_objects_too_many_to_be_kept_are_read_twice_in_part_only(store, monkeypatch):
     monkeypatch.setattr(inputs_module, "_KEPT_BYTES", 10_000)
     line = b'{"text": "' + b"x" * 8000 + b'"}\n'
@@ -376,7 +373,6 @@ def test_objects_too_many_to_be_kept_are_read_twice_in_part_only(store, monkeypa
     assert store.downloaded() <= 1.2 * 20 * len(line)
 
 
-@pytest.mark.timeout(120)
 def test_small_objects_are_fetched_many_at_once(store, monkeypatch):
     """While one waits for its answer the others are asked for."""
     most = waiting = 0
@@ -433,7 +429,6 @@ class _Plain(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", ["chunked", "plain"])
 @pytest.mark.parametrize("write", [write_lines, write_gzip, write_parquet])
 def test_http_servers_without_sizes_or_ranges_are_read(kind, write, tmp_path, monkeypatch):

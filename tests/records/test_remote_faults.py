@@ -160,7 +160,6 @@ def check_sentence(text: str, fault: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("fault", "cause", "on_bad_record"),
     [

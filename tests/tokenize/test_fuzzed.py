@@ -293,7 +293,6 @@ def test_5_000_mutated_records_are_read_whole_or_refused_in_a_sentence():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_200_000_mutated_records_are_read_whole_or_refused_in_a_sentence():
     @settings(
         max_examples=100,
@@ -309,7 +308,6 @@ def test_200_000_mutated_records_are_read_whole_or_refused_in_a_sentence():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_40_000_mutated_records_are_documents_or_rejects(tokenizer_file):
     total = 0
 

@@ -22,6 +22,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import TIME_LIMIT
+
 pytest.importorskip("transformers")
 
 from megatron_packing.cli import main
@@ -93,7 +95,6 @@ def session_of(pid: int) -> set[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("number", "to_all"),
     [
@@ -124,7 +125,7 @@ def test_workers_end_with_their_parent_and_the_run_goes_on(chitchat, tmp_path, n
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=TIME_LIMIT)
     if number == signal.SIGKILL:
         assert process.returncode == -number
     else:
@@ -132,7 +133,7 @@ def test_workers_end_with_their_parent_and_the_run_goes_on(chitchat, tmp_path, n
         assert errors.decode().splitlines()[-1] == (
             "megatron-packing: error: interrupted; run the same command again to resume"
         )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + TIME_LIMIT
     while session_of(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not session_of(process.pid)
@@ -140,7 +141,6 @@ def test_workers_end_with_their_parent_and_the_run_goes_on(chitchat, tmp_path, n
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_worker_that_is_killed_for_its_memory_ends_the_run(chitchat, tmp_path):
     path = tmp_path / "long.jsonl"
     path.write_bytes((chitchat / "conversations.jsonl").read_bytes() * 5)
@@ -157,7 +157,7 @@ def test_a_worker_that_is_killed_for_its_memory_ends_the_run(chitchat, tmp_path)
         if b"spawn_main" in Path(f"/proc/{number}/cmdline").read_bytes()
     )
     os.kill(worker, signal.SIGKILL)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=TIME_LIMIT)
     assert process.returncode == 1
     assert errors.decode().splitlines()[-1] == (
         "megatron-packing: error: a tokenizing worker died, most likely because memory ran out; "
@@ -233,7 +233,7 @@ def test_a_run_killed_many_times_ends_with_the_bytes_of_one_left_alone(
     last = subprocess.run(
         command(conversations, prefix, chitchat, *arguments),
         capture_output=True,
-        timeout=120,
+        timeout=TIME_LIMIT,
         check=True,
     )
     assert b"4,048 records (openai) = 4,008 documents + 40 rejects" in last.stdout
@@ -254,7 +254,7 @@ def mounted(mount_options: str, script: str, folder: Path, *arguments: str):
         ["unshare", "-m", "sh", "-c", f"{mount} && {script}", "sh", *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=TIME_LIMIT,
         check=False,
     )
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.limits import TIME_LIMIT
+
 pytest.importorskip("transformers")
 
 from tokenizers import Tokenizer
@@ -143,7 +145,6 @@ def test_a_bad_line_is_named_from_a_worker_process_too(run, write_jsonl, tmp_pat
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.timeout(120)
 def test_an_interrupted_run_ends_at_once_and_leaves_nothing(run, chitchat, tmp_path):
     """Ctrl-C while workers have results to hand over."""
 
@@ -361,7 +362,7 @@ def test_a_script_without_a_guard_is_told_to_have_one(chitchat, tmp_path):
         f" tokenizer={str(chitchat / 'tokenizer')!r}, workers=2))\n"
     )
     process = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, script], capture_output=True, text=True, timeout=TIME_LIMIT, check=False
     )
     assert process.returncode == 1
     assert "must do so under: if __name__ == '__main__'" in process.stderr

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.limits import TIME_LIMIT
+
 pytest.importorskip("transformers")
 
 from megatron_packing.errors import InputError
@@ -32,19 +34,20 @@ def found_apart(name):
     import pickle
 
     process = subprocess.run(
-        [sys.executable, "-c", APART, str(name)], capture_output=True, timeout=240, check=True
+        [sys.executable, "-c", APART, str(name)],
+        capture_output=True,
+        timeout=TIME_LIMIT,
+        check=True,
     )
     return pickle.loads(process.stdout)
 
 
-@pytest.mark.timeout(300)
 def test_it_is_the_one_that_is_found_here(chitchat):
     here = find_tokenizer(str(chitchat / "tokenizer"))
     assert found_apart(chitchat / "tokenizer") == here
     assert find_tokenizer_apart(str(chitchat / "tokenizer")) == here
 
 
-@pytest.mark.timeout(300)
 def test_what_cannot_be_used_is_said_as_here(tmp_path):
     with pytest.raises(InputError, match="could not be loaded") as here:
         find_tokenizer(str(tmp_path / "nowhere"))
