@@ -159,7 +159,6 @@ def measure(
                 layout.gpus,
                 script=ROOT / "benchmarks" / "timed_pretrain.py",
                 environment={"PASS_TIMES": f"{name}/passes"},
-                timeout=900,
             )
             found = np.zeros((2, steps, layout.data, layout.pipeline, rows))
             for rank in range(layout.gpus):

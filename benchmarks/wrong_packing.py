@@ -88,7 +88,7 @@ def compare(steps: int, vocabulary: int | None) -> dict[str, list[Difference]]:
         begin = FromCheckpoint(flags, Path(folder), steps)
 
         def padded(script: str, model: str = "") -> Run:
-            return PaddedRuns(MEGATRON / script, begin, PADDED_ROWS, timeout=400)(model=model)
+            return PaddedRuns(MEGATRON / script, begin, PADDED_ROWS)(model=model)
 
         def wrong(mistake: str, flags: str, ranks: int = 1) -> Run:
             script = MEGATRON / "pretrain_wrongly.py"

@@ -117,13 +117,8 @@ class OptimalPlan {
   }
 
   bool draw_lots() {
-    if (!has_few_lengths()) return false;
     Random lots(kGeometrySeed, kLots);
-    Work work(limits_.by_lots.steps, monitor_);
-    PatternPlan plan =
-        pack_by_patterns(histogram_, max_segments_, best_.geometry.num_packs(), best_.lower_bound,
-                         limits_.by_lots.classes, limits_.by_lots.dives, work, &lots);
-    if (plan.geometry.num_patterns() > 0) keep_better(std::move(plan.geometry));
+    if (has_few_lengths()) pack_by(limits_.by_lots, &lots);
     return is_optimal();
   }
 
@@ -152,11 +147,12 @@ class OptimalPlan {
     pack_near(histogram_, max_segments_, limits_, attempts, monitor_, best_);
   }
 
-  // True where nothing remains to be done.
-  bool pack_by(const PatternStage& stage) {
+  // True where nothing remains to be done. Dives take patterns by `lots` where it is given.
+  bool pack_by(const PatternStage& stage, Random* lots = nullptr) {
     Work work(stage.steps, monitor_);
-    PatternPlan plan = pack_by_patterns(histogram_, max_segments_, best_.geometry.num_packs(),
-                                        best_.lower_bound, stage.classes, stage.dives, work);
+    PatternPlan plan =
+        pack_by_patterns(histogram_, max_segments_, best_.geometry.num_packs(), best_.lower_bound,
+                         stage.classes, stage.dives, work, lots);
     best_.lower_bound = plan.lower_bound;
     if (plan.geometry.num_patterns() > 0) keep_better(std::move(plan.geometry));
     return is_optimal() || (plan.exact && !work.exhausted());

@@ -7,9 +7,9 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from megatron_packing._strategy import Strategy
 
 from megatron_packing import STRATEGIES, _core, plan_packs
+from megatron_packing._strategy import Strategy
 from megatron_packing.cli import make_parser
 from megatron_packing.planning.strategies import BASELINE, STRATEGY_TABLE
 from tests.conftest import ROOT

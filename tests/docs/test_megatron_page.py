@@ -7,7 +7,6 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.docs.pages import blocks
-from tests.limits import TIME_LIMIT
 from tests.trainer import PRETRAIN_PACKED, needs_trainer, train
 
 
@@ -27,7 +26,6 @@ def test_the_start_prints_what_the_page_shows(example_data, tmp_path):
     run = train(
         f"{flags} --exit-interval 1 --data-cache-path {tmp_path} --num-layers 1 "
         f"--hidden-size 16 --num-attention-heads 1 --max-position-embeddings 4096",
-        timeout=TIME_LIMIT,
         check=None,
     )
     printed = run.output.replace(f"{example_data}/", "").replace(f"{tmp_path}/pack_indexes/", "")

