@@ -6,7 +6,7 @@
 FOLDER of --brought is what bring.py made on a machine with a network. Wheels in it are installed
 for this run alone. Every stage runs in a process of its own with a time limit and writes
 OUT/STAGE.json as it goes, so a run that is cut off keeps what it has. Correctness comes first. The
-dry run takes every stage in small on a CPU.
+dry run takes every stage in small on a CPU, in one process.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 from stages import STAGES
 
@@ -30,31 +31,26 @@ NEEDED = ("numpy", "torch", "rich", "transformers", "pytest", "hypothesis", "psu
 """What no wheel of wheels.txt brings; Transformer Engine wants onnx and onnxscript beside."""
 
 
-def run_stage(name: str, brought: Path, work: Path, out: Path, dry: bool) -> None:
-    """Run one stage in this process."""
+def run_stages(names: list[str], brought: Path, work: Path, out: Path, dry: bool) -> None:
+    """Run stages in this process."""
     from ground import open_ground
 
     ground = open_ground(brought, work, out, dry)
-    stage = STAGES[name]
-    run = stage.load()
-    if not dry and stage.uses_megatron:
+    functions = {name: STAGES[name].load() for name in names}
+    if not dry and any(STAGES[name].uses_megatron for name in names):
         import megatron.core.models.gpt  # noqa: F401 - takes seconds; before the turn comes
         import transformer_engine.pytorch  # noqa: F401
     if not sys.stdin.readline():  # imports were done while the stage before was running
         sys.exit("measure.py ended before this stage began")
-    began = time.perf_counter()
-    try:
-        run(ground)
-    except Exception:
-        path = out / f"{name}.json"
-        known = json.loads(path.read_text()) if path.exists() else {}
-        ground.save(name, known | {"ok": False, "error": traceback.format_exc()[-3000:]})
-        sys.exit(1)
-    finally:
-        path = out / f"{name}.json"
-        if path.exists():
-            took = time.perf_counter() - began
-            ground.save(name, json.loads(path.read_text()) | {"seconds": round(took, 1)})
+    for name, run in functions.items():
+        began = time.perf_counter()
+        error: dict[str, Any] = {}
+        try:
+            run(ground)
+        except Exception:
+            error = {"ok": False, "error": traceback.format_exc()[-3000:]}
+        seconds = {"seconds": round(time.perf_counter() - began, 1)}
+        ground.save(name, result_of(out, name) | error | seconds)
 
 
 def join(brought: Path, folder: Path) -> list[Path]:
@@ -87,10 +83,10 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--minutes", type=float, default=60, help="stop after (default: 60)")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--one", choices=STAGES, help=argparse.SUPPRESS)
+    parser.add_argument("--here", nargs="+", choices=STAGES, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        run_stage(options.one, options.brought, options.work, options.out, options.dry_run)
+    if options.here:
+        run_stages(options.here, options.brought, options.work, options.out, options.dry_run)
         return
     if not (options.brought / "chitchat" / "corpus.idx").is_file():
         sys.exit(
@@ -116,10 +112,10 @@ def main() -> None:
     corpora = [HERE / "ground.py", options.brought, work]
     subprocess.run([sys.executable, *map(str, corpora)], env=environment, check=True)
 
-    def start(name: str) -> subprocess.Popen[str]:
-        words = ["--brought", options.brought, "--work", work, "--out", options.out, "--one", name]
-        words += ["--dry-run"] if options.dry_run else []
-        with (options.out / f"{name}.log").open("w") as log:
+    def start(names: list[str]) -> subprocess.Popen[str]:
+        words = ["--brought", options.brought, "--work", work, "--out", options.out]
+        words += ["--dry-run"] * options.dry_run + ["--here", *names]
+        with (options.out / f"{names[0]}.log").open("w") as log:
             return subprocess.Popen(
                 [sys.executable, __file__, *map(str, words)],
                 stdin=subprocess.PIPE,
@@ -130,18 +126,21 @@ def main() -> None:
                 start_new_session=True,  # so that what it starts ends with it
             )
 
-    stages = list(options.stages)
-    next_one = start(stages[0])
-    for position, name in enumerate(stages):
+    turns = [options.stages] if options.dry_run else [[name] for name in options.stages]
+    next_one = start(turns[0])
+    for position, names in enumerate(turns):
         process = next_one
-        if position + 1 < len(stages):
-            next_one = start(stages[position + 1])
-        error = finish(process, max(0.0, min(STAGES[name].seconds, ends - time.monotonic())))
-        if error:
-            note(options.out / f"{name}.json", error)
-        print(f"{name}: {summary(options.out / f'{name}.json')}", flush=True)
+        if position + 1 < len(turns):
+            next_one = start(turns[position + 1])
+        limit = sum(STAGES[name].seconds for name in names)
+        error = finish(process, max(0.0, min(limit, ends - time.monotonic())))
+        unfinished = [name for name in names if "seconds" not in result_of(options.out, name)]
+        for name in unfinished or (names[-1:] if error else []):
+            note(options.out, name, error or "it left no result")
+        for name in names:
+            print(f"{name}: {summary(result_of(options.out, name))}", flush=True)
     subprocess.run([sys.executable, HERE / "report.py", options.out], env=environment, check=False)
-    found = [json.loads((options.out / f"{name}.json").read_text()) for name in stages]
+    found = [result_of(options.out, name) for name in options.stages]
     sys.exit(0 if all(result.get("ok") for result in found) else 1)
 
 
@@ -182,16 +181,20 @@ def check_packages(environment: dict[str, str]) -> None:
         )
 
 
-def note(path: Path, error: str) -> None:
+def result_of(out: Path, name: str) -> dict[str, Any]:
+    """What a stage wrote; nothing where it wrote nothing."""
+    path = out / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def note(out: Path, name: str, error: str) -> None:
     """Leave in a stage's result why it has no more."""
-    known = json.loads(path.read_text()) if path.exists() else {}
-    known.setdefault("error", error)
-    path.write_text(json.dumps(known | {"ok": False}, indent=1))
+    known = {"error": error} | result_of(out, name) | {"ok": False}
+    (out / f"{name}.json").write_text(json.dumps(known, indent=1))
 
 
-def summary(path: Path) -> str:
-    """One line on a stage."""
-    found = json.loads(path.read_text())
+def summary(found: dict[str, Any]) -> str:
+    """One line on a stage's result."""
     error = str(found.get("error", "")).strip().splitlines()[-1:]
     return " ".join(["ok" if found.get("ok") else "FAILED", f"({found.get('seconds')} s)", *error])
 
