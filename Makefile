@@ -38,7 +38,7 @@ test-3.11: environment-3.11 ## Run all tests with Python 3.11 and megatron-core 
 	.venv-3.11/bin/python $(PYTEST)
 
 # What another megatron-core, Bridge or Transformer Engine may change. Python 3.10, 3.12 and 3.13 test the rest.
-# Left out is what takes minutes: the memory of exports, and 200 packs of which 40 are compared.
+# Left out is what takes a minute each: the memory of exports, and 200 packs of which 40 are compared.
 second-lane: environment-3.11 ## Run what Python 3.11 and megatron-core 0.16.1 may change
 	.venv-3.11/bin/python $(PYTEST) $(addprefix tests/,thd stream megatron bridge te hybrid interchange flops probe) \
 	  -k "not memory_does_not_grow and not many_packs_has_the_losses_and_gradients_that_it_has_alone[200"

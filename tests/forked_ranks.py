@@ -5,6 +5,7 @@ A server imports what all ranks need, once, and then calls ``serve``: it reads o
 line and answers each with one line. Ranks run as under torchrun: where one fails, the others are
 killed. A request has:
 
+    number       which the answer repeats
     ranks        how many processes
     argv         sys.argv of each
     environment  variables beside those of the server
@@ -38,7 +39,9 @@ def serve(main: Main) -> None:
     gc.collect()
     gc.freeze()  # ranks share the pages of all that is there by now
     for line in sys.stdin:
-        sys.stdout.write(json.dumps(_run(json.loads(line), main)) + "\n")
+        request = json.loads(line)
+        answer = _run(request, main) | {"number": request["number"]}
+        sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
 

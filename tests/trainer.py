@@ -213,16 +213,15 @@ def padded_batches(rows: int) -> str:
 class PaddedRuns:
     """Padded runs of the documents of packed ones, on one rank. Each is trained once."""
 
-    def __init__(self, script: Path, begin: FromCheckpoint, rows: int, **options) -> None:
+    def __init__(self, script: Path, begin: FromCheckpoint, rows: int) -> None:
         """Train nothing yet.
 
         Args:
             script: tests/megatron/pretrain_padded_gpt.py, or one like it.
             begin: Gives the flags.
             rows: In a step: at least the documents of the four packs in a packed step.
-            options: As for ``pretrain``.
         """
-        self._script, self._begin, self._rows, self._options = script, begin, rows, options
+        self._script, self._begin, self._rows = script, begin, rows
         self._runs: dict[tuple[str, str], Run] = {}
 
     def __call__(self, normaliser: str = "token", model: str = "") -> Run:
@@ -233,7 +232,6 @@ class PaddedRuns:
                 f"--packing-normaliser {normaliser}",
                 script=self._script,
                 environment={"PACKED_GLOBAL_BATCH_SIZE": "4"},
-                **self._options,
             )
         return self._runs[normaliser, model]
 

@@ -6,7 +6,7 @@
 FOLDER of --brought is what bring.py made on a machine with a network. Wheels in it are installed
 for this run alone. Every stage runs in a process of its own with a time limit and writes
 OUT/STAGE.json as it goes, so a run that is cut off keeps what it has. Correctness comes first. The
-dry run takes every stage in small on a CPU, in one process.
+dry run takes every stage in small on a CPU, all but the first in one process.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def run_stages(names: list[str], brought: Path, work: Path, out: Path, dry: bool
         except Exception:
             error = {"ok": False, "error": traceback.format_exc()[-3000:]}
         seconds = {"seconds": round(time.perf_counter() - began, 1)}
-        ground.save(name, result_of(out, name) | error | seconds)
+        found = result_of(out, name) or {"ok": False, "error": "it left no result"}
+        ground.save(name, found | error | seconds)
 
 
 def join(brought: Path, folder: Path) -> list[Path]:
@@ -126,7 +127,9 @@ def main() -> None:
                 start_new_session=True,  # so that what it starts ends with it
             )
 
-    turns = [options.stages] if options.dry_run else [[name] for name in options.stages]
+    turns = [[name] for name in options.stages]
+    if options.dry_run and len(turns) > 1:
+        turns = [turns[0], options.stages[1:]]
     next_one = start(turns[0])
     for position, names in enumerate(turns):
         process = next_one
@@ -134,9 +137,11 @@ def main() -> None:
             next_one = start(turns[position + 1])
         limit = sum(STAGES[name].seconds for name in names)
         error = finish(process, max(0.0, min(limit, ends - time.monotonic())))
-        unfinished = [name for name in names if "seconds" not in result_of(options.out, name)]
-        for name in unfinished or (names[-1:] if error else []):
-            note(options.out, name, error or "it left no result")
+        if error:
+            left = [name for name in names if "seconds" not in result_of(options.out, name)]
+            note(options.out, left[0] if left else names[-1], error)
+            for name in left[1:]:
+                note(options.out, name, f"not begun, as {left[0]} {error}")
         for name in names:
             print(f"{name}: {summary(result_of(options.out, name))}", flush=True)
     subprocess.run([sys.executable, HERE / "report.py", options.out], env=environment, check=False)

@@ -150,9 +150,8 @@ class OptimalPlan {
   // True where nothing remains to be done. Dives take patterns by `lots` where it is given.
   bool pack_by(const PatternStage& stage, Random* lots = nullptr) {
     Work work(stage.steps, monitor_);
-    PatternPlan plan =
-        pack_by_patterns(histogram_, max_segments_, best_.geometry.num_packs(), best_.lower_bound,
-                         stage.classes, stage.dives, work, lots);
+    PatternPlan plan = pack_by_patterns(histogram_, max_segments_, best_.geometry.num_packs(),
+                                        best_.lower_bound, stage.classes, stage.dives, work, lots);
     best_.lower_bound = plan.lower_bound;
     if (plan.geometry.num_patterns() > 0) keep_better(std::move(plan.geometry));
     return is_optimal() || (plan.exact && !work.exhausted());

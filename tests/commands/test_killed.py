@@ -191,8 +191,8 @@ from pathlib import Path
 from megatron_packing import Corpus, PackIndex
 from megatron_packing.errors import InputError
 from megatron_packing.index.verify import verify_pack_index
-index, prefix, corpus = map(Path, sys.argv[1:])
-deadline = time.monotonic() + 800
+index, prefix, corpus = map(Path, sys.argv[1:4])
+deadline = time.monotonic() + float(sys.argv[4])
 done = set()
 while len(done) < 2:
     assert time.monotonic() < deadline
@@ -218,7 +218,7 @@ while len(done) < 2:
 def test_many_writers_and_readers_at_once(made, tmp_path, writers, readers):
     """Readers see nothing or the whole; of writers one ends well."""
     names = [tmp_path / "new", tmp_path / "new2", made / "corpus"]
-    words = [sys.executable, "-c", READER, *map(str, names)]
+    words = [sys.executable, "-c", READER, *map(str, names), str(TIME_LIMIT)]
     reading = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(readers)]
     packing = command("pack", made, tmp_path)[0]
     importing = [*command("import", made, tmp_path)[0][:-1], str(names[1])]

@@ -271,7 +271,7 @@ def test_memory_does_not_grow_with_the_packs(tmp_path, file_format):
         "assert main(sys.argv[1:]) == 0\n"
         "print(re.search(r'RssAnon:\\s+(\\d+) kB', Path('/proc/self/status').read_text())[1])"
     )
-    # A Parquet file has ever more groups of rows up to so many packs.
+    # The Parquet writer holds the offsets of groups of rows, whose number grows up to 80,000 packs.
     fewest = 90_000 if file_format == "bridge-parquet" else 10_000
     private = []
     for count in (fewest, fewest + 30_000):

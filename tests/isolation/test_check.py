@@ -160,9 +160,22 @@ def test_learned_positions_that_run_through_the_row_are_found_by_documents_alone
     plant(model.transformer.wpe, positions)
     finding, _ = check_rows(model, "positions", "sdpa")
     assert finding.outcome == "place"
-    assert finding.moved < 1e-6 < finding.alone
+    assert finding.moved < 1e-6 < 1e-3 < finding.alone
     assert finding.layer == "transformer.h.0.ln_1"
     assert finding.cause == "positions that do not restart in each document"
+
+
+def test_a_recurrent_layer_that_decays_through_the_row_is_found_by_documents_alone():
+    model = build("qwen3_next", "sdpa")
+
+    def decays(forward, hidden_states, **others):
+        output = forward(hidden_states, **others)
+        return output * torch.exp(-1e-3 * torch.arange(output.shape[1]))[None, :, None]
+
+    plant(model.model.layers[0].linear_attn, decays)
+    finding, _ = check_rows(model, "varlen", "sdpa")
+    assert (finding.outcome, finding.layer) == ("place", "model.layers.0.linear_attn")
+    assert finding.moved < 1e-6
 
 
 @pytest.mark.parametrize(

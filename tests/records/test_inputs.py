@@ -26,6 +26,7 @@ from megatron_packing.records.batches import Position
 from megatron_packing.records.inputs import find_changed, find_inputs
 from megatron_packing.records.readers import read_batches
 from megatron_packing.records.record import RecordError
+from tests.limits import TIME_LIMIT
 from tests.records.object_store import object_store
 
 # Some of them over a batch, so that there are several.
@@ -385,7 +386,7 @@ def test_small_objects_are_fetched_many_at_once(store, monkeypatch):
         most = max(most, waiting)
         if waiting >= 8:
             several.set()
-        assert several.wait(60), "fewer than 8 are asked for at once"
+        assert several.wait(TIME_LIMIT), "fewer than 8 are asked for at once"
         waiting -= 1
         return read_beginning(*arguments)
 

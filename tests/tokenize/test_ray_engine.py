@@ -38,7 +38,6 @@ NODE_LOSSES = int(os.environ.get("MEGATRON_PACKING_NODE_LOSSES", "2"))
 
 pytestmark = [
     pytest.mark.usefixtures("cluster"),
-    pytest.mark.timeout(280),
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
