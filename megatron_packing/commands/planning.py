@@ -13,6 +13,7 @@ from megatron_packing.corpus.corpus import Corpus, Documents
 from megatron_packing.corpus.joined import JoinedCorpus, open_corpus
 from megatron_packing.corpus.lengths_file import LengthsFile
 from megatron_packing.corpus.tokenizers_match import check_same_tokenizer
+from megatron_packing.counted import counted
 from megatron_packing.errors import InputError
 from megatron_packing.planning.settings import PlanSettings
 
@@ -54,9 +55,10 @@ def open_documents(args: Namespace) -> Documents:
             opened.
     """
     if bool(args.prefixes) == (args.lengths is not None):
+        corpora = counted(len(args.prefixes), "corpus", "corpora")
         raise InputError(
-            f"{len(args.prefixes)} corpora and {'a' if args.lengths else 'no'} --lengths file were "
-            f"given; give one PREFIX or more, or --lengths FILE.npy"
+            f"{corpora} and {'a' if args.lengths else 'no'} --lengths file were given; give one "
+            f"PREFIX or more, or --lengths FILE.npy"
         )
     return LengthsFile(args.lengths) if args.lengths else open_corpus(",".join(args.prefixes))
 

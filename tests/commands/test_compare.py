@@ -133,7 +133,7 @@ def test_it_takes_corpora_or_lengths(corpus, tmp_path, capsys):
     assert json.loads(path.read_text(encoding="utf-8"))["num_documents"] == 300
     assert "0 corpora and no --lengths file were given" in fails(capsys, "compare", *options)
     both = ["compare", corpus.prefix, "--lengths", tmp_path / "lengths.npy", *options]
-    assert "1 corpora and a --lengths file were given" in fails(capsys, *both)
+    assert "1 corpus and a --lengths file were given" in fails(capsys, *both)
 
 
 def test_it_refuses_corpora_of_different_tokenizers_as_pack_does(corpus, tmp_path, capsys):
