@@ -42,7 +42,7 @@ class Precision:
     """Whether the place of a document in a row changes what it computes by more than the usual
     rounding: with experts as above, and in models with recurrent layers, whose chunks start with
     the row and whose norms magnify the rounding of a small state. Measured in float32: 70 times the
-    epsilon in Qwen3-Next (a document of one token), at most 14 times in ten other models."""
+    epsilon in Qwen3-Next (a document of one token), at most 14 times in 11 other models."""
 
     @classmethod
     def of(
